@@ -1,1 +1,7 @@
 //! model
+
+pub mod config;
+pub mod error;
+pub mod weights;
+
+pub use error::ModelError;

@@ -1,1 +1,24 @@
-//! text
+//! Text in and out of a language model: tokenizer and chat template.
+//!
+//! Wraps the `tokenizers` library (with its pure-Rust regular expressions, so that nothing has to be installed)
+//! and renders chat templates with `minijinja` as `transformers` renders them with Jinja2. A tokenizer comes from
+//! a directory in Hugging Face layout, from the bytes of its parts, or from the vocabulary stored in a GGUF file;
+//! it is written back so that `transformers.AutoTokenizer` opens it.
+//!
+//! Left out: slow (Python) tokenizers and SentencePiece `.model` files without a `tokenizer.json`; tools, documents
+//! and images in chat templates (templates see `none`).
+//!
+//! Tested in `tests/`, against ids and renderings recorded from `transformers` (`tests/parity/generate.py`).
+
+mod chat_template;
+mod error;
+mod gguf;
+mod label;
+mod save;
+mod source;
+mod tokenizer;
+
+pub use chat_template::{ChatTemplate, Message};
+pub use error::{Result, TextError};
+pub use gguf::GgufVocabulary;
+pub use tokenizer::Tokenizer;

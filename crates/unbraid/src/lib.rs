@@ -1,1 +1,3 @@
 //! unbraid
+
+pub mod cli;

@@ -1,0 +1,135 @@
+//! `config.json` of GPT-2 (Radford et al. 2019), as `transformers.GPT2Config` writes it.
+//!
+//! Dropout keys are not read: preference training runs without dropout, as TRL's
+//! `disable_dropout` does by default. Settings that change the arithmetic and are not implemented
+//! are refused by name.
+
+use serde_json::{Map, Value};
+
+use super::keys::Keys;
+use super::{MAX_HEADS, MAX_LAYERS, MAX_POSITIONS, MAX_VOCAB, MAX_WIDTH, check_parameters};
+use crate::error::ModelError;
+
+/// Activation of GPT-2's feed-forward layer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Activation {
+    /// GELU by its tanh approximation, ½x(1 + tanh(√(2/π)(x + 0.044715x³))): `gelu_new` and
+    /// `gelu_pytorch_tanh`.
+    GeluTanh,
+    /// Exact GELU, x·Φ(x): `gelu`.
+    GeluErf,
+    /// max(x, 0): `relu`.
+    Relu,
+}
+
+/// Checked settings of a GPT-2 model.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Gpt2Config {
+    /// Number of token ids (rows of `wte`).
+    pub vocab_size: usize,
+    /// Longest sequence, tokens (rows of `wpe`).
+    pub n_positions: usize,
+    /// Model width; a multiple of `n_head`.
+    pub n_embd: usize,
+    /// Number of blocks.
+    pub n_layer: usize,
+    /// Attention heads.
+    pub n_head: usize,
+    /// Width of the feed-forward layer (4 · `n_embd` unless stated).
+    pub n_inner: usize,
+    /// Added to the variance in layer norms.
+    pub layer_norm_epsilon: f64,
+    /// Activation of the feed-forward layer.
+    pub activation: Activation,
+    /// Whether the output head is the token embedding.
+    pub tie_word_embeddings: bool,
+    /// Tokens that end a text.
+    pub eos_token_ids: Vec<u32>,
+    /// The whole configuration as read.
+    pub raw: Map<String, Value>,
+}
+
+impl Gpt2Config {
+    /// Reads and checks the settings.
+    ///
+    /// # Errors
+    /// [`ModelError`] naming `origin` and the key that is missing, out of range or unsupported.
+    pub fn from_map(raw: Map<String, Value>, origin: &str) -> Result<Self, ModelError> {
+        let keys = Keys { map: &raw, origin };
+        refuse_unsupported(&keys)?;
+        let n_embd = keys.size("n_embd", MAX_WIDTH)?;
+        let n_head = keys.size("n_head", MAX_HEADS)?;
+        if n_embd % n_head != 0 {
+            return Err(keys.bad("n_head", n_head, &format!("a divisor of n_embd ({n_embd})")));
+        }
+        let config = Self {
+            vocab_size: keys.size("vocab_size", MAX_VOCAB)?,
+            n_positions: match keys.optional_size("n_positions", MAX_POSITIONS)? {
+                Some(length) => length,
+                None => keys.optional_size("n_ctx", MAX_POSITIONS)?.unwrap_or(1024),
+            },
+            n_embd,
+            n_layer: keys.size("n_layer", MAX_LAYERS)?,
+            n_head,
+            n_inner: keys
+                .optional_size("n_inner", MAX_WIDTH)?
+                .unwrap_or(4 * n_embd),
+            layer_norm_epsilon: keys.optional_positive("layer_norm_epsilon")?.unwrap_or(1e-5),
+            activation: read_activation(&keys)?,
+            tie_word_embeddings: keys.flag_or("tie_word_embeddings", true)?,
+            eos_token_ids: keys.eos_token_ids(50_256)?,
+            raw: Map::new(),
+        };
+        check_parameters(config.parameter_count(), origin)?;
+        Ok(Self { raw, ..config })
+    }
+
+    /// Width of one head.
+    #[must_use]
+    pub fn head_dim(&self) -> usize {
+        self.n_embd / self.n_head
+    }
+
+    pub(super) fn parameter_count(&self) -> u128 {
+        let [v, t, c, f, l] = [
+            self.vocab_size,
+            self.n_positions,
+            self.n_embd,
+            self.n_inner,
+            self.n_layer,
+        ]
+        .map(|n| n as u128);
+        let heads = if self.tie_word_embeddings { 1 } else { 2 };
+        let attention = 4 * c * c + 4 * c;
+        let feed_forward = 2 * c * f + c + f;
+        v * c * heads + t * c + l * (attention + feed_forward + 4 * c) + 2 * c
+    }
+}
+
+fn refuse_unsupported(keys: &Keys<'_>) -> Result<(), ModelError> {
+    for (key, wanted) in [
+        ("scale_attn_weights", true),
+        ("scale_attn_by_inverse_layer_idx", false),
+        ("add_cross_attention", false),
+    ] {
+        let found = keys.flag_or(key, wanted)?;
+        if found != wanted {
+            return Err(keys.unsupported(key, found, &wanted.to_string()));
+        }
+    }
+    Ok(())
+}
+
+fn read_activation(keys: &Keys<'_>) -> Result<Activation, ModelError> {
+    const KEY: &str = "activation_function";
+    match keys.text(KEY)?.unwrap_or("gelu_new") {
+        "gelu_new" | "gelu_pytorch_tanh" => Ok(Activation::GeluTanh),
+        "gelu" => Ok(Activation::GeluErf),
+        "relu" => Ok(Activation::Relu),
+        other => Err(keys.unsupported(
+            KEY,
+            format!("{other:?}"),
+            "gelu_new, gelu_pytorch_tanh, gelu, relu",
+        )),
+    }
+}

@@ -1,0 +1,58 @@
+//! The summary in the terminal: at most twelve lines of at most about eighty characters, plain ASCII digits, no colour.
+
+use std::fmt::Write as _;
+use std::path::Path;
+
+use crate::error::Result;
+use crate::page::four_digits;
+use crate::record::RunRecord;
+use crate::verdict::{Basis, Geometry, judge, percent};
+
+/// What happened in a run, in at most twelve lines: start → end of chosen, rejected, margin and accuracy, shares of
+/// cases, and a verdict derived from the numbers only. Log-probs in nats per completion. No newline at the end.
+///
+/// Held-out pairs are used when the run has two evaluations or more, otherwise the first and the last tenth of the
+/// logged training batches.
+///
+/// # Errors
+/// As [`write_run_report`](crate::write_run_report), except that nothing is written.
+pub fn terminal_summary(run_dir: &Path) -> Result<String> {
+    let run = RunRecord::read(run_dir)?;
+    let basis = Basis::of(&run);
+    let mut lines = vec![format!("{}: {} steps, measured on {}", run.name(), run.last_step(), basis.label())];
+    let rows = [
+        ("chosen log-prob", "logps/chosen"),
+        ("rejected log-prob", "logps/rejected"),
+        ("reward margin", "rewards/margins"),
+        ("reward accuracy", "rewards/accuracies"),
+        ("loss", "loss"),
+    ];
+    for (label, key) in rows {
+        if let Some(trend) = basis.trend(&run, key) {
+            let sign = if trend.change() > 0.0 { "+" } else { "" };
+            let (start, end, change) = (four_digits(trend.start), four_digits(trend.end), four_digits(trend.change()));
+            lines.push(format!("  {label:<18}{start:>11} -> {end:<11} {sign}{change}"));
+        }
+    }
+    lines.extend(geometry_line(&Geometry::of(&run)));
+    if !run.notes.is_empty() {
+        let count = run.notes.len();
+        let more = if count > 1 { format!(" (and {} more, see the report)", count - 1) } else { String::new() };
+        lines.push(format!("  note: {}{more}", run.notes[0]));
+    }
+    lines.extend(judge(&run).map(|verdict| verdict.sentence));
+    Ok(lines.join("\n"))
+}
+
+fn geometry_line(geometry: &Geometry) -> Option<String> {
+    let mut line = format!("  gradients over {} steps:", geometry.steps);
+    let mut put = |piece: std::fmt::Arguments<'_>| line.write_fmt(piece).expect("writing to a string cannot fail");
+    if let Some(cosine) = geometry.cosine {
+        put(format_args!(" cosine {cosine:.2},"));
+    }
+    if let Some([ideal, both_fall, both_rise]) = geometry.cases {
+        let [ideal, both_fall, both_rise] = [ideal, both_fall, both_rise].map(percent);
+        put(format_args!(" ideal {ideal}, both fall {both_fall}, both rise {both_rise},"));
+    }
+    (geometry.steps > 0).then(|| line.trim_end_matches([',', ':']).to_string())
+}

@@ -1,0 +1,363 @@
+//! Rotary positions and causal attention over a packed forest.
+//!
+//! Query rows go in blocks of [`BLOCK`]: the scores of one block against all keys it sees are one small matrix
+//! that stays in cache, so nothing of size T × T is ever stored. The forward keeps only log Σ exp per row and
+//! head; the backward recomputes each block's probabilities from it (the scheme of Dao et al. 2022, arXiv
+//! 2205.14135, without its tiling over keys). Tasks are (segment, head) forward and (group, key/value head)
+//! backward: groups share no gradient row, so tasks write disjoint elements.
+
+use super::matmul::{RawMat, raw};
+use super::simd::{Shared, exp, lane_max, lane_sum, rows_per_piece, simd};
+use crate::layout::{AttentionLayout, AttentionSegment, AttentionShape, Span};
+use rayon::prelude::*;
+
+/// Query rows per block.
+const BLOCK: usize = 64;
+
+pub(super) fn rope(
+    x: &mut [f32],
+    positions: &[u32],
+    table: &[f32],
+    heads: usize,
+    head_dim: usize,
+    inverse: bool,
+) {
+    let (width, half) = (heads * head_dim, head_dim / 2);
+    let step = rows_per_piece(width);
+    let sign = if inverse { -1.0 } else { 1.0 };
+    x[..positions.len() * width]
+        .par_chunks_mut(width * step)
+        .zip(positions.par_chunks(step))
+        .for_each(|(x, positions)| {
+            simd(|| {
+                for (row, &p) in x.chunks_exact_mut(width).zip(positions) {
+                    let (cos, sin) = table[p as usize * head_dim..][..head_dim].split_at(half);
+                    for head in row.chunks_exact_mut(head_dim) {
+                        let (a, b) = head.split_at_mut(half);
+                        for i in 0..half {
+                            let s = sign * sin[i];
+                            let (u, v) = (a[i], b[i]);
+                            a[i] = u * cos[i] - v * s;
+                            b[i] = v * cos[i] + u * s;
+                        }
+                    }
+                }
+            });
+        });
+}
+
+/// The key runs that query rows `..end` of a segment see: ancestors whole, then own rows `0..end`.
+fn key_runs(segment: &AttentionSegment, end: usize) -> impl Iterator<Item = (usize, Span)> + '_ {
+    let own = Span {
+        len: end,
+        ..segment.own
+    };
+    let mut column = 0;
+    segment
+        .ancestors
+        .iter()
+        .copied()
+        .chain([own])
+        .map(move |span| {
+            let at = column;
+            column += span.len;
+            (at, span)
+        })
+}
+
+/// Everything a task needs to compute scores.
+#[derive(Clone, Copy)]
+struct Inputs<'a> {
+    q: &'a [f32],
+    k: &'a [f32],
+    v: &'a [f32],
+    shape: AttentionShape,
+}
+
+impl Inputs<'_> {
+    fn key_head(&self, h: usize) -> usize {
+        h * self.shape.kv_heads / self.shape.heads
+    }
+    fn query(&self, row: usize, h: usize) -> RawMat {
+        let at = row * self.shape.q_width() + h * self.shape.head_dim;
+        (self.q[at..].as_ptr(), self.shape.q_width(), 1)
+    }
+    fn key(&self, row: usize, kv: usize) -> RawMat {
+        let at = row * self.shape.kv_width() + kv * self.shape.head_dim;
+        (self.k[at..].as_ptr(), self.shape.kv_width(), 1)
+    }
+    fn value(&self, row: usize, kv: usize) -> RawMat {
+        let at = row * self.shape.kv_width() + kv * self.shape.head_dim;
+        (self.v[at..].as_ptr(), self.shape.kv_width(), 1)
+    }
+
+    /// Panics unless every row that the segment names lies inside q, k and v.
+    fn check(&self, segment: &AttentionSegment) {
+        let kv = self.k.len().min(self.v.len()) / self.shape.kv_width();
+        assert!(segment.query + segment.own.len <= self.q.len() / self.shape.q_width());
+        for span in segment.ancestors.iter().chain([&segment.own]) {
+            assert!(span.act + span.len <= kv);
+        }
+    }
+
+    /// Scaled scores of query rows `start..end` against the keys they may see, `[end − start, keys]`, row-major
+    /// in `scores`; entries beyond a row's causal limit are present but meaningless.
+    fn scores(&self, s: &AttentionSegment, h: usize, start: usize, end: usize, scores: &mut [f32]) {
+        let keys = seen(s, end);
+        for (column, span) in key_runs(s, end) {
+            let (kp, krs, kcs) = self.key(span.act, self.key_head(h));
+            // SAFETY: `check` has put all rows inside q and k; `scores` holds (end − start)·keys floats and
+            // columns column..column + span.len of it; nobody else has it.
+            unsafe {
+                raw(
+                    end - start,
+                    span.len,
+                    self.shape.head_dim,
+                    self.shape.scale as f32,
+                    self.query(s.query + start, h),
+                    (kp, kcs, krs),
+                    0.0,
+                    (scores.as_mut_ptr().add(column), keys),
+                    gemm::Parallelism::None,
+                );
+            }
+        }
+    }
+}
+
+fn transposed((p, rs, cs): RawMat) -> RawMat {
+    (p, cs, rs)
+}
+
+/// Number of keys that the last query row before `end` sees.
+fn seen(segment: &AttentionSegment, end: usize) -> usize {
+    segment.ancestors.iter().map(|a| a.len).sum::<usize>() + end
+}
+
+/// Blocks of query rows of a segment.
+fn blocks(len: usize) -> impl Iterator<Item = (usize, usize)> {
+    (0..len)
+        .step_by(BLOCK)
+        .map(move |start| (start, (start + BLOCK).min(len)))
+}
+
+/// See [`crate::Backend::attention`].
+pub(super) fn forward(
+    q: &[f32],
+    k: &[f32],
+    v: &[f32],
+    layout: &AttentionLayout,
+    shape: AttentionShape,
+    out: &mut [f32],
+    lse: &mut [f32],
+) {
+    let inputs = Inputs { q, k, v, shape };
+    layout.segments.iter().for_each(|s| inputs.check(s));
+    assert!(out.len() >= q.len() && lse.len() * shape.head_dim >= q.len());
+    let tasks: Vec<(&AttentionSegment, usize)> = layout
+        .segments
+        .iter()
+        .flat_map(|s| (0..shape.heads).map(move |h| (s, h)))
+        .collect();
+    let (out, lse) = (Shared::new(out), Shared::new(lse));
+    tasks
+        .par_iter()
+        .for_each_init(Vec::new, |scores, &(segment, h)| {
+            for (start, end) in blocks(segment.own.len) {
+                forward_block(inputs, segment, h, start, end, scores, out, lse);
+            }
+        });
+}
+
+fn forward_block(
+    inputs: Inputs<'_>,
+    s: &AttentionSegment,
+    h: usize,
+    start: usize,
+    end: usize,
+    scores: &mut Vec<f32>,
+    out: Shared,
+    lse: Shared,
+) {
+    let shape = inputs.shape;
+    let keys = seen(s, end);
+    scores.resize((end - start) * keys, 0.0);
+    inputs.scores(s, h, start, end, scores);
+    for (i, row) in scores.chunks_exact_mut(keys).enumerate() {
+        let visible = seen(s, start + i + 1);
+        let value = simd(|| softmax(row, visible));
+        // SAFETY: element (query row, head) belongs to this task alone and lies inside lse (asserted).
+        unsafe { *lse.at((s.query + start + i) * shape.heads + h) = value };
+    }
+    let at = (s.query + start) * shape.q_width() + h * shape.head_dim;
+    for (column, span) in key_runs(s, end) {
+        // SAFETY: rows and head columns of `out` belong to this task alone and lie inside it (asserted).
+        unsafe {
+            raw(
+                end - start,
+                shape.head_dim,
+                span.len,
+                1.0,
+                (scores.as_ptr().add(column), keys, 1),
+                inputs.value(span.act, inputs.key_head(h)),
+                if column == 0 { 0.0 } else { 1.0 },
+                (out.at(at), shape.q_width()),
+                gemm::Parallelism::None,
+            );
+        }
+    }
+}
+
+/// Replaces the first `visible` scores by their softmax, the rest by zero; returns log Σ exp.
+#[inline(always)]
+fn softmax(row: &mut [f32], visible: usize) -> f32 {
+    let (row, hidden) = row.split_at_mut(visible);
+    let top = lane_max(row);
+    for x in row.iter_mut() {
+        *x = exp(*x - top);
+    }
+    let total = lane_sum(visible, |j| row[j]);
+    let scale = 1.0 / total;
+    for x in row.iter_mut() {
+        *x *= scale;
+    }
+    hidden.fill(0.0);
+    top + total.ln()
+}
+
+/// The outputs of the backward, written at disjoint places by the tasks.
+#[derive(Clone, Copy)]
+struct Outputs<'a> {
+    d_out: &'a [f32],
+    lse: &'a [f32],
+    dq: Shared,
+    dk: Shared,
+    dv: Shared,
+}
+
+/// See [`crate::Backend::attention_backward`].
+pub(super) fn backward(
+    q: &[f32],
+    k: &[f32],
+    v: &[f32],
+    lse: &[f32],
+    layout: &AttentionLayout,
+    shape: AttentionShape,
+    d_out: &[f32],
+    dq: &mut [f32],
+    dk: &mut [f32],
+    dv: &mut [f32],
+) {
+    let inputs = Inputs { q, k, v, shape };
+    let q_rows = (dq.len().min(d_out.len())) / shape.q_width();
+    let kv_rows = dk.len().min(dv.len()) / shape.kv_width();
+    for s in &layout.segments {
+        inputs.check(s);
+        assert!(s.own.grad + s.own.len <= q_rows);
+        assert!(
+            s.ancestors
+                .iter()
+                .chain([&s.own])
+                .all(|a| a.grad + a.len <= kv_rows)
+        );
+    }
+    let outputs = Outputs {
+        d_out,
+        lse,
+        dq: Shared::new(dq),
+        dk: Shared::new(dk),
+        dv: Shared::new(dv),
+    };
+    let tasks: Vec<(&[AttentionSegment], usize)> = layout
+        .groups()
+        .into_iter()
+        .flat_map(|g| (0..shape.kv_heads).map(move |kv| (g, kv)))
+        .collect();
+    let heads_per_key = shape.heads / shape.kv_heads;
+    tasks.par_iter().for_each_init(
+        || (Vec::new(), Vec::new()),
+        |(p, ds), &(group, kv)| {
+            for segment in group {
+                for h in kv * heads_per_key..(kv + 1) * heads_per_key {
+                    for (start, end) in blocks(segment.own.len) {
+                        backward_block(inputs, outputs, segment, h, start, end, p, ds);
+                    }
+                }
+            }
+        },
+    );
+}
+
+fn backward_block(
+    inputs: Inputs<'_>,
+    o: Outputs<'_>,
+    s: &AttentionSegment,
+    h: usize,
+    start: usize,
+    end: usize,
+    p: &mut Vec<f32>,
+    ds: &mut Vec<f32>,
+) {
+    let shape = inputs.shape;
+    let (rows, width, keys) = (end - start, shape.head_dim, seen(s, end));
+    let kv = inputs.key_head(h);
+    p.resize(rows * keys, 0.0);
+    ds.resize(rows * keys, 0.0);
+    inputs.scores(s, h, start, end, p);
+    let grad_at = (s.own.grad + start) * shape.q_width() + h * width;
+    let d_out: RawMat = (o.d_out[grad_at..].as_ptr(), shape.q_width(), 1);
+    for (column, span) in key_runs(s, end) {
+        // SAFETY: rows are inside their buffers (asserted); ds holds rows·keys floats.
+        unsafe {
+            raw(
+                rows,
+                span.len,
+                width,
+                1.0,
+                d_out,
+                transposed(inputs.value(span.act, kv)),
+                0.0,
+                (ds.as_mut_ptr().add(column), keys),
+                gemm::Parallelism::None,
+            );
+        }
+    }
+    for i in 0..rows {
+        let visible = seen(s, start + i + 1);
+        let lse = o.lse[(s.query + start + i) * shape.heads + h];
+        let (p, ds) = (&mut p[i * keys..][..keys], &mut ds[i * keys..][..keys]);
+        simd(|| score_gradient(p, ds, visible, lse, shape.scale as f32));
+    }
+    let (p, ds) = (p.as_ptr(), ds.as_ptr());
+    for (column, span) in key_runs(s, end) {
+        let key_at = span.grad * shape.kv_width() + kv * width;
+        // SAFETY: this task alone has the group's gradient rows of key/value head `kv` and query heads `h`;
+        // all rows are inside dq, dk, dv (asserted).
+        unsafe {
+            let (p, ds) = (p.add(column), ds.add(column));
+            let add = |m, k, a, b, c| raw(m, width, k, 1.0, a, b, 1.0, c, gemm::Parallelism::None);
+            let dq = (o.dq.at(grad_at), shape.q_width());
+            add(rows, span.len, (ds, keys, 1), inputs.key(span.act, kv), dq);
+            let dk = (o.dk.at(key_at), shape.kv_width());
+            let query = inputs.query(s.query + start, h);
+            add(span.len, rows, (ds, 1, keys), query, dk);
+            let dv = (o.dv.at(key_at), shape.kv_width());
+            add(span.len, rows, (p, 1, keys), d_out, dv);
+        }
+    }
+}
+
+/// From scores to p = exp(score − lse), from dp to ds = scale·p(dp − Σ p·dp); zero beyond `visible`.
+#[inline(always)]
+fn score_gradient(p: &mut [f32], ds: &mut [f32], visible: usize, lse: f32, scale: f32) {
+    p[visible..].fill(0.0);
+    ds[visible..].fill(0.0);
+    let (p, ds) = (&mut p[..visible], &mut ds[..visible]);
+    for x in p.iter_mut() {
+        *x = exp(*x - lse);
+    }
+    let mean = lane_sum(visible, |j| p[j] * ds[j]);
+    for (d, p) in ds.iter_mut().zip(p.iter()) {
+        *d = scale * p * (*d - mean);
+    }
+}

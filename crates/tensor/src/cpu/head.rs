@@ -1,0 +1,202 @@
+//! The language-model head fused with log-softmax, streamed over the vocabulary.
+//!
+//! The vocabulary goes in chunks small enough that the logits of one chunk `[M, chunk]` stay in cache; the
+//! `[M, V]` matrix never exists. Forward: running maximum and sum per row. Backward: the chunk's logits again,
+//! turned in place into G = seed·(onehot − softmax), used for dh, dw and the Gram of output gradients
+//! (Σ_chunks G Gᵀ, `[rows, rows]`), from which ⟨g_p, g_q⟩ = Σ (G_p G_qᵀ)∘(h_p h_qᵀ) follows without forming a
+//! weight gradient. Recomputing the logits costs one product of the three and saves M·V floats.
+
+use super::matmul::raw;
+use super::simd::{exp, lane_max, lane_sum, lane_sum_f64, simd};
+use super::{CpuBackend, CpuBuffer};
+use crate::backend::HeadBackward;
+use rayon::prelude::*;
+use std::ops::Range;
+
+/// Logits of a chunk hold about this many floats (4 MiB).
+const CHUNK_FLOATS: usize = 1 << 20;
+
+/// Chunks of the vocabulary for `m` scored rows.
+fn chunks(m: usize, v: usize) -> impl Iterator<Item = Range<usize>> {
+    let width = (CHUNK_FLOATS / m.max(1)).clamp(256, 8192).min(v.max(1));
+    (0..v)
+        .step_by(width)
+        .map(move |start| start..(start + width).min(v))
+}
+
+/// C `[m, n]` ← α·A·B + β·C for row-major slices, A `[m, k]` or transposed, B `[k, n]` or transposed.
+fn product(
+    (m, n, k): (usize, usize, usize),
+    (a, a_rs, a_cs): (&[f32], usize, usize),
+    (b, b_rs, b_cs): (&[f32], usize, usize),
+    beta: f32,
+    c: &mut [f32],
+) {
+    if m == 0 || n == 0 || k == 0 {
+        return;
+    }
+    assert!((m - 1) * a_rs + (k - 1) * a_cs < a.len());
+    assert!((k - 1) * b_rs + (n - 1) * b_cs < b.len());
+    assert!(m * n <= c.len());
+    // SAFETY: the assertions keep every element inside its slice; c is borrowed mutably.
+    unsafe {
+        raw(
+            m,
+            n,
+            k,
+            1.0,
+            (a.as_ptr(), a_rs, a_cs),
+            (b.as_ptr(), b_rs, b_cs),
+            beta,
+            (c.as_mut_ptr(), n),
+            gemm::Parallelism::Rayon(0),
+        );
+    }
+}
+
+/// Logits of all rows for one chunk of the vocabulary, `[m, chunk]`.
+fn logits(h: &[f32], w: &[f32], m: usize, d: usize, chunk: &Range<usize>, z: &mut Vec<f32>) {
+    z.resize(m * chunk.len(), 0.0);
+    let w = &w[chunk.start * d..chunk.end * d];
+    product((m, chunk.len(), d), (h, d, 1), (w, 1, d), 0.0, z);
+}
+
+/// See [`crate::Backend::head_logps`].
+pub(super) fn logps(
+    h: &[f32],
+    w: &[f32],
+    targets: &[u32],
+    d: usize,
+    v: usize,
+    logps: &mut [f32],
+    lse: &mut [f32],
+) {
+    let m = targets.len();
+    let mut running = vec![(f32::NEG_INFINITY, 0f64, 0f32); m]; // maximum, Σ exp(z − maximum), target's logit
+    let mut z = Vec::new();
+    for chunk in chunks(m, v) {
+        logits(h, w, m, d, &chunk, &mut z);
+        running
+            .par_iter_mut()
+            .zip(z.par_chunks(chunk.len()))
+            .zip(targets)
+            .for_each(|(((top, sum, target), z), &y)| {
+                simd(|| {
+                    let old = *top;
+                    *top = lane_max(z).max(old);
+                    let now = *top;
+                    *sum *= f64::from(exp(old - now));
+                    *sum += f64::from(lane_sum(z.len(), |j| exp(z[j] - now)));
+                });
+                if chunk.contains(&(y as usize)) {
+                    *target = z[y as usize - chunk.start];
+                }
+            });
+    }
+    for (i, (top, sum, target)) in running.into_iter().enumerate() {
+        let total = f64::from(top) + sum.ln();
+        lse[i] = total as f32;
+        logps[i] = (f64::from(target) - total) as f32;
+    }
+}
+
+/// See [`crate::Backend::head_backward`].
+pub(super) fn backward(args: &mut HeadBackward<'_, CpuBackend>) -> Vec<f64> {
+    let (m, d, v) = (args.m, args.d, args.v);
+    let weighted = args.coefficients.map(|c| scaled_rows(args.h, c, d));
+    let mut grams: Vec<Vec<f32>> = args
+        .inner
+        .iter()
+        .map(|(p, q)| vec![0.0; p.len() * q.len()])
+        .collect();
+    let mut g = Vec::new();
+    for chunk in chunks(m, v) {
+        let width = chunk.len();
+        logits(args.h, args.w, m, d, &chunk, &mut g);
+        let (lse, seeds, targets) = (&args.lse[..], &args.seeds[..], &args.targets[..]);
+        g.par_chunks_mut(width).enumerate().for_each(|(s, g)| {
+            simd(|| {
+                for g in g.iter_mut() {
+                    *g = -seeds[s] * exp(*g - lse[s]);
+                }
+            });
+            let y = targets[s] as usize;
+            if chunk.contains(&y) {
+                g[y - chunk.start] += seeds[s];
+            }
+        });
+        if let Some(dh) = args.dh.as_deref_mut() {
+            let beta = if chunk.start == 0 { 0.0 } else { 1.0 };
+            let w = &args.w[chunk.start * d..chunk.end * d];
+            product((m, d, width), (&g, width, 1), (w, d, 1), beta, dh);
+        }
+        if let Some(dw) = args.dw.as_deref_mut() {
+            let h = weighted.as_deref().unwrap_or(args.h);
+            let dw = &mut dw[chunk.start * d..chunk.end * d];
+            product((width, d, m), (&g, 1, width), (h, d, 1), 1.0, dw);
+        }
+        for ((p, q), gram) in args.inner.iter().zip(&mut grams) {
+            let (gp, gq) = (&g[p.start * width..], &g[q.start * width..]);
+            let shape = (p.len(), q.len(), width);
+            product(shape, (gp, width, 1), (gq, 1, width), 1.0, gram);
+        }
+    }
+    let inner = args.inner.iter().zip(&grams);
+    inner
+        .map(|((p, q), gram)| weighted_by_states(args.h, d, p, q, gram))
+        .collect()
+}
+
+/// Rows of `h` times their coefficients.
+fn scaled_rows(h: &[f32], coefficients: &[f32], d: usize) -> Vec<f32> {
+    let mut out = h.to_vec();
+    for (row, &c) in out.chunks_exact_mut(d).zip(coefficients) {
+        row.iter_mut().for_each(|x| *x *= c);
+    }
+    out
+}
+
+/// Σ_{s∈p, t∈q} gram[s, t]·(h_s·h_t).
+fn weighted_by_states(
+    h: &[f32],
+    d: usize,
+    p: &Range<usize>,
+    q: &Range<usize>,
+    gram: &[f32],
+) -> f64 {
+    let mut states = vec![0.0; gram.len()];
+    let (hp, hq) = (&h[p.start * d..], &h[q.start * d..]);
+    product((p.len(), q.len(), d), (hp, d, 1), (hq, 1, d), 0.0, &mut states);
+    let n = gram.len();
+    simd(|| lane_sum_f64(n, |i| f64::from(gram[i]) * f64::from(states[i])))
+}
+
+/// See [`crate::Backend::tied_inner`].
+pub(super) fn tied_inner(
+    g: &CpuBuffer,
+    ids: &[u32],
+    p: Range<usize>,
+    head: &HeadBackward<'_, CpuBackend>,
+    q: Range<usize>,
+) -> f64 {
+    let d = head.d;
+    let (rows, cols) = (q.len(), p.len());
+    let mut table = Vec::with_capacity(cols * d);
+    for &id in &ids[p.clone()] {
+        table.extend_from_slice(&head.w[id as usize * d..][..d]);
+    }
+    let h = &head.h[q.start * d..q.end * d];
+    let (mut z, mut dots) = (vec![0.0; rows * cols], vec![0.0; rows * cols]);
+    product((rows, cols, d), (h, d, 1), (&table, 1, d), 0.0, &mut z);
+    let gp = &g[p.start * d..p.end * d];
+    product((rows, cols, d), (h, d, 1), (gp, 1, d), 0.0, &mut dots);
+    let mut total = 0.0;
+    for (i, s) in q.enumerate() {
+        for (j, t) in p.clone().enumerate() {
+            let hit = if head.targets[s] == ids[t] { 1.0 } else { 0.0 };
+            let output = head.seeds[s] * (hit - exp(z[i * cols + j] - head.lse[s]));
+            total += f64::from(output) * f64::from(dots[i * cols + j]);
+        }
+    }
+    total
+}

@@ -1,0 +1,362 @@
+//! The fast CPU backend: f32 storage, f64 where sums decide, threads from rayon's current pool.
+//!
+//! Matrix products come from the `gemm` crate; vector loops are plain Rust compiled once per instruction set
+//! through `pulp` (AVX-512, AVX2, NEON or none, chosen at run time). Buffers return to a pool when dropped.
+//! Results depend on the number of threads but not on timing: the same threads give the same bits.
+//! Left out: bf16 storage and own matmul kernels, until a measurement asks for them.
+
+mod attention;
+mod elementwise;
+mod embedding;
+mod head;
+mod matmul;
+mod norm;
+mod optimizer;
+mod pool;
+mod simd;
+
+use crate::backend::{Adamw, Backend, Gemm, HeadBackward, Mat, MatMut, NormCache};
+use crate::layout::{AttentionLayout, AttentionShape};
+pub use pool::CpuBuffer;
+use std::ops::Range;
+use std::sync::Arc;
+
+/// The CPU backend. Operations run on the rayon pool they are called from (`ThreadPool::install`).
+#[derive(Clone, Default)]
+pub struct CpuBackend {
+    pool: Arc<pool::Pool>,
+}
+
+impl CpuBackend {
+    /// A backend with an empty buffer pool.
+    pub fn new() -> Self {
+        Self::default()
+    }
+}
+
+impl Backend for CpuBackend {
+    type Buffer = CpuBuffer;
+    type Index = Vec<u32>;
+
+    fn describe(&self) -> String {
+        format!(
+            "cpu f32, {}, {} threads",
+            simd::describe(),
+            rayon::current_num_threads()
+        )
+    }
+
+    fn empty(&self, len: usize) -> CpuBuffer {
+        pool::take(&self.pool, len)
+    }
+    fn zeros(&self, len: usize) -> CpuBuffer {
+        let mut buffer = pool::take(&self.pool, len);
+        self.fill_zero(&mut buffer);
+        buffer
+    }
+    fn upload(&self, data: &[f32]) -> CpuBuffer {
+        let mut buffer = pool::take(&self.pool, data.len());
+        buffer.copy_from_slice(data);
+        buffer
+    }
+    fn upload_f64(&self, data: &[f64]) -> CpuBuffer {
+        let mut buffer = pool::take(&self.pool, data.len());
+        for (to, from) in buffer.iter_mut().zip(data) {
+            *to = *from as f32;
+        }
+        buffer
+    }
+    fn download(&self, buffer: &CpuBuffer) -> Vec<f32> {
+        buffer.to_vec()
+    }
+    fn download_f64(&self, buffer: &CpuBuffer) -> Vec<f64> {
+        buffer.iter().map(|&x| f64::from(x)).collect()
+    }
+    fn len(&self, buffer: &CpuBuffer) -> usize {
+        buffer.len()
+    }
+    fn index(&self, data: &[u32]) -> Vec<u32> {
+        data.to_vec()
+    }
+    fn fill_zero(&self, buffer: &mut CpuBuffer) {
+        elementwise::fill_zero(buffer);
+    }
+    fn copy_2d(
+        &self,
+        src: &CpuBuffer,
+        src_offset: usize,
+        src_stride: usize,
+        dst: &mut CpuBuffer,
+        dst_offset: usize,
+        dst_stride: usize,
+        rows: usize,
+        cols: usize,
+    ) {
+        for i in 0..rows {
+            let (to, from) = (dst_offset + i * dst_stride, src_offset + i * src_stride);
+            dst[to..to + cols].copy_from_slice(&src[from..from + cols]);
+        }
+    }
+
+    fn gemm(
+        &self,
+        shape: Gemm,
+        a: Mat<'_, CpuBuffer>,
+        b: Mat<'_, CpuBuffer>,
+        c: MatMut<'_, CpuBuffer>,
+    ) {
+        matmul::gemm(shape, a, b, c);
+    }
+    fn add_bias(&self, bias: &CpuBuffer, x: &mut CpuBuffer, n: usize, d: usize) {
+        elementwise::add_bias(bias, &mut x[..n * d], d);
+    }
+    fn axpy(&self, alpha: f64, x: &CpuBuffer, y: &mut CpuBuffer) {
+        elementwise::axpy(alpha as f32, x, y);
+    }
+    fn scale(&self, alpha: f64, x: &mut CpuBuffer) {
+        elementwise::scale(alpha as f32, x);
+    }
+    fn dot(&self, x: &CpuBuffer, xo: usize, y: &CpuBuffer, yo: usize, len: usize) -> f64 {
+        elementwise::dot(&x[xo..xo + len], &y[yo..yo + len])
+    }
+    fn gram_and_add(
+        &self,
+        x: &CpuBuffer,
+        y: &CpuBuffer,
+        cx: f64,
+        cy: f64,
+        sum: Option<&mut CpuBuffer>,
+    ) -> (f64, f64, f64) {
+        elementwise::gram_and_add(x, y, cx as f32, cy as f32, sum.map(|s| &mut s[..]))
+    }
+    fn column_sum(
+        &self,
+        alpha: f64,
+        x: &CpuBuffer,
+        rows: Range<usize>,
+        d: usize,
+        out: &mut CpuBuffer,
+    ) {
+        elementwise::column_sum(alpha as f32, &x[rows.start * d..rows.end * d], d, out);
+    }
+    fn scatter_add(
+        &self,
+        x: &CpuBuffer,
+        rows: &Vec<u32>,
+        coefficients: Option<&CpuBuffer>,
+        out: &mut CpuBuffer,
+        d: usize,
+    ) {
+        embedding::scatter_add(x, rows, coefficients.map(|c| &c[..]), out, d);
+    }
+    fn gather(&self, table: &CpuBuffer, rows: &Vec<u32>, out: &mut CpuBuffer, d: usize, add: bool) {
+        embedding::gather(table, rows, out, d, add);
+    }
+    fn lookup_inner(
+        &self,
+        g: &CpuBuffer,
+        ids: &Vec<u32>,
+        p: Range<usize>,
+        q: Range<usize>,
+        d: usize,
+    ) -> f64 {
+        embedding::lookup_inner(g, ids, p, q, d)
+    }
+    fn tied_inner(
+        &self,
+        g: &CpuBuffer,
+        ids: &Vec<u32>,
+        p: Range<usize>,
+        head: &HeadBackward<'_, Self>,
+        q: Range<usize>,
+    ) -> f64 {
+        head::tied_inner(g, ids, p, head, q)
+    }
+
+    fn rms_norm(
+        &self,
+        x: &CpuBuffer,
+        w: &CpuBuffer,
+        eps: f64,
+        y: &mut CpuBuffer,
+        n: usize,
+        d: usize,
+    ) -> NormCache<CpuBuffer> {
+        let mut rstd = self.empty(n);
+        norm::rms_statistics(&x[..n * d], eps, &mut rstd, d);
+        let cache = NormCache { mean: None, rstd };
+        self.norm_apply(x, w, None, &cache, y, n, d);
+        cache
+    }
+    fn layer_norm(
+        &self,
+        x: &CpuBuffer,
+        w: &CpuBuffer,
+        b: &CpuBuffer,
+        eps: f64,
+        y: &mut CpuBuffer,
+        n: usize,
+        d: usize,
+    ) -> NormCache<CpuBuffer> {
+        let (mut mean, mut rstd) = (self.empty(n), self.empty(n));
+        norm::layer_statistics(&x[..n * d], eps, &mut mean, &mut rstd, d);
+        let cache = NormCache {
+            mean: Some(mean),
+            rstd,
+        };
+        self.norm_apply(x, w, Some(b), &cache, y, n, d);
+        cache
+    }
+    fn norm_apply(
+        &self,
+        x: &CpuBuffer,
+        w: &CpuBuffer,
+        b: Option<&CpuBuffer>,
+        cache: &NormCache<CpuBuffer>,
+        y: &mut CpuBuffer,
+        n: usize,
+        d: usize,
+    ) {
+        norm::apply(&x[..n * d], w, b.map(|b| &b[..]), cache, y, d);
+    }
+    fn norm_backward(
+        &self,
+        x: &CpuBuffer,
+        w: &CpuBuffer,
+        cache: &NormCache<CpuBuffer>,
+        rows: Option<&Vec<u32>>,
+        dy: &CpuBuffer,
+        dx: &mut CpuBuffer,
+        dw_rows: Option<&mut CpuBuffer>,
+        r: usize,
+        d: usize,
+    ) {
+        let dw_rows = dw_rows.map(|b| &mut b[..r * d]);
+        let rows = rows.map(|rows| &rows[..]);
+        norm::backward(
+            x,
+            w,
+            cache,
+            rows,
+            &dy[..r * d],
+            &mut dx[..r * d],
+            dw_rows,
+            d,
+        );
+    }
+
+    fn gelu(&self, x: &CpuBuffer, y: &mut CpuBuffer, exact: bool) {
+        elementwise::gelu(x, y, exact);
+    }
+    fn gelu_backward(
+        &self,
+        x: &CpuBuffer,
+        rows: Option<&Vec<u32>>,
+        d: &mut CpuBuffer,
+        f: usize,
+        exact: bool,
+    ) {
+        elementwise::gelu_backward(x, rows.map(|r| &r[..]), d, f, exact);
+    }
+    fn swiglu(&self, gate: &CpuBuffer, up: &CpuBuffer, y: &mut CpuBuffer) {
+        elementwise::swiglu(gate, up, y);
+    }
+    fn swiglu_backward(
+        &self,
+        gate: &CpuBuffer,
+        up: &CpuBuffer,
+        rows: Option<&Vec<u32>>,
+        d_gate: &mut CpuBuffer,
+        d_up: &mut CpuBuffer,
+        f: usize,
+    ) {
+        elementwise::swiglu_backward(gate, up, rows.map(|r| &r[..]), d_gate, d_up, f);
+    }
+
+    fn rope(
+        &self,
+        x: &mut CpuBuffer,
+        positions: &Vec<u32>,
+        table: &CpuBuffer,
+        heads: usize,
+        head_dim: usize,
+        inverse: bool,
+    ) {
+        attention::rope(x, positions, table, heads, head_dim, inverse);
+    }
+    fn attention(
+        &self,
+        q: &CpuBuffer,
+        k: &CpuBuffer,
+        v: &CpuBuffer,
+        layout: &AttentionLayout,
+        shape: AttentionShape,
+        out: &mut CpuBuffer,
+    ) -> CpuBuffer {
+        let mut lse = self.empty(out.len() / shape.head_dim);
+        attention::forward(q, k, v, layout, shape, out, &mut lse);
+        lse
+    }
+    fn attention_backward(
+        &self,
+        q: &CpuBuffer,
+        k: &CpuBuffer,
+        v: &CpuBuffer,
+        lse: &CpuBuffer,
+        layout: &AttentionLayout,
+        shape: AttentionShape,
+        d_out: &CpuBuffer,
+        dq: &mut CpuBuffer,
+        dk: &mut CpuBuffer,
+        dv: &mut CpuBuffer,
+    ) {
+        attention::backward(q, k, v, lse, layout, shape, d_out, dq, dk, dv);
+    }
+
+    fn head_logps(
+        &self,
+        h: &CpuBuffer,
+        w: &CpuBuffer,
+        targets: &Vec<u32>,
+        m: usize,
+        d: usize,
+        v: usize,
+    ) -> (CpuBuffer, CpuBuffer) {
+        let (mut logps, mut lse) = (self.empty(m), self.empty(m));
+        head::logps(h, w, targets, d, v, &mut logps, &mut lse);
+        (logps, lse)
+    }
+    fn head_backward(&self, args: &mut HeadBackward<'_, Self>) -> Vec<f64> {
+        head::backward(args)
+    }
+
+    fn adamw(
+        &self,
+        step: &Adamw,
+        param: &mut CpuBuffer,
+        grad: &CpuBuffer,
+        m: &mut CpuBuffer,
+        v: &mut CpuBuffer,
+    ) {
+        optimizer::adamw(step, param, grad, m, v);
+    }
+    fn sgd(
+        &self,
+        learning_rate: f64,
+        weight_decay: f64,
+        grad_scale: f64,
+        param: &mut CpuBuffer,
+        grad: &CpuBuffer,
+        momentum: Option<(f64, &mut CpuBuffer)>,
+    ) {
+        let momentum = momentum.map(|(mu, buffer)| (mu as f32, &mut buffer[..]));
+        optimizer::sgd(
+            learning_rate as f32,
+            weight_decay as f32,
+            grad_scale as f32,
+            param,
+            grad,
+            momentum,
+        );
+    }
+}

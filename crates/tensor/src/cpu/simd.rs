@@ -1,0 +1,159 @@
+//! Run-time choice of the instruction set for plain loops, and the vectorisable scalar functions they use.
+//!
+//! A closure given to [`simd`] is compiled for each instruction set that `pulp` knows and the best one present
+//! is called. Functions used inside are `#[inline(always)]` so that they are compiled into that copy.
+
+/// Runs `f` compiled for the best instruction set of this machine.
+#[inline(always)]
+pub(super) fn simd<R>(f: impl FnOnce() -> R) -> R {
+    pulp::Arch::new().dispatch(f)
+}
+
+/// The instruction set in use.
+pub(super) fn describe() -> String {
+    format!("{:?}", pulp::Arch::new())
+        .split(['(', ' ', '{'])
+        .next()
+        .unwrap_or("scalar")
+        .to_lowercase()
+}
+
+/// Parallel work is cut into pieces of about this many floats.
+pub(super) const PIECE: usize = 1 << 14;
+
+/// Rows of width `d` that make one piece.
+pub(super) fn rows_per_piece(d: usize) -> usize {
+    (PIECE / d.max(1)).max(1)
+}
+
+/// exp(x) for x ≤ 88.7, relative error about 2e-7; arguments under −87.3 give about 1e-38.
+///
+/// Range reduction x = n ln 2 + r, |r| ≤ ln 2 / 2 (Cody & Waite split of ln 2), then a degree-6 polynomial.
+#[inline(always)]
+pub(super) fn exp(x: f32) -> f32 {
+    const ROUND: f32 = 12_582_912.0; // 1.5·2²³: adding it rounds to an integer kept in the low bits
+    let x = x.clamp(-87.3, 88.7);
+    let shifted = x * std::f32::consts::LOG2_E + ROUND;
+    let n = shifted - ROUND;
+    let r = x - n * 0.693_359_4; // the upper bits of ln 2: n times it is exact
+    let r = r + n * 2.121_944_4e-4;
+    let p = 1.0 / 720.0;
+    let p = p * r + 1.0 / 120.0;
+    let p = p * r + 1.0 / 24.0;
+    let p = p * r + 1.0 / 6.0;
+    let p = p * r + 0.5;
+    let p = p * r + 1.0;
+    let p = p * r + 1.0;
+    let scale = (shifted.to_bits() << 23).wrapping_add(127 << 23);
+    p * f32::from_bits(scale)
+}
+
+/// 1/(1 + exp(−x)).
+#[inline(always)]
+pub(super) fn sigmoid(x: f32) -> f32 {
+    1.0 / (1.0 + exp(-x))
+}
+
+const LANES: usize = 16;
+
+/// Σ f(i) over 0..n in `LANES` partial sums, so that it vectorises; the order is fixed.
+#[inline(always)]
+pub(super) fn lane_sum(n: usize, f: impl Fn(usize) -> f32) -> f32 {
+    let mut sums = [0f32; LANES];
+    let whole = n - n % LANES;
+    let mut i = 0;
+    while i < whole {
+        for (l, sum) in sums.iter_mut().enumerate() {
+            *sum += f(i + l);
+        }
+        i += LANES;
+    }
+    let mut rest = 0.0;
+    for i in whole..n {
+        rest += f(i);
+    }
+    sums.iter().sum::<f32>() + rest
+}
+
+/// The same in f64.
+#[inline(always)]
+pub(super) fn lane_sum_f64(n: usize, f: impl Fn(usize) -> f64) -> f64 {
+    let mut sums = [0f64; LANES];
+    let whole = n - n % LANES;
+    let mut i = 0;
+    while i < whole {
+        for (l, sum) in sums.iter_mut().enumerate() {
+            *sum += f(i + l);
+        }
+        i += LANES;
+    }
+    let mut rest = 0.0;
+    for i in whole..n {
+        rest += f(i);
+    }
+    sums.iter().sum::<f64>() + rest
+}
+
+/// Largest element; −∞ for none.
+#[inline(always)]
+pub(super) fn lane_max(x: &[f32]) -> f32 {
+    let mut tops = [f32::NEG_INFINITY; LANES];
+    let chunks = x.chunks_exact(LANES);
+    let rest = chunks.remainder();
+    for chunk in chunks {
+        for (top, &x) in tops.iter_mut().zip(chunk) {
+            *top = if x > *top { x } else { *top };
+        }
+    }
+    tops.iter()
+        .chain(rest)
+        .copied()
+        .fold(f32::NEG_INFINITY, f32::max)
+}
+
+/// A raw pointer that parallel tasks write through at disjoint places.
+#[derive(Clone, Copy)]
+pub(super) struct Shared(*mut f32);
+
+// SAFETY: every user writes only elements that no other task touches; each use says why.
+unsafe impl Send for Shared {}
+// SAFETY: as above.
+unsafe impl Sync for Shared {}
+
+impl Shared {
+    pub(super) fn new(slice: &mut [f32]) -> Self {
+        Shared(slice.as_mut_ptr())
+    }
+    pub(super) fn at(self, offset: usize) -> *mut f32 {
+        self.0.wrapping_add(offset)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn exp_is_accurate_to_a_few_ulps() {
+        let worst = (-8_700..=8_800)
+            .map(|i| i as f32 / 100.0)
+            .map(|x| (f64::from(exp(x)) / f64::from(x).exp() - 1.0).abs())
+            .fold(0.0, f64::max);
+        assert!(worst < 3e-7, "worst relative error {worst:e}");
+        assert!(exp(-1000.0) < 2e-38);
+    }
+
+    #[test]
+    fn lane_sums_cover_every_element() {
+        for n in [0, 1, 15, 16, 17, 33] {
+            let expected = (0..n).sum::<usize>();
+            assert_eq!(lane_sum(n, |i| i as f32), expected as f32);
+            assert_eq!(lane_sum_f64(n, |i| i as f64), expected as f64);
+            let x: Vec<f32> = (0..n).map(|i| i as f32).collect();
+            assert_eq!(
+                lane_max(&x),
+                if n == 0 { f32::NEG_INFINITY } else { n as f32 - 1.0 }
+            );
+        }
+    }
+}

@@ -1,0 +1,72 @@
+//! Which rows attend to which: the packed forest that attention walks.
+//!
+//! Rows of all sequences lie end to end. A *segment* is a run of rows that belong together (a prompt, or one
+//! completion under it). A row sees the rows of its own segment up to itself and every row of its segment's
+//! ancestors. Nothing is padded.
+//!
+//! In the backward pass gradient rows may outnumber activation rows: when each response's own gradient is
+//! wanted, the shared prompt's rows appear once per response (one *stream* each). A [`Span`] therefore names
+//! both the activation rows and the gradient rows of a run; without streams the two are equal.
+
+/// A run of `len` rows: `act` is its first activation row, `grad` its first gradient row.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Span {
+    /// First row among the activation (key/value) rows.
+    pub act: usize,
+    /// First row among the gradient rows.
+    pub grad: usize,
+    /// Number of rows.
+    pub len: usize,
+}
+
+/// One run of query rows with the keys it sees.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct AttentionSegment {
+    /// First query row. Equal to `own.act` except when keys come from a cache.
+    pub query: usize,
+    /// The segment's own keys, seen causally: query row `i` sees own keys `0..=i`.
+    pub own: Span,
+    /// Earlier runs on the path from the root, seen whole, root first.
+    pub ancestors: Vec<Span>,
+    /// Segments with different groups share no gradient row, so they may be processed in parallel.
+    pub group: usize,
+}
+
+/// The segments of a packed batch, those of one group next to each other.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct AttentionLayout {
+    /// All segments.
+    pub segments: Vec<AttentionSegment>,
+}
+
+impl AttentionLayout {
+    /// Segments split into runs of equal group.
+    pub fn groups(&self) -> Vec<&[AttentionSegment]> {
+        self.segments.chunk_by(|a, b| a.group == b.group).collect()
+    }
+}
+
+/// Head counts and widths of an attention operation.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct AttentionShape {
+    /// Query heads.
+    pub heads: usize,
+    /// Key/value heads; divides `heads`.
+    pub kv_heads: usize,
+    /// Width of one head.
+    pub head_dim: usize,
+    /// Factor on the scores, usually `head_dim^-1/2`.
+    pub scale: f64,
+}
+
+impl AttentionShape {
+    /// Width of a row of queries: `heads · head_dim`.
+    pub fn q_width(&self) -> usize {
+        self.heads * self.head_dim
+    }
+
+    /// Width of a row of keys or values: `kv_heads · head_dim`.
+    pub fn kv_width(&self) -> usize {
+        self.kv_heads * self.head_dim
+    }
+}

@@ -1,0 +1,114 @@
+//! Causal attention over a packed forest, one query row and one head at a time.
+//!
+//! out_i = Σ_j p_ij v_j, p_ij = exp(scale·q_i·k_j − lse_i), j over the keys that row i sees
+//! (Vaswani et al. 2017, eq. 1; grouped heads as in Ainslie et al. 2023).
+
+use crate::layout::{AttentionLayout, AttentionSegment, AttentionShape};
+
+/// (activation row, gradient row) of every key that query row `i` of the segment sees.
+fn visible(segment: &AttentionSegment, i: usize) -> Vec<(usize, usize)> {
+    let mut keys = Vec::new();
+    for span in &segment.ancestors {
+        keys.extend((0..span.len).map(|j| (span.act + j, span.grad + j)));
+    }
+    keys.extend((0..=i).map(|j| (segment.own.act + j, segment.own.grad + j)));
+    keys
+}
+
+/// Offset of head `h` of row `row` in rows of `heads` heads.
+fn at(row: usize, heads: usize, h: usize, head_dim: usize) -> usize {
+    (row * heads + h) * head_dim
+}
+
+fn dot(a: &[f64], b: &[f64]) -> f64 {
+    a.iter().zip(b).map(|(a, b)| a * b).sum()
+}
+
+/// See [`crate::Backend::attention`].
+pub(super) fn forward(
+    q: &[f64],
+    k: &[f64],
+    v: &[f64],
+    layout: &AttentionLayout,
+    s: AttentionShape,
+    out: &mut [f64],
+) -> Vec<f64> {
+    let (n, width) = (out.len() / s.q_width(), s.head_dim);
+    let mut lse = vec![0.0; n * s.heads];
+    for segment in &layout.segments {
+        for i in 0..segment.own.len {
+            let row = segment.query + i;
+            let keys = visible(segment, i);
+            for h in 0..s.heads {
+                let kv = h * s.kv_heads / s.heads;
+                let qi = &q[at(row, s.heads, h, width)..][..width];
+                let scores: Vec<f64> = keys
+                    .iter()
+                    .map(|&(a, _)| s.scale * dot(qi, &k[at(a, s.kv_heads, kv, width)..][..width]))
+                    .collect();
+                let top = scores.iter().copied().fold(f64::NEG_INFINITY, f64::max);
+                let total: f64 = scores.iter().map(|x| (x - top).exp()).sum();
+                lse[row * s.heads + h] = top + total.ln();
+                let o = &mut out[at(row, s.heads, h, width)..][..width];
+                o.fill(0.0);
+                for (score, &(a, _)) in scores.iter().zip(&keys) {
+                    let p = (score - top).exp() / total;
+                    for (j, o) in o.iter_mut().enumerate() {
+                        *o += p * v[at(a, s.kv_heads, kv, width) + j];
+                    }
+                }
+            }
+        }
+    }
+    lse
+}
+
+/// See [`crate::Backend::attention_backward`]. With p_ij as above: dv_j += p_ij dout_i,
+/// ds_ij = p_ij (dout_i·v_j − Σ_l p_il dout_i·v_l), dq_i += scale·ds_ij k_j, dk_j += scale·ds_ij q_i.
+pub(super) fn backward(
+    q: &[f64],
+    k: &[f64],
+    v: &[f64],
+    lse: &[f64],
+    layout: &AttentionLayout,
+    s: AttentionShape,
+    d_out: &[f64],
+    dq: &mut [f64],
+    dk: &mut [f64],
+    dv: &mut [f64],
+) {
+    let width = s.head_dim;
+    for segment in &layout.segments {
+        for i in 0..segment.own.len {
+            let (row, grad_row) = (segment.query + i, segment.own.grad + i);
+            let keys = visible(segment, i);
+            for h in 0..s.heads {
+                let kv = h * s.kv_heads / s.heads;
+                let qi = &q[at(row, s.heads, h, width)..][..width];
+                let go = &d_out[at(grad_row, s.heads, h, width)..][..width];
+                let p: Vec<f64> = keys
+                    .iter()
+                    .map(|&(a, _)| {
+                        let score = s.scale * dot(qi, &k[at(a, s.kv_heads, kv, width)..][..width]);
+                        (score - lse[row * s.heads + h]).exp()
+                    })
+                    .collect();
+                let dp: Vec<f64> = keys
+                    .iter()
+                    .map(|&(a, _)| dot(go, &v[at(a, s.kv_heads, kv, width)..][..width]))
+                    .collect();
+                let mean = dot(&p, &dp);
+                for (l, &(a, g)) in keys.iter().enumerate() {
+                    let ds = s.scale * p[l] * (dp[l] - mean);
+                    for j in 0..width {
+                        let key = at(a, s.kv_heads, kv, width) + j;
+                        let grad = at(g, s.kv_heads, kv, width) + j;
+                        dq[at(grad_row, s.heads, h, width) + j] += ds * k[key];
+                        dk[grad] += ds * qi[j];
+                        dv[grad] += p[l] * go[j];
+                    }
+                }
+            }
+        }
+    }
+}

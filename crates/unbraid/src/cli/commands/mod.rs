@@ -1,0 +1,62 @@
+//! Options of each command, one file a command: a struct is the command's checked configuration.
+//!
+//! To add a command: write its struct in a file here, add a variant to [`Command`], and, where several options must
+//! agree, an arm in [`super::check`].
+
+mod demo;
+mod generate;
+mod inspect;
+mod objectives;
+mod report;
+mod score;
+mod sft;
+mod shared;
+mod train;
+
+pub use demo::DemoConfig;
+pub use generate::GenerateConfig;
+pub use inspect::InspectConfig;
+pub use objectives::ObjectivesConfig;
+pub use report::ReportConfig;
+pub use score::ScoreConfig;
+pub use sft::SftConfig;
+pub use shared::{DataArgs, LoraArgs, ModelArgs, TrainerOptions};
+pub use train::{ObjectiveArgs, TrainConfig};
+
+use clap::{Parser, Subcommand};
+
+/// The whole command line.
+#[derive(Parser, Debug)]
+#[command(
+    name = "unbraid",
+    version,
+    about = "Align language models on preference pairs, and see what entangled gradients do to them.",
+    propagate_version = false
+)]
+#[command(disable_help_subcommand = true)]
+pub(super) struct Cli {
+    /// What to do.
+    #[command(subcommand)]
+    pub(super) command: Command,
+}
+
+/// A command with its checked options.
+#[derive(Subcommand, Clone, Debug, PartialEq)]
+pub enum Command {
+    /// Align a model on preference pairs.
+    Train(Box<TrainConfig>),
+    /// Fine-tune a model on texts or completions.
+    Sft(Box<SftConfig>),
+    /// Score pairs: log-probs, rewards and margins.
+    Score(ScoreConfig),
+    /// Complete prompts.
+    Generate(GenerateConfig),
+    /// Show one pair, coloured by mask.
+    Inspect(InspectConfig),
+    /// Describe the objectives: formula, derivatives, defaults, source.
+    Objectives(ObjectivesConfig),
+    /// Write one page that compares runs.
+    Report(ReportConfig),
+    /// Train and report on a tiny built-in model and data set, about a minute.
+    Demo(DemoConfig),
+}

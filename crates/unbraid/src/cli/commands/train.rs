@@ -1,0 +1,143 @@
+//! `unbraid train [RECIPE.yaml]`: options of a preference-training run.
+
+use clap::{ArgAction, Args};
+use serde::Serialize;
+
+use super::super::values::{
+    FDivergence, NpoScale, Remedy, Semantics, TokenMask, count, finite, flip_probability,
+    non_empty, non_negative, positive, positive_share, share,
+};
+use super::shared::{DataArgs, LoraArgs, ModelArgs, TrainerOptions};
+
+/// A resolved preference-training run. Serialised, it is a recipe that gives this run again.
+#[derive(Args, Clone, Debug, PartialEq, Serialize)]
+pub struct TrainConfig {
+    /// The policy, device and seed.
+    #[command(flatten)]
+    #[serde(flatten)]
+    pub model: ModelArgs,
+
+    /// Reference model; default: the policy as loaded (under LoRA: the adapter switched off).
+    #[arg(long, value_name = "MODEL", value_parser = non_empty, help_heading = "Model")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub ref_model: Option<String>,
+
+    /// The pairs.
+    #[command(flatten)]
+    #[serde(flatten)]
+    pub data: DataArgs,
+
+    /// What is minimised.
+    #[command(flatten)]
+    #[serde(flatten)]
+    pub objective: ObjectiveArgs,
+
+    /// What `train` and `sft` share.
+    #[command(flatten)]
+    #[serde(flatten)]
+    pub trainer: TrainerOptions,
+
+    /// Low-rank adapters.
+    #[command(flatten)]
+    #[serde(flatten)]
+    pub lora: LoraArgs,
+}
+
+/// The objective, its reference model and remedies.
+#[derive(Args, Clone, Debug, PartialEq, Serialize)]
+#[command(next_help_heading = "Objective")]
+pub struct ObjectiveArgs {
+    /// Objectives by name (unbraid objectives lists them); several are added up.
+    #[arg(long, value_name = "NAME", value_delimiter = ',', default_value = "sigmoid", value_parser = non_empty)]
+    pub loss_type: Vec<String>,
+
+    /// Weight of each loss_type; default: 1 each.
+    #[arg(long, value_name = "X", value_delimiter = ',', allow_negative_numbers = true, value_parser = finite)]
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub loss_weights: Vec<f64>,
+
+    /// Deviation penalty β, per nat; default: the objective's own (sigmoid: 0.1).
+    #[arg(long, value_name = "X", value_parser = positive)]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub beta: Option<f64>,
+
+    /// Probability that a pair's labels are flipped, in [0, 0.5).
+    #[arg(long, value_name = "X", default_value = "0", value_parser = flip_probability)]
+    pub label_smoothing: f64,
+
+    /// Target margin γ of simpo; default: the objective's own.
+    #[arg(long, value_name = "X", value_parser = finite)]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub simpo_gamma: Option<f64>,
+
+    /// Weight of the likelihood term of cpo; default: the objective's own.
+    #[arg(long, value_name = "X", value_parser = non_negative)]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub cpo_alpha: Option<f64>,
+
+    /// Weight of a likelihood term on the chosen completion; default: none.
+    #[arg(long, value_name = "X", value_parser = non_negative)]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub rpo_alpha: Option<f64>,
+
+    /// Weight of the tokens past the shorter completion's length (LD-DPO), in [0, 1]; default: off.
+    #[arg(long, value_name = "X", value_parser = share)]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub ld_alpha: Option<f64>,
+
+    /// Divergence in the reward.
+    #[arg(long, value_name = "NAME", default_value = "reverse_kl")]
+    pub f_divergence_type: FDivergence,
+
+    /// Weigh pairs by the policy's own likelihood (WPO).
+    #[arg(long, action = ArgAction::Set, default_value = "false")]
+    pub use_weighting: bool,
+
+    /// Leave the reference out: its log-probs count as 0.
+    #[arg(long, action = ArgAction::Set, default_value = "false")]
+    pub reference_free: bool,
+
+    /// Score all pairs with the reference before training instead of during it.
+    #[arg(long, action = ArgAction::Set, default_value = "false")]
+    pub precompute_ref_log_probs: bool,
+
+    /// Move the reference towards the policy during training (TR-DPO).
+    #[arg(long, action = ArgAction::Set, default_value = "false")]
+    pub sync_ref_model: bool,
+
+    /// Share of the policy in each move of the reference, in (0, 1].
+    #[arg(long, value_name = "X", default_value = "0.6", value_parser = positive_share)]
+    pub ref_model_mixup_alpha: f64,
+
+    /// Optimizer steps between two moves of the reference.
+    #[arg(long, value_name = "N", default_value = "512", value_parser = count)]
+    pub ref_model_sync_steps: usize,
+
+    /// Side to take where a paper and TRL differ.
+    #[arg(long, value_name = "SIDE", default_value = "trl")]
+    pub semantics: Semantics,
+
+    /// Remedy against gradient entanglement.
+    #[arg(long, value_name = "NAME", default_value = "none")]
+    pub remedy: Remedy,
+
+    /// Scale of the gradients under remedy normalized.
+    #[arg(long, value_name = "NAME", default_value = "unit")]
+    pub npo_scale: NpoScale,
+
+    /// Token mask of the log-ratios.
+    #[arg(long, value_name = "NAME", default_value = "none")]
+    pub token_mask: TokenMask,
+
+    /// Threshold ε of the token mask.
+    #[arg(long, value_name = "X", default_value = "0.5", value_parser = finite)]
+    pub mask_epsilon: f64,
+
+    /// Sharpness k of the relaxed token mask.
+    #[arg(long, value_name = "X", default_value = "10", value_parser = positive)]
+    pub mask_sharpness: f64,
+
+    /// Weight λ of the mask's L1 penalty.
+    #[arg(long, value_name = "X", default_value = "1e-3", value_parser = non_negative)]
+    pub mask_l1: f64,
+}

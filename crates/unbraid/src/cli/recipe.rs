@@ -1,0 +1,238 @@
+//! Recipes: a YAML file whose keys are option names in snake_case.
+//!
+//! A recipe is read as a flat list of settings with the line of each key. Scalars keep their text as written
+//! (`1e-6`, `True`, `no`): the option decides what they mean, so YAML's own guesses (is `no` a boolean? is `1e-6` a
+//! string?) never get in the way. Nested mappings are noticed, not read: only keys without effect here hold them.
+//! Aliases and merge keys are left out: no TRL recipe uses them. Parser: granit-parser (events with positions, safe
+//! Rust, fuzzed). serde_norway and serde_yaml_ng had no release since 2024 and stand on a port of libyaml.
+//! Tested in `tests/cli_recipe.rs`.
+
+use std::collections::HashMap;
+use std::path::Path;
+
+use granit_parser::{Event, Parser, ScalarStyle, Span};
+use serde::Serialize;
+
+use super::error::{CliError, Place};
+
+/// Longest recipe read, in bytes; real ones have a few thousand.
+const MAX_BYTES: u64 = 1 << 20;
+
+/// What a key was set to, as written.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Value {
+    /// `null`, `~` or nothing: the default.
+    Null,
+    /// One scalar.
+    One(String),
+    /// A list of scalars; several words after an option.
+    List(Vec<String>),
+    /// A mapping, or a list that holds more than scalars.
+    Nested,
+}
+
+/// One key with its value and place.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Setting {
+    /// Name in snake_case.
+    pub(super) key: String,
+    /// As written.
+    pub(super) value: Value,
+    /// Where it stands.
+    pub(super) place: Place,
+}
+
+/// Reads a recipe file.
+///
+/// # Errors
+/// [`CliError::RecipeUnreadable`], [`CliError::RecipeSyntax`], [`CliError::DuplicateKey`].
+pub(super) fn read(file: &Path) -> Result<Vec<Setting>, CliError> {
+    let unreadable = |source| CliError::RecipeUnreadable {
+        file: file.to_owned(),
+        source,
+    };
+    let length = std::fs::metadata(file).map_err(unreadable)?.len();
+    if length > MAX_BYTES {
+        let reason = format!("{length} bytes, more than the {MAX_BYTES} that a recipe may have");
+        return Err(unreadable(std::io::Error::other(reason)));
+    }
+    let text = std::fs::read_to_string(file).map_err(unreadable)?;
+    parse(&text, file)
+}
+
+/// Parses a recipe's text; `file` is for messages.
+pub(super) fn parse(text: &str, file: &Path) -> Result<Vec<Setting>, CliError> {
+    let mut events = Events {
+        parser: Parser::new_from_str(text),
+        file,
+    };
+    let mut settings: Vec<Setting> = Vec::new();
+    let mut lines = HashMap::new();
+    let (first, span) = events.next_node()?;
+    match first {
+        Event::MappingStart(..) => {}
+        // An empty file, or one of comments only, sets nothing.
+        Event::StreamEnd => return Ok(settings),
+        Event::Scalar(text, ScalarStyle::Plain, ..) if text.is_empty() => return Ok(settings),
+        _ => return Err(events.wrong(&span, "expected `key: value` lines")),
+    }
+    loop {
+        let (event, span) = events.next_node()?;
+        let key = match event {
+            Event::MappingEnd => break,
+            Event::Scalar(key, ..) => key.into_owned(),
+            _ => return Err(events.wrong(&span, "expected a key")),
+        };
+        let place = Place::Recipe {
+            file: file.to_owned(),
+            line: span.start.line(),
+        };
+        // `learning-rate` in a recipe is the same key as `learning_rate`.
+        let key = key.replace('-', "_");
+        if let Some(first) = lines.insert(key.clone(), span.start.line()) {
+            return Err(CliError::DuplicateKey { place, key, first });
+        }
+        let value = events.value()?;
+        settings.push(Setting { key, value, place });
+    }
+    match events.next_node()? {
+        (Event::StreamEnd, _) => Ok(settings),
+        (_, span) => Err(events.wrong(
+            &span,
+            "a recipe is one YAML document; here a second one starts",
+        )),
+    }
+}
+
+/// The parser's events, less those that carry no node.
+struct Events<'a> {
+    parser: Parser<'a, granit_parser::StrInput<'a>>,
+    file: &'a Path,
+}
+
+impl<'a> Events<'a> {
+    fn next_node(&mut self) -> Result<(Event<'a>, Span), CliError> {
+        loop {
+            match self.parser.next() {
+                Some(Ok((
+                    Event::StreamStart | Event::DocumentStart(..) | Event::DocumentEnd,
+                    _,
+                ))) => {}
+                Some(Ok((Event::Alias(_), span))) => {
+                    return Err(self.wrong(&span, "aliases (*name) are not read in recipes"));
+                }
+                Some(Ok(node)) => return Ok(node),
+                Some(Err(error)) => {
+                    let marker = error.marker();
+                    return Err(CliError::RecipeSyntax {
+                        file: self.file.to_owned(),
+                        line: marker.line(),
+                        column: marker.col() + 1,
+                        reason: format!("not valid YAML: {}", error.info()),
+                    });
+                }
+                None => return Ok((Event::StreamEnd, Span::default())),
+            }
+        }
+    }
+
+    /// The value of the key just read.
+    fn value(&mut self) -> Result<Value, CliError> {
+        match self.next_node()?.0 {
+            Event::Scalar(text, style, ..) => Ok(scalar(&text, style)),
+            Event::SequenceStart(..) => self.list(),
+            _ => self.skip(1).map(|()| Value::Nested),
+        }
+    }
+
+    /// The rest of a list whose start was just read.
+    fn list(&mut self) -> Result<Value, CliError> {
+        let mut items = Vec::new();
+        let mut nested = false;
+        loop {
+            match self.next_node()?.0 {
+                Event::SequenceEnd => break,
+                Event::Scalar(text, ..) => items.push(text.into_owned()),
+                _ => {
+                    nested = true;
+                    self.skip(1)?;
+                }
+            }
+        }
+        Ok(if nested {
+            Value::Nested
+        } else {
+            Value::List(items)
+        })
+    }
+
+    /// Passes over the rest of `depth` open collections.
+    fn skip(&mut self, mut depth: usize) -> Result<(), CliError> {
+        while depth > 0 {
+            match self.next_node()?.0 {
+                Event::MappingStart(..) | Event::SequenceStart(..) => depth += 1,
+                Event::MappingEnd | Event::SequenceEnd | Event::StreamEnd => depth -= 1,
+                _ => {}
+            }
+        }
+        Ok(())
+    }
+
+    fn wrong(&self, span: &Span, reason: &str) -> CliError {
+        CliError::RecipeSyntax {
+            file: self.file.to_owned(),
+            line: span.start.line(),
+            column: span.start.col() + 1,
+            reason: reason.to_owned(),
+        }
+    }
+}
+
+fn scalar(text: &str, style: ScalarStyle) -> Value {
+    let plain = style == ScalarStyle::Plain;
+    if plain && matches!(text, "" | "~" | "null" | "Null" | "NULL") {
+        return Value::Null;
+    }
+    Value::One(text.to_owned())
+}
+
+/// A checked configuration as a recipe: one `key: value` line each, values in JSON, which YAML contains.
+///
+/// Numbers are written so that Python's YAML reads them as numbers too (`1.0e-6`, not `1e-6`). Read again, the text
+/// gives an equal configuration.
+///
+/// # Errors
+/// Only if the value is not a flat mapping, which none of the configurations is.
+pub fn to_recipe<T: Serialize>(config: &T) -> Result<String, serde_json::Error> {
+    use serde::ser::Error as _;
+    let value = serde_json::to_value(config)?;
+    let fields = value
+        .as_object()
+        .ok_or_else(|| serde_json::Error::custom("not a mapping"))?;
+    let mut text = String::new();
+    for (key, value) in fields {
+        text.push_str(&format!("{key}: {}\n", inline(value)));
+    }
+    Ok(text)
+}
+
+fn inline(value: &serde_json::Value) -> String {
+    match value {
+        serde_json::Value::Number(number) => {
+            let text = number.to_string();
+            match text.split_once('e') {
+                Some((mantissa, exponent)) if !mantissa.contains('.') => {
+                    format!("{mantissa}.0e{exponent}")
+                }
+                _ => text,
+            }
+        }
+        serde_json::Value::Array(items) => {
+            format!(
+                "[{}]",
+                items.iter().map(inline).collect::<Vec<_>>().join(", ")
+            )
+        }
+        other => other.to_string(),
+    }
+}

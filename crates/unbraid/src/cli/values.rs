@@ -1,0 +1,442 @@
+//! Value types of options: closed sets as enums, and the few shapes that a plain number cannot hold.
+//!
+//! Each type reads exactly the spelling that TRL's users type (`steps`, `adamw_torch`, `cuda:0`, `none`) and
+//! serialises to the same spelling, so that a written `run.yaml` is itself a recipe.
+//! Tested at the bottom and, through whole command lines, in `tests/cli_options.rs`.
+
+use std::fmt;
+use std::str::FromStr;
+
+use clap::ValueEnum;
+use serde::{Serialize, Serializer};
+
+/// Number format of weights in memory.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, ValueEnum)]
+#[serde(rename_all = "lowercase")]
+pub enum Dtype {
+    /// What the device does best: `float32` on a CPU.
+    Auto,
+    /// 32-bit floating point.
+    #[value(name = "float32", alias = "fp32", alias = "f32")]
+    Float32,
+    /// 16-bit brain floating point; arithmetic accumulates in 32 bits.
+    #[value(name = "bfloat16", alias = "bf16")]
+    Bfloat16,
+}
+
+/// Where arithmetic runs: `auto`, `cpu`, `cuda` or `cuda:N`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Device {
+    /// The first CUDA device when one is usable, else the CPU.
+    Auto,
+    /// The CPU.
+    Cpu,
+    /// The CUDA device with this index.
+    Cuda(usize),
+}
+
+impl FromStr for Device {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let index = match text {
+            "auto" => return Ok(Self::Auto),
+            "cpu" => return Ok(Self::Cpu),
+            "cuda" => Some(0),
+            _ => text.strip_prefix("cuda:").and_then(|n| n.parse().ok()),
+        };
+        index
+            .map(Self::Cuda)
+            .ok_or_else(|| "expected auto, cpu, cuda or cuda:N".to_owned())
+    }
+}
+
+impl fmt::Display for Device {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Auto => f.write_str("auto"),
+            Self::Cpu => f.write_str("cpu"),
+            Self::Cuda(index) => write!(f, "cuda:{index}"),
+        }
+    }
+}
+
+impl Serialize for Device {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(self)
+    }
+}
+
+/// Longest sequence kept, in tokens: a number, or `none` for no truncation.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct MaxLength(pub Option<usize>);
+
+impl FromStr for MaxLength {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        if matches!(text, "none" | "None" | "null") {
+            return Ok(Self(None));
+        }
+        match text.parse() {
+            Ok(tokens) if tokens >= 2 => Ok(Self(Some(tokens))),
+            Ok(_) => Err("a pair needs at least 2 tokens: one of prompt, one of completion".into()),
+            Err(_) => Err("expected a number of tokens, or none".into()),
+        }
+    }
+}
+
+impl Serialize for MaxLength {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        match self.0 {
+            Some(tokens) => serializer.serialize_u64(tokens as u64),
+            None => serializer.serialize_str("none"),
+        }
+    }
+}
+
+/// A number of optimizer steps; below 1 it is a share of the whole run, as in transformers.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Steps(pub f64);
+
+impl Steps {
+    /// The number in steps of a run of `total` optimizer steps; shares are rounded up.
+    /// A value of 0 stays 0.
+    #[must_use]
+    pub fn of(self, total: u64) -> u64 {
+        if self.0 >= 1.0 {
+            self.0 as u64
+        } else {
+            (self.0 * total as f64).ceil() as u64
+        }
+    }
+}
+
+impl FromStr for Steps {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let value: f64 = text.parse().map_err(|_| "expected a number of steps")?;
+        if !value.is_finite() || value < 0.0 {
+            return Err("expected a number of steps, 0 or more".into());
+        }
+        if value >= 1.0 && value.fract() != 0.0 {
+            return Err("expected a whole number of steps, or a share of the run below 1".into());
+        }
+        Ok(Self(value))
+    }
+}
+
+impl Serialize for Steps {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        if self.0.fract() == 0.0 {
+            serializer.serialize_u64(self.0 as u64)
+        } else {
+            serializer.serialize_f64(self.0)
+        }
+    }
+}
+
+/// When something happens during a run.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, ValueEnum)]
+#[serde(rename_all = "snake_case")]
+#[value(rename_all = "snake_case")]
+pub enum Strategy {
+    /// Never.
+    No,
+    /// Every so many optimizer steps.
+    Steps,
+    /// At the end of each epoch.
+    Epoch,
+}
+
+/// Optimizers by transformers' names.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, ValueEnum)]
+#[serde(rename_all = "snake_case")]
+#[value(rename_all = "snake_case")]
+pub enum Optim {
+    /// Adam with decoupled weight decay.
+    #[value(alias = "adamw_torch_fused", alias = "adamw_hf", alias = "adamw")]
+    AdamwTorch,
+    /// Stochastic gradient descent, with `momentum`.
+    Sgd,
+    /// Adafactor: factored second moments.
+    Adafactor,
+    /// Lion: sign of an interpolated momentum.
+    #[value(alias = "lion_32bit")]
+    Lion,
+}
+
+/// Learning-rate schedules by transformers' names; each starts with the warm-up.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, ValueEnum)]
+#[serde(rename_all = "snake_case")]
+#[value(rename_all = "snake_case")]
+pub enum LrSchedulerType {
+    /// Falls linearly to 0 at the end of the run.
+    Linear,
+    /// Falls along half a cosine to 0 at the end of the run.
+    Cosine,
+    /// Constant, without warm-up.
+    Constant,
+    /// Constant after the warm-up.
+    ConstantWithWarmup,
+    /// Falls polynomially to a small value at the end of the run.
+    Polynomial,
+    /// Falls with the inverse square root of the step.
+    InverseSqrt,
+    /// Constant, then a decay at the end of the run.
+    WarmupStableDecay,
+}
+
+/// Order in which training examples are drawn.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, ValueEnum)]
+#[serde(rename_all = "snake_case")]
+#[value(rename_all = "snake_case")]
+pub enum SamplingStrategy {
+    /// A new random order each epoch.
+    Random,
+    /// The order of the file.
+    Sequential,
+    /// Random, examples of similar length together.
+    GroupByLength,
+}
+
+/// Which side to take where a paper and TRL define an objective differently.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, ValueEnum)]
+#[serde(rename_all = "snake_case")]
+#[value(rename_all = "snake_case")]
+pub enum Semantics {
+    /// The formula of the paper.
+    Paper,
+    /// What TRL computes.
+    Trl,
+}
+
+/// Remedies against gradient entanglement.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, ValueEnum)]
+#[serde(rename_all = "snake_case")]
+#[value(rename_all = "snake_case")]
+pub enum Remedy {
+    /// The objective's own coefficients.
+    None,
+    /// Normalized preference optimization: unit gradients.
+    Normalized,
+    /// The smallest change of the coefficients that makes every pair ideal to first order.
+    Guarded,
+    /// Reward calibration of the batch.
+    Calibrated,
+}
+
+/// Scale of normalized preference optimization.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, ValueEnum)]
+#[serde(rename_all = "snake_case")]
+#[value(rename_all = "snake_case")]
+pub enum NpoScale {
+    /// Unit gradients, as in the paper.
+    Unit,
+    /// Unit gradients times the geometric mean of the two norms, so that usual learning rates fit.
+    Geometric,
+}
+
+/// Token masks of sparse preference optimization.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, ValueEnum)]
+#[serde(rename_all = "snake_case")]
+#[value(rename_all = "snake_case")]
+pub enum TokenMask {
+    /// Every completion token counts fully.
+    None,
+    /// A linear map of the final hidden state, trained with the model.
+    Head,
+    /// One free number for each completion token of the data set.
+    Free,
+    /// 0 on tokens that both completions share, 1 elsewhere; no parameters.
+    Diff,
+}
+
+/// Divergence that replaces the reverse KL in DPO's reward.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, ValueEnum)]
+#[serde(rename_all = "snake_case")]
+#[value(rename_all = "snake_case")]
+pub enum FDivergence {
+    /// Reverse KL: plain DPO.
+    ReverseKl,
+    /// Forward KL.
+    ForwardKl,
+    /// Jensen-Shannon.
+    JsDivergence,
+    /// The α-divergence.
+    AlphaDivergence,
+}
+
+/// How often in-run geometry is measured: `off`, `every` (optimizer step) or each Nth step.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Geometry {
+    /// Never.
+    Off,
+    /// Each `N`th optimizer step; `every` is `EachNth(1)`. Never 0.
+    EachNth(u64),
+}
+
+impl Geometry {
+    /// Whether the optimizer step with this number (the first is 1) is measured. The first step always is, unless off.
+    #[must_use]
+    pub fn measures(self, step: u64) -> bool {
+        match self {
+            Self::Off => false,
+            Self::EachNth(n) => step == 1 || step.is_multiple_of(n),
+        }
+    }
+}
+
+impl FromStr for Geometry {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        match (text, text.parse::<u64>()) {
+            ("off", _) | (_, Ok(0)) => Ok(Self::Off),
+            ("every", _) => Ok(Self::EachNth(1)),
+            (_, Ok(n)) => Ok(Self::EachNth(n)),
+            _ => Err("expected off, every or a number of steps".into()),
+        }
+    }
+}
+
+impl Serialize for Geometry {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        match self {
+            Self::Off => serializer.serialize_str("off"),
+            Self::EachNth(1) => serializer.serialize_str("every"),
+            Self::EachNth(n) => serializer.serialize_u64(*n),
+        }
+    }
+}
+
+/// From which checkpoint a run goes on.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Resume {
+    /// From none: a fresh run.
+    No,
+    /// From the newest intact checkpoint in the output directory.
+    Latest,
+    /// From this checkpoint directory.
+    From(std::path::PathBuf),
+}
+
+impl FromStr for Resume {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        Ok(match text {
+            "false" | "False" => Self::No,
+            "true" | "True" => Self::Latest,
+            "" => return Err("expected true, false or a checkpoint directory".into()),
+            path => Self::From(path.into()),
+        })
+    }
+}
+
+impl Serialize for Resume {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        match self {
+            Self::No => serializer.serialize_bool(false),
+            Self::Latest => serializer.serialize_bool(true),
+            Self::From(path) => path.serialize(serializer),
+        }
+    }
+}
+
+/// A finite number; `1e-6` and `5.0e-6` are both read.
+pub(super) fn finite(text: &str) -> Result<f64, String> {
+    match text.parse::<f64>() {
+        Ok(value) if value.is_finite() => Ok(value),
+        Ok(_) => Err("expected a finite number".into()),
+        Err(_) => Err("expected a number".into()),
+    }
+}
+
+/// A finite number of at least 0.
+pub(super) fn non_negative(text: &str) -> Result<f64, String> {
+    match finite(text)? {
+        value if value >= 0.0 => Ok(value),
+        _ => Err("expected a number of at least 0".into()),
+    }
+}
+
+/// A finite number above 0.
+pub(super) fn positive(text: &str) -> Result<f64, String> {
+    match finite(text)? {
+        value if value > 0.0 => Ok(value),
+        _ => Err("expected a number above 0".into()),
+    }
+}
+
+/// A whole number of at least 1.
+pub(super) fn count(text: &str) -> Result<usize, String> {
+    match text.parse() {
+        Ok(0) => Err("expected at least 1".into()),
+        Ok(value) => Ok(value),
+        Err(_) => Err("expected a whole number of at least 1".into()),
+    }
+}
+
+/// A number in [0, 1).
+pub(super) fn below_one(text: &str) -> Result<f64, String> {
+    match finite(text)? {
+        value if (0.0..1.0).contains(&value) => Ok(value),
+        _ => Err("expected a number from 0 up to, but not including, 1".into()),
+    }
+}
+
+/// A number in [0, 1].
+pub(super) fn share(text: &str) -> Result<f64, String> {
+    match finite(text)? {
+        value if (0.0..=1.0).contains(&value) => Ok(value),
+        _ => Err("expected a number from 0 to 1".into()),
+    }
+}
+
+/// A number in (0, 1].
+pub(super) fn positive_share(text: &str) -> Result<f64, String> {
+    match finite(text)? {
+        value if value > 0.0 && value <= 1.0 => Ok(value),
+        _ => Err("expected a number above 0, at most 1".into()),
+    }
+}
+
+/// A probability of a flipped label, in [0, 0.5).
+pub(super) fn flip_probability(text: &str) -> Result<f64, String> {
+    match finite(text)? {
+        value if (0.0..0.5).contains(&value) => Ok(value),
+        _ => Err("expected a number from 0 up to, but not including, 0.5".into()),
+    }
+}
+
+/// A path or name that is not empty.
+pub(super) fn non_empty(text: &str) -> Result<String, String> {
+    match text.trim() {
+        "" => Err("expected a name or path, found nothing".into()),
+        _ => Ok(text.to_owned()),
+    }
+}
+
+/// A whole number of at least 0.
+pub(super) fn whole<T: FromStr>(text: &str) -> Result<T, String> {
+    text.parse()
+        .map_err(|_| "expected a whole number of at least 0".into())
+}
+
+/// A limit of optimizer steps: at least 1, or -1 for none.
+pub(super) fn step_limit(text: &str) -> Result<i64, String> {
+    match text.parse() {
+        Ok(steps) if steps == -1 || steps >= 1 => Ok(steps),
+        _ => Err("expected a whole number of at least 1, or -1 for no limit".into()),
+    }
+}
+
+/// A number of steps between two events: not 0.
+pub(super) fn interval(text: &str) -> Result<Steps, String> {
+    match text.parse()? {
+        Steps(0.0) => Err("expected a number of steps above 0".into()),
+        steps => Ok(steps),
+    }
+}
