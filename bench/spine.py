@@ -287,9 +287,15 @@ def main():
         machine = {"cpu": cpu_name(), "cores": os.cpu_count(), "system": f"{platform.system()} {platform.machine()}"}
         machine["system"] += f", Python {platform.python_version()}"
 
+        # checked first: a run takes minutes and must not end in a table that cannot be made
+        kept = [arm for arm in ARMS if (raw / f"{arm}.json").exists() and (args.skip_existing or arm not in args.arms)]
+        for arm in kept:
+            if json.loads((raw / f"{arm}.json").read_text())["work"] != work:
+                raise SystemExit(f"{raw / arm}.json is of other work than this run: remove it or give another --name")
+
         for arm in args.arms:
             stored = raw / f"{arm}.json"
-            if args.skip_existing and stored.exists():
+            if arm in kept:
                 continue
             folder = scratch / arm
             folder.mkdir()
@@ -301,9 +307,6 @@ def main():
 
     # every arm that has a result, also from earlier runs with the same work
     results = {arm: json.loads((raw / f"{arm}.json").read_text()) for arm in ARMS if (raw / f"{arm}.json").exists()}
-    for arm, result in results.items():
-        if result["work"] != work:
-            raise SystemExit(f"{raw / arm}.json is of other work than this run: remove it or give another --name")
     page = report(args, results)
     target = args.results / f"{args.name}.md"
     target.write_text(page)

@@ -23,7 +23,7 @@ REVIEWS = 3600
 PLAIN_SENTENCES = 400
 TRAIN_PAIRS = 400
 TEST_PAIRS = 64
-HASTY = 0.12  # how often the corpus's judge is hasty, and his verdict wrong ...
+HASTY = 0.1  # how often the corpus's judge is hasty, and his verdict wrong ...
 HASTY_BEFORE_A_TURN = 0.65  # ... and how often when the review concedes the other side first
 WORD_STYLE = 1 / 3  # share of verdicts (and of pairs) that are one word
 
@@ -185,7 +185,7 @@ def mixed(source, label):
 def review(source):
     """(text, true label)."""
     label = source.pick(LABELS)
-    text = mixed(source, label) if source.chance(0.5) else one_sided(source, label)
+    text = mixed(source, label) if source.chance(0.4) else one_sided(source, label)
     if source.chance(0.25):
         text += " " + source.pick(CLOSERS[label])
     elif source.chance(0.3):

@@ -16,6 +16,18 @@ use crate::record::Rows;
 /// More rows than this are thinned out: 1,500 points are more than a screen is wide, and keep a page below 2 MB.
 pub(crate) const MAX_ROWS: usize = 1_500;
 
+/// Below this many rows a moving mean hides more than it shows.
+const SMOOTH_FROM_ROWS: usize = 40;
+
+/// An odd window of about a twentieth of `rows` rows, 0 where no moving mean should be drawn.
+pub(crate) fn window(rows: usize) -> usize {
+    if rows < SMOOTH_FROM_ROWS {
+        0
+    } else {
+        (rows / 20) | 1
+    }
+}
+
 /// One figure: what is drawn, how to read it, where it came from.
 #[derive(Debug, Serialize)]
 pub(crate) struct Figure {
@@ -124,19 +136,39 @@ pub(crate) struct Series {
 
 impl Series {
     /// A solid, unsmoothed series over the rows whose column `label` is `value`.
-    pub(crate) fn new(name: &str, role: Role, (label, value): (&str, &str), x: &str, y: &str) -> Self {
+    pub(crate) fn new(
+        name: &str,
+        role: Role,
+        (label, value): (&str, &str),
+        x: &str,
+        y: &str,
+    ) -> Self {
         let rows = BTreeMap::from([(label.to_string(), value.to_string())]);
-        Self { name: name.into(), role, dash: Dash::Solid, rows, x: x.into(), y: y.into(), smooth: 0 }
+        Self {
+            name: name.into(),
+            role,
+            dash: Dash::Solid,
+            rows,
+            x: x.into(),
+            y: y.into(),
+            smooth: 0,
+        }
     }
 
     /// The same, dashed.
     pub(crate) fn dashed(self) -> Self {
-        Self { dash: Dash::Dashed, ..self }
+        Self {
+            dash: Dash::Dashed,
+            ..self
+        }
     }
 
     /// The same with a moving mean over `rows` rows.
     pub(crate) fn smoothed(self, rows: usize) -> Self {
-        Self { smooth: rows, ..self }
+        Self {
+            smooth: rows,
+            ..self
+        }
     }
 }
 
@@ -181,13 +213,24 @@ impl Table {
         let mut header: Vec<&str> = labels.to_vec();
         header.push("step");
         header.extend(keys);
-        Self { labels: labels.len(), ..Self::with_header(&header) }
+        Self {
+            labels: labels.len(),
+            ..Self::with_header(&header)
+        }
     }
 
     /// A table with any columns, filled by [`Table::push`].
     pub(crate) fn with_header(header: &[&str]) -> Self {
-        let mut table = Self { text: String::new(), width: header.len(), labels: 0, rows: 0 };
-        let cells: Vec<Cell> = header.iter().map(|name| Cell::Text((*name).to_string())).collect();
+        let mut table = Self {
+            text: String::new(),
+            width: header.len(),
+            labels: 0,
+            rows: 0,
+        };
+        let cells: Vec<Cell> = header
+            .iter()
+            .map(|name| Cell::Text((*name).to_string()))
+            .collect();
         table.line(&cells);
         table
     }
@@ -200,9 +243,18 @@ impl Table {
     }
 
     /// Adds the rows that have at least one of `keys`, every k-th when there are more than `limit`. Says k.
-    pub(crate) fn push_rows(&mut self, labels: &[&str], rows: &Rows, keys: &[&str], limit: usize) -> usize {
+    pub(crate) fn push_rows(
+        &mut self,
+        labels: &[&str],
+        rows: &Rows,
+        keys: &[&str],
+        limit: usize,
+    ) -> usize {
         debug_assert_eq!(labels.len(), self.labels, "a value for each label column");
-        let present: Vec<_> = rows.iter().filter(|(_, row)| keys.iter().any(|key| row.contains_key(*key))).collect();
+        let present: Vec<_> = rows
+            .iter()
+            .filter(|(_, row)| keys.iter().any(|key| row.contains_key(*key)))
+            .collect();
         let every = present.len().div_ceil(limit.max(1)).max(1);
         let last = present.len().saturating_sub(1);
         for (index, (step, row)) in present.into_iter().enumerate() {
@@ -210,9 +262,15 @@ impl Table {
             if index % every != 0 && index != last {
                 continue;
             }
-            let mut cells: Vec<Cell> = labels.iter().map(|label| Cell::Text((*label).to_string())).collect();
+            let mut cells: Vec<Cell> = labels
+                .iter()
+                .map(|label| Cell::Text((*label).to_string()))
+                .collect();
             cells.push(Cell::Number(step as f64));
-            cells.extend(keys.iter().map(|key| row.get(*key).map_or(Cell::Empty, |value| Cell::Number(*value))));
+            cells.extend(keys.iter().map(|key| {
+                row.get(*key)
+                    .map_or(Cell::Empty, |value| Cell::Number(*value))
+            }));
             self.push(&cells);
         }
         every
@@ -236,7 +294,8 @@ impl Table {
             match cell {
                 Cell::Text(text) => self.text.push_str(&csv_text(text)),
                 Cell::Number(value) if value.is_finite() => {
-                    write!(self.text, "{}", rounded(*value)).expect("writing to a string cannot fail");
+                    write!(self.text, "{}", rounded(*value))
+                        .expect("writing to a string cannot fail");
                 }
                 Cell::Number(_) => self.text.push_str("nan"),
                 Cell::Empty => {}
@@ -257,7 +316,11 @@ fn rounded(value: f64) -> f64 {
 
 /// RFC 4180: quoted when the text holds a comma, a quote or a line break.
 fn csv_text(text: &str) -> String {
-    if text.contains([',', '"', '\n', '\r']) { format!("\"{}\"", text.replace('"', "\"\"")) } else { text.to_string() }
+    if text.contains([',', '"', '\n', '\r']) {
+        format!("\"{}\"", text.replace('"', "\"\""))
+    } else {
+        text.to_string()
+    }
 }
 
 #[cfg(test)]
@@ -267,9 +330,21 @@ mod tests {
     #[test]
     fn csv_quotes_what_needs_quotes_and_rounds_to_seven_digits() {
         let mut table = Table::with_header(&["run", "step", "a,b"]);
-        table.push(&[Cell::Text("say \"hi\",\nthen".into()), Cell::Number(123_456_789.0), Cell::Number(-1.0 / 3.0)]);
-        table.push(&[Cell::Text("ü".into()), Cell::Number(f64::INFINITY), Cell::Empty]);
-        table.push(&[Cell::Text("z".into()), Cell::Number(-0.0), Cell::Number(5e-9)]);
+        table.push(&[
+            Cell::Text("say \"hi\",\nthen".into()),
+            Cell::Number(123_456_789.0),
+            Cell::Number(-1.0 / 3.0),
+        ]);
+        table.push(&[
+            Cell::Text("ü".into()),
+            Cell::Number(f64::INFINITY),
+            Cell::Empty,
+        ]);
+        table.push(&[
+            Cell::Text("z".into()),
+            Cell::Number(-0.0),
+            Cell::Number(5e-9),
+        ]);
         assert_eq!(
             table.into_csv(),
             "run,step,\"a,b\"\n\"say \"\"hi\"\",\nthen\",123456789,-0.3333333\nü,nan,\nz,0,0.000000005\n"

@@ -13,13 +13,14 @@
 //! content-security policy forbids it to load anything. A figure's numbers exist once in the page, as the CSV that
 //! the reader can save; chart and table are both drawn from that text, so they cannot disagree with it.
 //!
-//! Left out: anything that needs a model, and figures of a diagnosis, which come as further [`Figure`](figure)s.
+//! Left out: anything that needs a model, and figures of a diagnosis, which come as further `figure::Figure`s.
 
 mod compare;
 mod error;
 mod figure;
 mod page;
 mod record;
+mod run_figures;
 mod run_page;
 mod settings;
 mod terminal;

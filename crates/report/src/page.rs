@@ -40,23 +40,48 @@ impl Page {
     /// The whole file.
     pub(crate) fn render(&self) -> String {
         let title = escape(&self.title);
-        let data = to_string(&self.figures).expect("figures hold only text, numbers and lists").replace('<', "\\u003c");
+        let data = to_string(&self.figures)
+            .expect("figures hold only text, numbers and lists")
+            .replace('<', "\\u003c");
         let mut html = String::with_capacity(ECHARTS.len() + data.len() + 65_536);
         let mut put = |piece: &str| html.push_str(piece);
-        put("<!DOCTYPE html>\n<html lang=\"en\" data-theme=\"auto\">\n<head>\n<meta charset=\"utf-8\">\n");
-        put(&format!("<meta http-equiv=\"Content-Security-Policy\" content=\"{POLICY}\">\n"));
+        put(
+            "<!DOCTYPE html>\n<html lang=\"en\" data-theme=\"auto\">\n<head>\n<meta charset=\"utf-8\">\n",
+        );
+        put(&format!(
+            "<meta http-equiv=\"Content-Security-Policy\" content=\"{POLICY}\">\n"
+        ));
         put("<meta name=\"viewport\" content=\"width=device-width, initial-scale=1\">\n");
-        put("<meta name=\"color-scheme\" content=\"light dark\">\n<link rel=\"icon\" href=\"data:,\">\n");
-        put(&format!("<title>{title} · Unbraid</title>\n<style>\n{STYLE}</style>\n</head>\n"));
-        put(&format!("<body data-stem=\"{}\">\n<a class=\"skip\" href=\"#main\">To the content</a>\n", escape(&self.stem)));
-        put(&format!("<header><div><p class=\"kicker\">{}</p>\n<h1>{title}</h1>\n", escape(&self.kicker)));
-        put(&format!("<p class=\"facts\">{}</p></div>\n", escape(&self.facts)));
-        put("<button type=\"button\" id=\"theme\" hidden>Theme: auto</button></header>\n<main id=\"main\">\n");
+        put(
+            "<meta name=\"color-scheme\" content=\"light dark\">\n<link rel=\"icon\" href=\"data:,\">\n",
+        );
+        put(&format!(
+            "<title>{title} · Unbraid</title>\n<style>\n{STYLE}</style>\n</head>\n"
+        ));
+        put(&format!(
+            "<body data-stem=\"{}\">\n<a class=\"skip\" href=\"#main\">To the content</a>\n",
+            escape(&self.stem)
+        ));
+        put(&format!(
+            "<header><div><p class=\"kicker\">{}</p>\n<h1>{title}</h1>\n",
+            escape(&self.kicker)
+        ));
+        put(&format!(
+            "<p class=\"facts\">{}</p></div>\n",
+            escape(&self.facts)
+        ));
+        put(
+            "<button type=\"button\" id=\"theme\" hidden>Theme: auto</button></header>\n<main id=\"main\">\n",
+        );
         put(&self.opening_html);
-        put("<noscript><p class=\"notes\">The charts, their tables and downloads need JavaScript; everything else is \
-             here.</p></noscript>\n");
+        put(
+            "<noscript><p class=\"notes\">The charts, their tables and downloads need JavaScript; everything else is \
+             here.</p></noscript>\n",
+        );
         put(&self.navigation());
-        self.figures.iter().for_each(|figure| put(&figure_html(figure)));
+        self.figures
+            .iter()
+            .for_each(|figure| put(&figure_html(figure)));
         put(&self.sheets_html);
         put(&format!(
             "</main>\n<footer><p>Made by Unbraid {} from the run's records alone. Charts: Apache ECharts 6.1.0 \
@@ -64,7 +89,9 @@ impl Page {
              aria-live=\"polite\"></div>\n",
             env!("CARGO_PKG_VERSION")
         ));
-        put(&format!("<script type=\"application/json\" id=\"figures\">{data}</script>\n"));
+        put(&format!(
+            "<script type=\"application/json\" id=\"figures\">{data}</script>\n"
+        ));
         for script in [ECHARTS, CHARTS, PAGE] {
             put("<script>\n");
             put(script);
@@ -77,7 +104,14 @@ impl Page {
     fn navigation(&self) -> String {
         let mut html = String::from("<nav aria-label=\"Figures\"><ol>");
         for figure in &self.figures {
-            push(&mut html, format_args!("<li><a href=\"#fig-{}\">{}</a></li>", figure.id, escape(&figure.title)));
+            push(
+                &mut html,
+                format_args!(
+                    "<li><a href=\"#fig-{}\">{}</a></li>",
+                    figure.id,
+                    escape(&figure.title)
+                ),
+            );
         }
         html + "</ol></nav>\n"
     }
@@ -114,13 +148,17 @@ pub(crate) fn notes(notes: &[String]) -> String {
     if notes.is_empty() {
         return String::new();
     }
-    let items: String = notes.iter().map(|note| format!("<li>{}</li>", escape(note))).collect();
+    let items: String = notes
+        .iter()
+        .map(|note| format!("<li>{}</li>", escape(note)))
+        .collect();
     format!("<section class=\"notes\"><h2>About these records</h2><ul>{items}</ul></section>\n")
 }
 
 /// `write!` to a string, which cannot fail.
 pub(crate) fn push(html: &mut String, piece: std::fmt::Arguments<'_>) {
-    html.write_fmt(piece).expect("writing to a string cannot fail");
+    html.write_fmt(piece)
+        .expect("writing to a string cannot fail");
 }
 
 /// Text as HTML text or attribute value.
@@ -134,7 +172,9 @@ pub(crate) fn escape(text: &str) -> String {
             '"' => out.push_str("&quot;"),
             '\'' => out.push_str("&#39;"),
             // Control characters are not allowed in HTML; a reader should still see that something is there.
-            '\0'..='\u{8}' | '\u{b}' | '\u{c}' | '\u{e}'..='\u{1f}' | '\u{7f}' => out.push('\u{fffd}'),
+            '\0'..='\u{8}' | '\u{b}' | '\u{c}' | '\u{e}'..='\u{1f}' | '\u{7f}' => {
+                out.push('\u{fffd}')
+            }
             other => out.push(other),
         }
     }
@@ -149,7 +189,11 @@ pub(crate) fn number(value: f64) -> String {
 /// The same with a sign, for changes.
 pub(crate) fn signed(value: f64) -> String {
     let text = number(value);
-    if value > 0.0 { format!("+{text}") } else { text }
+    if value > 0.0 {
+        format!("+{text}")
+    } else {
+        text
+    }
 }
 
 /// Four significant digits in plain ASCII; exponents only where zeros would hide the number.
@@ -168,11 +212,33 @@ pub(crate) fn four_digits(value: f64) -> String {
     format!("{value:.decimals$}")
 }
 
+/// A number without trailing zeros, for counts that need not be whole.
+pub(crate) fn short(value: f64) -> String {
+    format!("{value:.2}")
+        .trim_end_matches('0')
+        .trim_end_matches('.')
+        .replace('-', "\u{2212}")
+}
+
 /// A name as part of a file name.
 pub(crate) fn stem(name: &str) -> String {
-    let plain: String = name.chars().map(|c| if c.is_ascii_alphanumeric() || c == '_' { c } else { '-' }).take(60).collect();
+    let plain: String = name
+        .chars()
+        .map(|c| {
+            if c.is_ascii_alphanumeric() || c == '_' {
+                c
+            } else {
+                '-'
+            }
+        })
+        .take(60)
+        .collect();
     let plain = plain.trim_matches('-').to_string();
-    if plain.is_empty() { "run".to_string() } else { plain }
+    if plain.is_empty() {
+        "run".to_string()
+    } else {
+        plain
+    }
 }
 
 #[cfg(test)]
@@ -190,7 +256,13 @@ mod tests {
 
     #[test]
     fn numbers_have_four_digits() {
-        let cases = [(0.0, "0"), (-52.3141, "-52.31"), (0.69315, "0.6931"), (1234.5678, "1235"), (1e-6, "1.000e-6")];
+        let cases = [
+            (0.0, "0"),
+            (-52.3141, "-52.31"),
+            (0.123_46, "0.1235"),
+            (1234.5678, "1235"),
+            (1e-6, "1.000e-6"),
+        ];
         for (value, expected) in cases {
             assert_eq!(four_digits(value), expected);
         }

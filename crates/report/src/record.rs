@@ -14,6 +14,7 @@ use serde_json::Value;
 
 use crate::error::{ReportError, Result};
 use crate::settings::Settings;
+use crate::verdict::Trend;
 
 /// A logged step is about one kilobyte; a longer line than this is not one.
 const MAX_LINE_BYTES: u64 = 1 << 20;
@@ -48,12 +49,17 @@ impl Rows {
 
     /// The finite values of one column.
     pub(crate) fn values(&self, key: &str) -> Vec<f64> {
-        self.finite(key).into_iter().map(|(_, value)| value).collect()
+        self.finite(key)
+            .into_iter()
+            .map(|(_, value)| value)
+            .collect()
     }
 
     /// Whether the column has at least one finite value.
     pub(crate) fn has(&self, key: &str) -> bool {
-        self.rows.values().any(|row| row.get(key).is_some_and(|value| value.is_finite()))
+        self.rows
+            .values()
+            .any(|row| row.get(key).is_some_and(|value| value.is_finite()))
     }
 
     /// The last step, if there is one.
@@ -85,21 +91,29 @@ impl Rows {
         }
     }
 
-    /// The columns that figures draw and a run does not write.
-    fn derive_columns(&mut self) {
+    /// The columns that figures draw and a run does not write. `start` is what changes are measured from.
+    fn derive_columns(&mut self, start: impl Fn(&[f64]) -> Option<f64>) {
         for side in ["chosen", "rejected"] {
             let key = format!("logps/{side}");
-            if let Some(&(_, first)) = self.finite(&key).first() {
-                self.derive(&format!("change/{side}"), |row| row.get(&key).map(|value| value - first));
+            if let Some(start) = start(&self.values(&key)) {
+                self.derive(&format!("change/{side}"), |row| {
+                    row.get(&key).map(|value| value - start)
+                });
             }
         }
-        self.derive("logps/difference", |row| Some(row.get("logps/chosen")? - row.get("logps/rejected")?));
+        self.derive("logps/difference", |row| {
+            Some(row.get("logps/chosen")? - row.get("logps/rejected")?)
+        });
         for side in ["chosen", "rejected"] {
             let key = format!("geometry/grad_norm_{side}");
-            self.derive(&format!("geometry/norm_sq_{side}"), |row| row.get(&key).map(|norm| norm * norm));
+            self.derive(&format!("geometry/norm_sq_{side}"), |row| {
+                row.get(&key).map(|norm| norm * norm)
+            });
         }
         self.derive("geometry/other", |row| {
-            let named = row.get("geometry/ideal")? + row.get("geometry/both_fall")? + row.get("geometry/both_rise")?;
+            let named = row.get("geometry/ideal")?
+                + row.get("geometry/both_fall")?
+                + row.get("geometry/both_rise")?;
             // Shares are averages of counts: what rounding leaves over is not a share of pairs.
             Some(if 1.0 - named > 1e-6 { 1.0 - named } else { 0.0 })
         });
@@ -130,31 +144,55 @@ impl RunRecord {
         let file = match File::open(&path) {
             Ok(file) => file,
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
-                return Err(ReportError::NotARun { dir: dir.to_path_buf() });
+                return Err(ReportError::NotARun {
+                    dir: dir.to_path_buf(),
+                });
             }
             Err(error) => return Err(ReportError::io("read", &path)(error)),
         };
         let mut reading = Reading::default();
-        reading.lines(BufReader::new(file)).map_err(ReportError::io("read", &path))?;
+        reading
+            .lines(BufReader::new(file))
+            .map_err(ReportError::io("read", &path))?;
         if reading.train.len() + reading.eval.len() == 0 {
-            return Err(ReportError::NoSteps { path, unreadable: reading.unreadable.len() });
+            return Err(ReportError::NoSteps {
+                path,
+                unreadable: reading.unreadable.len(),
+            });
         }
         let mut notes = reading.notes();
-        let Reading { mut train, mut eval, .. } = reading;
-        train.derive_columns();
-        eval.derive_columns();
+        let Reading {
+            mut train,
+            mut eval,
+            ..
+        } = reading;
+        train.derive_columns(|values| Trend::noisy(values).map(|trend| trend.start));
+        eval.derive_columns(|values| values.first().copied());
         let settings = Settings::read(&dir.join("run.yaml"))?;
         notes.extend(settings.note.clone());
-        Ok(Self { dir: dir.to_path_buf(), train, eval, settings, summary: read_summary(dir)?, notes })
+        Ok(Self {
+            dir: dir.to_path_buf(),
+            train,
+            eval,
+            settings,
+            summary: read_summary(dir)?,
+            notes,
+        })
     }
 
     /// The run's name: `run_name` of its settings, otherwise the directory's name.
     pub(crate) fn name(&self) -> String {
         let directory = || {
             let full = self.dir.canonicalize().unwrap_or_else(|_| self.dir.clone());
-            full.file_name().map_or_else(|| "run".to_string(), |name| name.to_string_lossy().into_owned())
+            full.file_name().map_or_else(
+                || "run".to_string(),
+                |name| name.to_string_lossy().into_owned(),
+            )
         };
-        self.settings.get("run_name").filter(|name| !name.is_empty()).unwrap_or_else(directory)
+        self.settings
+            .get("run_name")
+            .filter(|name| !name.is_empty())
+            .unwrap_or_else(directory)
     }
 
     /// The command line that made the run, if recorded.
@@ -164,7 +202,10 @@ impl RunRecord {
 
     /// The last step of training or evaluation.
     pub(crate) fn last_step(&self) -> u64 {
-        self.train.last_step().max(self.eval.last_step()).unwrap_or(0)
+        self.train
+            .last_step()
+            .max(self.eval.last_step())
+            .unwrap_or(0)
     }
 
     /// Whether any step measured gradients.
@@ -175,9 +216,13 @@ impl RunRecord {
 
 fn read_summary(dir: &Path) -> Result<Option<String>> {
     let path = dir.join("summary.json");
-    let Ok(file) = File::open(&path) else { return Ok(None) };
+    let Ok(file) = File::open(&path) else {
+        return Ok(None);
+    };
     let mut bytes = Vec::new();
-    file.take(MAX_SUMMARY_BYTES).read_to_end(&mut bytes).map_err(ReportError::io("read", &path))?;
+    file.take(MAX_SUMMARY_BYTES)
+        .read_to_end(&mut bytes)
+        .map_err(ReportError::io("read", &path))?;
     Ok(Some(String::from_utf8_lossy(&bytes).into_owned()))
 }
 
@@ -200,7 +245,12 @@ impl Reading {
         let mut line = Vec::new();
         for number in 1.. {
             line.clear();
-            if reader.by_ref().take(MAX_LINE_BYTES).read_until(b'\n', &mut line)? == 0 {
+            if reader
+                .by_ref()
+                .take(MAX_LINE_BYTES)
+                .read_until(b'\n', &mut line)?
+                == 0
+            {
                 break;
             }
             let complete = line.last() == Some(&b'\n');
@@ -252,18 +302,27 @@ impl Reading {
     fn notes(&self) -> Vec<String> {
         let mut notes = Vec::new();
         if self.last_line_cut {
-            notes.push("the last line of metrics.jsonl is cut short: the run was stopped while writing".to_string());
+            notes.push(
+                "the last line of metrics.jsonl is cut short: the run was stopped while writing"
+                    .to_string(),
+            );
         }
         if let Some(first) = self.unreadable.first() {
             let count = self.unreadable.len();
             let lines = if count == 1 { "line" } else { "lines" };
-            notes.push(format!("{count} unreadable {lines} in metrics.jsonl left out (first: line {first})"));
+            notes.push(format!(
+                "{count} unreadable {lines} in metrics.jsonl left out (first: line {first})"
+            ));
         }
         for (step, replaced) in &self.resumed {
-            notes.push(format!("the run was resumed: rows from step {step} on replace {replaced} earlier ones"));
+            notes.push(format!(
+                "the run was resumed: rows from step {step} on replace {replaced} earlier ones"
+            ));
         }
         for (key, (step, count)) in &self.not_finite {
-            notes.push(format!("{key} is not finite in {count} rows, first at step {step}: drawn as a gap"));
+            notes.push(format!(
+                "{key} is not finite in {count} rows, first at step {step}: drawn as a gap"
+            ));
         }
         notes
     }
@@ -272,10 +331,16 @@ impl Reading {
 /// A line as (step, numeric cells); `None` if it is not a JSON object with a whole, non-negative `step`.
 fn parse_row(line: &[u8]) -> Option<(u64, BTreeMap<String, f64>)> {
     let text = std::str::from_utf8(line).ok()?;
-    let value: Value = serde_json::from_str(text).or_else(|_| serde_json::from_str(&without_bare_nan(text))).ok()?;
+    let value: Value = serde_json::from_str(text)
+        .or_else(|_| serde_json::from_str(&without_bare_nan(text)))
+        .ok()?;
     let object = value.as_object()?;
     let step = object.get("step")?;
-    let step = step.as_u64().or_else(|| step.as_f64().filter(|s| *s >= 0.0 && s.fract() == 0.0).map(|s| s as u64))?;
+    let step = step.as_u64().or_else(|| {
+        step.as_f64()
+            .filter(|s| *s >= 0.0 && s.fract() == 0.0)
+            .map(|s| s as u64)
+    })?;
     let number = |value: &Value| match value {
         Value::Number(number) => number.as_f64(),
         Value::Null => Some(f64::NAN),
@@ -307,7 +372,12 @@ fn push_piece(out: &mut String, piece: &str, in_string: bool) {
     if in_string {
         out.push_str(piece);
     } else {
-        out.push_str(&piece.replace("-Infinity", "null").replace("Infinity", "null").replace("NaN", "null"));
+        out.push_str(
+            &piece
+                .replace("-Infinity", "null")
+                .replace("Infinity", "null")
+                .replace("NaN", "null"),
+        );
     }
 }
 

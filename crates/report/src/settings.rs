@@ -29,19 +29,32 @@ impl Settings {
         let bytes = match std::fs::read(path) {
             Ok(bytes) => bytes,
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
-                let note = Some("run.yaml is missing: the settings of this run are not known".to_string());
-                return Ok(Self { note, ..Self::default() });
+                let note =
+                    Some("run.yaml is missing: the settings of this run are not known".to_string());
+                return Ok(Self {
+                    note,
+                    ..Self::default()
+                });
             }
             Err(error) => return Err(ReportError::io("read", path)(error)),
         };
         let mut text = String::from_utf8_lossy(&bytes).into_owned();
         let (value, mut note) = match serde_saphyr::from_str::<Value>(&text) {
             Ok(value) => (value, None),
-            Err(_) => (Value::Null, Some("run.yaml is not valid YAML: shown as text only".to_string())),
+            Err(_) => (
+                Value::Null,
+                Some("run.yaml is not valid YAML: shown as text only".to_string()),
+            ),
         };
         if text.len() > MAX_SHOWN_BYTES {
-            text.truncate(text.floor_char_boundary(MAX_SHOWN_BYTES));
-            note = note.or(Some(format!("run.yaml is long: shown up to {MAX_SHOWN_BYTES} bytes")));
+            let cut = (0..=MAX_SHOWN_BYTES)
+                .rev()
+                .find(|at| text.is_char_boundary(*at))
+                .unwrap_or(0);
+            text.truncate(cut);
+            note = note.or(Some(format!(
+                "run.yaml is long: shown up to {MAX_SHOWN_BYTES} bytes"
+            )));
         }
         Ok(Self { text, value, note })
     }
@@ -68,14 +81,24 @@ impl Settings {
 }
 
 fn children(value: &Value) -> Vec<&Value> {
-    value.as_object().map(|object| object.values().collect()).unwrap_or_default()
+    value
+        .as_object()
+        .map(|object| object.values().collect())
+        .unwrap_or_default()
 }
 
 fn plain(value: &Value) -> Option<String> {
     match value {
         Value::Null | Value::Object(_) => None,
         Value::String(text) => Some(text.clone()),
-        Value::Array(items) => Some(items.iter().filter_map(plain).map(|word| quoted(&word)).collect::<Vec<_>>().join(" ")),
+        Value::Array(items) => Some(
+            items
+                .iter()
+                .filter_map(plain)
+                .map(|word| quoted(&word))
+                .collect::<Vec<_>>()
+                .join(" "),
+        ),
         other => Some(other.to_string()),
     }
 }
@@ -94,7 +117,11 @@ fn collect_leaves(prefix: &str, value: &Value, leaves: &mut Vec<(String, String)
     match value {
         Value::Object(object) => {
             for (key, value) in object {
-                let key = if prefix.is_empty() { key.clone() } else { format!("{prefix}.{key}") };
+                let key = if prefix.is_empty() {
+                    key.clone()
+                } else {
+                    format!("{prefix}.{key}")
+                };
                 collect_leaves(&key, value, leaves);
             }
         }
@@ -116,30 +143,48 @@ mod tests {
 
     #[test]
     fn keys_are_found_at_any_depth_the_shallowest_first() {
-        let settings = settings("recipe:\n  beta: 0.1\n  deep: {command: inner}\ncommand: unbraid train\n");
+        let settings =
+            settings("recipe:\n  beta: 0.1\n  deep: {command: inner}\ncommand: unbraid train\n");
         assert_eq!(settings.get("beta").as_deref(), Some("0.1"));
         assert_eq!(settings.get("command").as_deref(), Some("unbraid train"));
         assert_eq!(settings.get("absent"), None);
-        assert_eq!(settings.get("recipe"), None, "an object is not a value to print");
+        assert_eq!(
+            settings.get("recipe"),
+            None,
+            "an object is not a value to print"
+        );
     }
 
     #[test]
     fn a_command_given_as_words_is_quoted_for_a_shell() {
         let settings = settings("command: [unbraid, train, --run-name, \"it's new\"]\n");
-        assert_eq!(settings.get("command").as_deref(), Some(r"unbraid train --run-name 'it'\''s new'"));
+        assert_eq!(
+            settings.get("command").as_deref(),
+            Some(r"unbraid train --run-name 'it'\''s new'")
+        );
     }
 
     #[test]
     fn broken_yaml_is_kept_as_text_and_noted() {
         let settings = settings("a: [1, 2\nb: }");
         assert_eq!(settings.text, "a: [1, 2\nb: }");
-        assert!(settings.note.as_deref().is_some_and(|note| note.contains("not valid YAML")));
+        assert!(
+            settings
+                .note
+                .as_deref()
+                .is_some_and(|note| note.contains("not valid YAML"))
+        );
         assert_eq!(settings.get("a"), None);
     }
 
     #[test]
     fn an_absent_file_is_noted() {
         let settings = Settings::read(Path::new("/nonexistent/run.yaml")).unwrap();
-        assert!(settings.note.as_deref().is_some_and(|note| note.contains("missing")));
+        assert!(
+            settings
+                .note
+                .as_deref()
+                .is_some_and(|note| note.contains("missing"))
+        );
     }
 }

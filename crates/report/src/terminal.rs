@@ -19,7 +19,12 @@ use crate::verdict::{Basis, Geometry, judge, percent};
 pub fn terminal_summary(run_dir: &Path) -> Result<String> {
     let run = RunRecord::read(run_dir)?;
     let basis = Basis::of(&run);
-    let mut lines = vec![format!("{}: {} steps, measured on {}", run.name(), run.last_step(), basis.label())];
+    let mut lines = vec![format!(
+        "{}: {} steps, measured on {}",
+        run.name(),
+        run.last_step(),
+        basis.label()
+    )];
     let rows = [
         ("chosen log-prob", "logps/chosen"),
         ("rejected log-prob", "logps/rejected"),
@@ -29,30 +34,54 @@ pub fn terminal_summary(run_dir: &Path) -> Result<String> {
     ];
     for (label, key) in rows {
         if let Some(trend) = basis.trend(&run, key) {
-            let sign = if trend.change() > 0.0 { "+" } else { "" };
-            let (start, end, change) = (four_digits(trend.start), four_digits(trend.end), four_digits(trend.change()));
-            lines.push(format!("  {label:<18}{start:>11} -> {end:<11} {sign}{change}"));
+            let (start, end, change) = match key {
+                "rewards/accuracies" => (
+                    percent(trend.start),
+                    percent(trend.end),
+                    format!("{:+.0} points", 100.0 * trend.change()),
+                ),
+                _ => (
+                    four_digits(trend.start),
+                    four_digits(trend.end),
+                    signed(trend.change()),
+                ),
+            };
+            lines.push(format!("  {label:<18}{start:>11} -> {end:<11} {change}"));
         }
     }
     lines.extend(geometry_line(&Geometry::of(&run)));
     if !run.notes.is_empty() {
         let count = run.notes.len();
-        let more = if count > 1 { format!(" (and {} more, see the report)", count - 1) } else { String::new() };
+        let more = if count > 1 {
+            format!(" (and {} more, see the report)", count - 1)
+        } else {
+            String::new()
+        };
         lines.push(format!("  note: {}{more}", run.notes[0]));
     }
-    lines.extend(judge(&run).map(|verdict| verdict.sentence));
+    lines.extend(judge(&run, basis).map(|verdict| verdict.sentence));
     Ok(lines.join("\n"))
 }
 
 fn geometry_line(geometry: &Geometry) -> Option<String> {
     let mut line = format!("  gradients over {} steps:", geometry.steps);
-    let mut put = |piece: std::fmt::Arguments<'_>| line.write_fmt(piece).expect("writing to a string cannot fail");
+    let mut put = |piece: std::fmt::Arguments<'_>| {
+        line.write_fmt(piece)
+            .expect("writing to a string cannot fail")
+    };
     if let Some(cosine) = geometry.cosine {
         put(format_args!(" cosine {cosine:.2},"));
     }
     if let Some([ideal, both_fall, both_rise]) = geometry.cases {
         let [ideal, both_fall, both_rise] = [ideal, both_fall, both_rise].map(percent);
-        put(format_args!(" ideal {ideal}, both fall {both_fall}, both rise {both_rise},"));
+        put(format_args!(
+            " ideal {ideal}, both fall {both_fall}, both rise {both_rise},"
+        ));
     }
     (geometry.steps > 0).then(|| line.trim_end_matches([',', ':']).to_string())
+}
+
+fn signed(change: f64) -> String {
+    let sign = if change > 0.0 { "+" } else { "" };
+    format!("{sign}{}", four_digits(change))
 }

@@ -67,11 +67,22 @@ impl Trend {
         }
         let window = (count / 10).max(1);
         let mean = |part: &[f64]| part.iter().sum::<f64>() / part.len() as f64;
-        let squares = values.windows(2).map(|pair| (pair[1] - pair[0]).powi(2)).sum::<f64>();
+        let squares = values
+            .windows(2)
+            .map(|pair| (pair[1] - pair[0]).powi(2))
+            .sum::<f64>();
         // A difference of neighbours has twice the variance of one row, so has the difference of the two means.
-        let variance = if count > 2 { squares / (2.0 * (count - 1) as f64) } else { 0.0 };
+        let variance = if count > 2 {
+            squares / (2.0 * (count - 1) as f64)
+        } else {
+            0.0
+        };
         let noise = 2.0 * (2.0 * variance / window as f64).sqrt();
-        Some(Self { start: mean(&values[..window]), end: mean(&values[count - window..]), noise })
+        Some(Self {
+            start: mean(&values[..window]),
+            end: mean(&values[count - window..]),
+            noise,
+        })
     }
 }
 
@@ -87,7 +98,11 @@ pub(crate) enum Basis {
 impl Basis {
     /// The better one that the run has.
     pub(crate) fn of(run: &RunRecord) -> Self {
-        if run.eval.finite("logps/chosen").len() > 1 { Self::HeldOut } else { Self::Training }
+        if run.eval.finite("logps/chosen").len() > 1 {
+            Self::HeldOut
+        } else {
+            Self::Training
+        }
     }
 
     /// Its rows.
@@ -156,60 +171,118 @@ impl Geometry {
     pub(crate) fn of(run: &RunRecord) -> Self {
         let share = |case: &str| run.train.mean(&format!("geometry/{case}"));
         let cases = || Some([share("ideal")?, share("both_fall")?, share("both_rise")?]);
-        let steps = run.train.values("geometry/cosine").len().max(run.train.values("geometry/ideal").len());
-        Self { cosine: run.train.mean("geometry/cosine"), cases: cases(), steps }
+        let steps = run
+            .train
+            .values("geometry/cosine")
+            .len()
+            .max(run.train.values("geometry/ideal").len());
+        Self {
+            cosine: run.train.mean("geometry/cosine"),
+            cases: cases(),
+            steps,
+        }
     }
 
     fn cosine_clause(&self) -> String {
-        self.cosine.map(|cosine| format!(" (mean cosine {cosine:.2})")).unwrap_or_default()
+        self.cosine
+            .map(|cosine| format!(" (mean cosine {cosine:.2})"))
+            .unwrap_or_default()
     }
 }
 
-/// Judges a run. `None` when it logged neither log-probs nor rewards.
-pub(crate) fn judge(run: &RunRecord) -> Option<Verdict> {
-    let (chosen, rejected, basis) = movement(run)?;
+/// Judges a run on the given rows. `None` when it logged neither log-probs nor rewards.
+pub(crate) fn judge(run: &RunRecord, basis: Basis) -> Option<Verdict> {
+    let (chosen, rejected, rests_on) = movement(run, basis)?;
+    if run.train.len().max(run.eval.len()) < 2 {
+        let sentence = "One logged step only: nothing to compare it with.".to_string();
+        return Some(Verdict {
+            sentence,
+            mood: Mood::Still,
+            basis: "a single row".to_string(),
+        });
+    }
     let geometry = Geometry::of(run);
     let grew = chosen.change() > rejected.change();
     let (mood, sentence) = match (chosen.direction(), rejected.direction()) {
-        (Direction::Fell, Direction::Fell) => (Mood::Entangled, together("fell", grew, 1, &geometry)),
-        (Direction::Rose, Direction::Rose) => (Mood::Entangled, together("rose", grew, 2, &geometry)),
-        (Direction::Rose, Direction::Fell) => {
-            (Mood::Good, format!("Chosen rose and rejected fell: the ideal case{}.", geometry.cosine_clause()))
+        (Direction::Fell, Direction::Fell) => {
+            (Mood::Entangled, together("fell", grew, 1, &geometry))
         }
-        (Direction::Rose, Direction::Held) => (Mood::Good, "Chosen rose while rejected held its place.".into()),
+        (Direction::Rose, Direction::Rose) => {
+            (Mood::Entangled, together("rose", grew, 2, &geometry))
+        }
+        (Direction::Rose, Direction::Fell) => (
+            Mood::Good,
+            format!(
+                "Chosen rose and rejected fell: the ideal case{}.",
+                geometry.cosine_clause()
+            ),
+        ),
+        (Direction::Rose, Direction::Held) => (
+            Mood::Good,
+            "Chosen rose while rejected held its place.".into(),
+        ),
         (Direction::Held, Direction::Fell) => {
             let clause = geometry.cosine_clause();
-            (Mood::Good, format!("Rejected fell while chosen held its place: the margin is rejected's fall alone{clause}."))
+            (
+                Mood::Good,
+                format!(
+                    "Rejected fell while chosen held its place: the margin is rejected's fall alone{clause}."
+                ),
+            )
         }
-        (Direction::Fell, Direction::Rose) => {
-            (Mood::Bad, "Chosen fell and rejected rose: the run moved against the preferences.".into())
-        }
-        (Direction::Fell, Direction::Held) => {
-            (Mood::Bad, format!("Chosen fell while rejected held its place{}.", geometry.cosine_clause()))
-        }
-        (Direction::Held, Direction::Rose) => {
-            (Mood::Bad, format!("Rejected rose while chosen held its place{}.", geometry.cosine_clause()))
-        }
-        (Direction::Held, Direction::Held) => {
-            (Mood::Still, "Neither chosen nor rejected moved beyond the noise of these records.".into())
-        }
+        (Direction::Fell, Direction::Rose) => (
+            Mood::Bad,
+            "Chosen fell and rejected rose: the run moved against the preferences.".into(),
+        ),
+        (Direction::Fell, Direction::Held) => (
+            Mood::Bad,
+            format!(
+                "Chosen fell while rejected held its place{}.",
+                geometry.cosine_clause()
+            ),
+        ),
+        (Direction::Held, Direction::Rose) => (
+            Mood::Bad,
+            format!(
+                "Rejected rose while chosen held its place{}.",
+                geometry.cosine_clause()
+            ),
+        ),
+        (Direction::Held, Direction::Held) => (
+            Mood::Still,
+            "Neither chosen nor rejected moved beyond the noise of these records.".into(),
+        ),
     };
-    Some(Verdict { sentence, mood, basis })
+    Some(Verdict {
+        sentence,
+        mood,
+        basis: rests_on,
+    })
 }
 
 /// Trends of chosen and rejected, and what they rest on.
-fn movement(run: &RunRecord) -> Option<(Trend, Trend, String)> {
-    let basis = Basis::of(run);
+fn movement(run: &RunRecord, basis: Basis) -> Option<(Trend, Trend, String)> {
     let pair = |key: &str| {
         let side = |side: &str| basis.trend(run, &format!("{key}/{side}"));
         Some((side("chosen")?, side("rejected")?))
     };
-    let rewards_moved = || run.train.values("rewards/chosen").iter().any(|reward| *reward != 0.0);
+    let rewards_moved = || {
+        run.train
+            .values("rewards/chosen")
+            .iter()
+            .any(|reward| *reward != 0.0)
+    };
     match basis {
         Basis::HeldOut => {
             let (chosen, rejected) = pair("logps")?;
             let count = run.eval.finite("logps/chosen").len();
-            Some((chosen, rejected, format!("log-probs of the same held-out pairs, first against last of {count} evaluations")))
+            Some((
+                chosen,
+                rejected,
+                format!(
+                    "log-probs of the same held-out pairs, first against last of {count} evaluations"
+                ),
+            ))
         }
         Basis::Training if run.train.values("rewards/chosen").len() > 1 && rewards_moved() => {
             let (chosen, rejected) = pair("rewards")?;
@@ -218,7 +291,8 @@ fn movement(run: &RunRecord) -> Option<(Trend, Trend, String)> {
         }
         Basis::Training => {
             let (chosen, rejected) = pair("logps")?;
-            let rests = "log-probs of training batches, last tenth of the logged steps against the first";
+            let rests =
+                "log-probs of training batches, last tenth of the logged steps against the first";
             Some((chosen, rejected, rests.to_string()))
         }
     }
@@ -226,10 +300,16 @@ fn movement(run: &RunRecord) -> Option<(Trend, Trend, String)> {
 
 /// Both moved the same way: is it entanglement? `case` is the index of the matching case in [`Geometry::cases`].
 fn together(verb: &str, margin_grew: bool, case: usize, geometry: &Geometry) -> String {
-    let margin = if margin_grew { "" } else { ", and the margin shrank" };
+    let margin = if margin_grew {
+        ""
+    } else {
+        ", and the margin shrank"
+    };
     let opening = format!("Chosen and rejected both {verb}{margin}");
     match (geometry.cosine, geometry.cases) {
-        (None, _) => format!("{opening}; this run measured no gradients, so the records do not show why."),
+        (None, _) => {
+            format!("{opening}; this run measured no gradients, so the records do not show why.")
+        }
         (Some(cosine), _) if cosine <= 0.0 => format!(
             "{opening}, although the two gradients of a pair do not pull together (mean cosine {cosine:.2}): look at \
              the other pairs of the batch and at the optimizer."
@@ -255,7 +335,9 @@ pub(crate) fn agreement(points: &[(f64, f64)]) -> Option<(f64, f64)> {
         return None;
     }
     let count = points.len() as f64;
-    let (mean_x, mean_y) = points.iter().fold((0.0, 0.0), |(x, y), p| (x + p.0 / count, y + p.1 / count));
+    let (mean_x, mean_y) = points
+        .iter()
+        .fold((0.0, 0.0), |(x, y), p| (x + p.0 / count, y + p.1 / count));
     let (mut xx, mut yy, mut xy) = (0.0, 0.0, 0.0);
     for (x, y) in points {
         let (x, y) = (x - mean_x, y - mean_y);
@@ -277,7 +359,9 @@ mod tests {
         assert_eq!((trend.start, trend.end), (4.5, 94.5));
         assert_eq!(trend.direction(), Direction::Rose);
         // Alternating ±1 has no trend.
-        let zigzag: Vec<f64> = (0..100).map(|i| if i % 2 == 0 { 1.0 } else { -1.0 }).collect();
+        let zigzag: Vec<f64> = (0..100)
+            .map(|i| if i % 2 == 0 { 1.0 } else { -1.0 })
+            .collect();
         assert_eq!(Trend::noisy(&zigzag).unwrap().direction(), Direction::Held);
     }
 
@@ -300,13 +384,26 @@ mod tests {
 
     #[test]
     fn entanglement_is_named_only_when_the_gradients_show_it() {
-        let geometry = |cosine, both_fall| Geometry { cosine: Some(cosine), cases: Some([1.0 - both_fall, both_fall, 0.0]), steps: 9 };
+        let geometry = |cosine, both_fall| Geometry {
+            cosine: Some(cosine),
+            cases: Some([1.0 - both_fall, both_fall, 0.0]),
+            steps: 9,
+        };
         assert_eq!(
             together("fell", true, 1, &geometry(0.931, 0.8)),
             "Chosen and rejected both fell: gradient entanglement (mean cosine 0.93)."
         );
-        assert!(together("fell", true, 1, &geometry(0.4, 0.2)).contains("only 20 % of the measured pairs"));
-        assert!(together("fell", true, 1, &geometry(-0.2, 0.0)).contains("do not pull together (mean cosine -0.20)"));
-        assert!(together("fell", false, 1, &Geometry::default()).contains("the margin shrank; this run measured no gradients"));
+        assert!(
+            together("fell", true, 1, &geometry(0.4, 0.2))
+                .contains("only 20 % of the measured pairs")
+        );
+        assert!(
+            together("fell", true, 1, &geometry(-0.2, 0.0))
+                .contains("do not pull together (mean cosine -0.20)")
+        );
+        assert!(
+            together("fell", false, 1, &Geometry::default())
+                .contains("the margin shrank; this run measured no gradients")
+        );
     }
 }

@@ -30,6 +30,9 @@ fn fill(mut file: File, text: &str) -> io::Result<()> {
 
 /// In the same directory, since a rename is atomic only inside one file system.
 fn temporary_name(path: &Path) -> PathBuf {
-    let name = path.file_name().map(|name| name.to_string_lossy()).unwrap_or_default();
+    let name = path
+        .file_name()
+        .map(|name| name.to_string_lossy())
+        .unwrap_or_default();
     path.with_file_name(format!(".{name}.{}.tmp", std::process::id()))
 }

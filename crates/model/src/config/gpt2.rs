@@ -74,7 +74,9 @@ impl Gpt2Config {
             n_inner: keys
                 .optional_size("n_inner", MAX_WIDTH)?
                 .unwrap_or(4 * n_embd),
-            layer_norm_epsilon: keys.optional_positive("layer_norm_epsilon")?.unwrap_or(1e-5),
+            layer_norm_epsilon: keys
+                .optional_positive("layer_norm_epsilon")?
+                .unwrap_or(1e-5),
             activation: read_activation(&keys)?,
             tie_word_embeddings: keys.flag_or("tie_word_embeddings", true)?,
             eos_token_ids: keys.eos_token_ids(50_256)?,

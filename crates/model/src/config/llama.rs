@@ -92,7 +92,11 @@ impl LlamaConfig {
         ]
         .map(|n| n as u128);
         let heads = if self.tie_word_embeddings { 1 } else { 2 };
-        let attention_bias = if self.attention_bias { (h + 2 * k) * d + c } else { 0 };
+        let attention_bias = if self.attention_bias {
+            (h + 2 * k) * d + c
+        } else {
+            0
+        };
         let mlp_bias = if self.mlp_bias { 2 * f + c } else { 0 };
         let attention = (2 * h + 2 * k) * d * c + attention_bias;
         v * c * heads + l * (attention + 3 * c * f + mlp_bias + 2 * c) + c

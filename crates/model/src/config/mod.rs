@@ -26,7 +26,8 @@ use crate::weights::{StoredDtype, Weights};
 use keys::Keys;
 
 /// Every `model_type` that can be read, with its class name in transformers.
-pub const SUPPORTED_ARCHITECTURES: &[&str] = &["gpt2 (GPT2LMHeadModel)", "llama (LlamaForCausalLM)"];
+pub const SUPPORTED_ARCHITECTURES: &[&str] =
+    &["gpt2 (GPT2LMHeadModel)", "llama (LlamaForCausalLM)"];
 
 // Caps on sizes, each several times the largest published model of its kind: Llama 3.1 405B has
 // 126 layers, width 16,384, feed-forward 53,248, 128 heads; Gemma's vocabulary has 262,144 tokens;

@@ -97,7 +97,10 @@ impl RopeConfig {
             Some(object) => Some(object),
             None => keys.object("rope_parameters")?,
         };
-        let theta = match nested.map(|n| n.optional_positive("rope_theta")).transpose()? {
+        let theta = match nested
+            .map(|n| n.optional_positive("rope_theta"))
+            .transpose()?
+        {
             Some(Some(theta)) => theta,
             _ => keys.optional_positive("rope_theta")?.unwrap_or(10_000.0),
         };

@@ -171,7 +171,11 @@ fn q4_k(block: &[u8], out: &mut Vec<f32>) {
         let (scale, min) = (d * scale, d_min * min);
         let bytes = &quants[sub / 2 * 32..][..32];
         let shift = sub % 2 * 4;
-        out.extend(bytes.iter().map(|b| scale * f32::from(b >> shift & 0x0f) - min));
+        out.extend(
+            bytes
+                .iter()
+                .map(|b| scale * f32::from(b >> shift & 0x0f) - min),
+        );
     }
 }
 

@@ -22,8 +22,8 @@ use std::path::{Path, PathBuf};
 
 use serde_json::{Map, Value};
 
-pub use atomic::write_file_atomic;
 pub(crate) use atomic::read_text_capped;
+pub use atomic::write_file_atomic;
 pub use gguf::GgufTokenizer;
 pub use save::{StoredDtype, save_safetensors};
 
@@ -232,8 +232,14 @@ impl Weights {
         for (name, entry) in &self.tensors {
             part(&mut hasher, name.as_bytes());
             part(&mut hasher, entry.encoding.name().as_bytes());
-            part(&mut hasher, format!("{:?}{:?}", entry.shape, entry.layout).as_bytes());
-            part(&mut hasher, &self.files[entry.file].bytes()[entry.bytes.clone()]);
+            part(
+                &mut hasher,
+                format!("{:?}{:?}", entry.shape, entry.layout).as_bytes(),
+            );
+            part(
+                &mut hasher,
+                &self.files[entry.file].bytes()[entry.bytes.clone()],
+            );
         }
         Ok(hasher.finalize().to_hex().to_string())
     }
@@ -260,14 +266,7 @@ impl Layout {
     fn present(self, stored: Vec<f32>, shape: &[usize]) -> Vec<f32> {
         match self {
             Self::AsPresented => stored,
-            Self::Transposed => {
-                let [rows, columns] = [shape[0], shape[1]];
-                let mut out = Vec::with_capacity(stored.len());
-                for row in 0..rows {
-                    out.extend((0..columns).map(|column| stored[column * rows + row]));
-                }
-                out
-            }
+            Self::Transposed => transpose(&stored, shape[0], shape[1]),
             Self::RotaryInterleaved { heads } => {
                 let width: usize = shape[1..].iter().product();
                 let rows_per_head = shape[0] / heads;
@@ -282,4 +281,20 @@ impl Layout {
             }
         }
     }
+}
+
+/// [columns, rows] to [rows, columns], in tiles that stay in the cache.
+fn transpose(stored: &[f32], rows: usize, columns: usize) -> Vec<f32> {
+    const TILE: usize = 32;
+    let mut out = vec![0.0; stored.len()];
+    for top in (0..rows).step_by(TILE) {
+        for left in (0..columns).step_by(TILE) {
+            for row in top..rows.min(top + TILE) {
+                for column in left..columns.min(left + TILE) {
+                    out[row * columns + column] = stored[column * rows + row];
+                }
+            }
+        }
+    }
+    out
 }

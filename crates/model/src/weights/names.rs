@@ -27,10 +27,7 @@ pub(super) fn is_buffer(name: &str) -> bool {
 
 /// The present name that shares most with `wanted`: the longest common start and end together, if
 /// that is at least half of it.
-pub(super) fn nearest<'a>(
-    wanted: &str,
-    present: impl Iterator<Item = &'a str>,
-) -> Option<String> {
+pub(super) fn nearest<'a>(wanted: &str, present: impl Iterator<Item = &'a str>) -> Option<String> {
     let common = |a: &mut dyn Iterator<Item = (u8, u8)>| a.take_while(|(x, y)| x == y).count();
     present
         .map(|name| {

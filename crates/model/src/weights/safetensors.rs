@@ -71,7 +71,10 @@ fn check_header(file: &MappedFile) -> Result<&[u8], ModelError> {
         detail,
     };
     let (field, rest) = bytes.split_first_chunk::<LENGTH_FIELD>().ok_or_else(|| {
-        truncated(format!("{} bytes, the header's length alone takes 8", bytes.len()))
+        truncated(format!(
+            "{} bytes, the header's length alone takes 8",
+            bytes.len()
+        ))
     })?;
     let declared = u64::from_le_bytes(*field);
     if declared > MAX_HEADER {
@@ -83,7 +86,9 @@ fn check_header(file: &MappedFile) -> Result<&[u8], ModelError> {
         .and_then(|length| rest.get(..length))
         .ok_or_else(|| {
             let there = rest.len();
-            truncated(format!("the header takes {declared} bytes, {there} are there"))
+            truncated(format!(
+                "the header takes {declared} bytes, {there} are there"
+            ))
         })?;
     let summary = serde_json::Deserializer::from_slice(header)
         .deserialize_map(Summarise)
@@ -98,7 +103,9 @@ fn check_header(file: &MappedFile) -> Result<&[u8], ModelError> {
     let there = (rest.len() - header.len()) as u64;
     if there < summary.data_end {
         let wanted = summary.data_end;
-        return Err(truncated(format!("the tensors take {wanted} bytes, {there} are there")));
+        return Err(truncated(format!(
+            "the tensors take {wanted} bytes, {there} are there"
+        )));
     }
     Ok(header)
 }
@@ -133,7 +140,9 @@ impl<'de> Visitor<'de> for Summarise {
             data_end: 0,
         };
         while let Some((name, value)) = map.next_entry::<String, Value>()? {
-            let end = value.get("data_offsets").and_then(|range| range.get(1)?.as_u64());
+            let end = value
+                .get("data_offsets")
+                .and_then(|range| range.get(1)?.as_u64());
             summary.data_end = summary.data_end.max(end.unwrap_or(0));
             if !seen.insert(name.clone()) {
                 summary.repeated.get_or_insert(name);

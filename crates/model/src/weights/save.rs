@@ -192,7 +192,11 @@ fn write_values(out: &mut impl Write, values: &[f32], dtype: StoredDtype) -> std
         match dtype {
             StoredDtype::F32 => bytes.extend(stretch.iter().flat_map(|x| x.to_le_bytes())),
             StoredDtype::Bf16 => {
-                bytes.extend(stretch.iter().flat_map(|x| bf16::from_f32(*x).to_le_bytes()));
+                bytes.extend(
+                    stretch
+                        .iter()
+                        .flat_map(|x| bf16::from_f32(*x).to_le_bytes()),
+                );
             }
         }
         out.write_all(&bytes)?;
@@ -271,7 +275,10 @@ mod tests {
         )
         .unwrap_err();
         let message = error.to_string();
-        assert!(message.starts_with("cannot write out/model.safetensors: "), "{message}");
+        assert!(
+            message.starts_with("cannot write out/model.safetensors: "),
+            "{message}"
+        );
         assert!(message.contains("hint: free some space"), "{message}");
     }
 }

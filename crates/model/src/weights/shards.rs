@@ -52,7 +52,9 @@ fn open_shards(path: &Path) -> Result<Weights, ModelError> {
     }
     let mut weights = Weights::empty(path);
     for (shard, tensors) in &shards {
-        let plain = Path::new(shard).file_name().is_some_and(|name| name == *shard);
+        let plain = Path::new(shard)
+            .file_name()
+            .is_some_and(|name| name == *shard);
         if !plain || shard.contains(['/', '\\']) {
             return Err(invalid(format!("{shard:?} is not a plain file name")));
         }
@@ -68,7 +70,9 @@ fn open_shards(path: &Path) -> Result<Weights, ModelError> {
     }
     for (tensor, shard) in &index.weight_map {
         if !names::is_buffer(tensor) && weights.get(tensor).is_none() {
-            return Err(invalid(format!("tensor {tensor} should be in {shard:?} and is not")));
+            return Err(invalid(format!(
+                "tensor {tensor} should be in {shard:?} and is not"
+            )));
         }
     }
     Ok(weights)

@@ -162,13 +162,7 @@ pub(super) fn row_of(rows: Option<&[u32]>, r: usize) -> usize {
     rows.map_or(r, |rows| rows[r] as usize)
 }
 
-pub(super) fn gelu_backward(
-    x: &[f32],
-    rows: Option<&[u32]>,
-    d: &mut [f32],
-    f: usize,
-    exact: bool,
-) {
+pub(super) fn gelu_backward(x: &[f32], rows: Option<&[u32]>, d: &mut [f32], f: usize, exact: bool) {
     let step = rows_per_piece(f);
     d.par_chunks_mut(f * step)
         .enumerate()

@@ -166,7 +166,13 @@ fn weighted_by_states(
 ) -> f64 {
     let mut states = vec![0.0; gram.len()];
     let (hp, hq) = (&h[p.start * d..], &h[q.start * d..]);
-    product((p.len(), q.len(), d), (hp, d, 1), (hq, 1, d), 0.0, &mut states);
+    product(
+        (p.len(), q.len(), d),
+        (hp, d, 1),
+        (hq, 1, d),
+        0.0,
+        &mut states,
+    );
     let n = gram.len();
     simd(|| lane_sum_f64(n, |i| f64::from(gram[i]) * f64::from(states[i])))
 }

@@ -39,10 +39,7 @@ pub(super) fn gemm(
                 b.col_stride,
             ),
             s.beta as f32,
-            (
-                c.buffer.as_mut_ptr().wrapping_add(c.offset),
-                c.row_stride,
-            ),
+            (c.buffer.as_mut_ptr().wrapping_add(c.offset), c.row_stride),
             gemm::Parallelism::Rayon(0),
         );
     }

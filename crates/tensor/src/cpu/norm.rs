@@ -20,13 +20,7 @@ pub(super) fn rms_statistics(x: &[f32], eps: f64, rstd: &mut [f32], d: usize) {
         });
 }
 
-pub(super) fn layer_statistics(
-    x: &[f32],
-    eps: f64,
-    mean: &mut [f32],
-    rstd: &mut [f32],
-    d: usize,
-) {
+pub(super) fn layer_statistics(x: &[f32], eps: f64, mean: &mut [f32], rstd: &mut [f32], d: usize) {
     let step = rows_per_piece(d);
     rstd.par_chunks_mut(step)
         .zip(mean.par_chunks_mut(step))

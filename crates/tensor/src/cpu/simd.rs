@@ -152,7 +152,11 @@ mod tests {
             let x: Vec<f32> = (0..n).map(|i| i as f32).collect();
             assert_eq!(
                 lane_max(&x),
-                if n == 0 { f32::NEG_INFINITY } else { n as f32 - 1.0 }
+                if n == 0 {
+                    f32::NEG_INFINITY
+                } else {
+                    n as f32 - 1.0
+                }
             );
         }
     }

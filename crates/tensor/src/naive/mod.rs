@@ -51,8 +51,7 @@ pub(crate) fn gelu_with_slope(x: f64, exact: bool) -> (f64, f64) {
     } else {
         let c = (2.0 / std::f64::consts::PI).sqrt();
         let t = (c * (x + 0.044715 * x.powi(3))).tanh();
-        let slope =
-            0.5 * (1.0 + t) + 0.5 * x * (1.0 - t * t) * c * (1.0 + 3.0 * 0.044715 * x * x);
+        let slope = 0.5 * (1.0 + t) + 0.5 * x * (1.0 - t * t) * c * (1.0 + 3.0 * 0.044715 * x * x);
         (0.5 * x * (1.0 + t), slope)
     }
 }
@@ -110,13 +109,7 @@ impl Backend for NaiveBackend {
         }
     }
 
-    fn gemm(
-        &self,
-        s: Gemm,
-        a: Mat<'_, Vec<f64>>,
-        b: Mat<'_, Vec<f64>>,
-        c: MatMut<'_, Vec<f64>>,
-    ) {
+    fn gemm(&self, s: Gemm, a: Mat<'_, Vec<f64>>, b: Mat<'_, Vec<f64>>, c: MatMut<'_, Vec<f64>>) {
         for i in 0..s.m {
             for j in 0..s.n {
                 let product: f64 = (0..s.k)
@@ -267,7 +260,9 @@ impl Backend for NaiveBackend {
             .collect();
         let rstd = (0..n)
             .map(|i| {
-                let variance = (0..d).map(|j| (x[i * d + j] - mean[i]).powi(2)).sum::<f64>();
+                let variance = (0..d)
+                    .map(|j| (x[i * d + j] - mean[i]).powi(2))
+                    .sum::<f64>();
                 1.0 / (variance / d as f64 + eps).sqrt()
             })
             .collect();

@@ -183,8 +183,12 @@ fn option<'a>(
             {
                 values.push(next.to_owned());
             }
-            if values.is_empty() && find(command, &key).is_some() {
-                return Err(no_value(name));
+            if values.is_empty() {
+                // An option that only the table knows may be a bare flag.
+                if find(command, &key).is_some() {
+                    return Err(no_value(name));
+                }
+                values.push("true".to_owned());
             }
             Value::List(values)
         }

@@ -31,36 +31,47 @@ pub(super) fn definition() -> clap::Command {
         .get_subcommands()
         .map(|c| c.get_name().to_owned())
         .collect();
-    names.into_iter().fold(root, |root, name| {
-        root.mut_subcommand(&name, |command| {
-            let command = if name == "sft" {
-                command.mut_arg("learning_rate", |arg| arg.default_value("2e-5"))
-            } else {
-                command
-            };
-            let command = command.mut_args(|arg| present(arg, &name));
-            if RECIPE_COMMANDS.contains(&name.as_str()) {
-                command.args(recipe_args())
-            } else {
-                command
-            }
-        })
+    names.iter().fold(root, |root, name| {
+        root.mut_subcommand(name, |command| complete(command, name))
     })
+}
+
+/// What the derived definition of one command lacks.
+fn complete(command: clap::Command, name: &str) -> clap::Command {
+    let help = Arg::new("help")
+        .short('h')
+        .long("help")
+        .action(ArgAction::HelpShort)
+        .help("Print help");
+    let command = command
+        .mut_args(|arg| present(arg, name))
+        .disable_help_flag(true)
+        .arg(help.help_heading(None::<&str>));
+    let command = match name {
+        "sft" => command.mut_arg("learning_rate", |arg| arg.default_value("2e-5")),
+        _ => command,
+    };
+    if !RECIPE_COMMANDS.contains(&name) {
+        return command;
+    }
+    command
+        .args(recipe_args())
+        .override_usage(format!("unbraid {name} [RECIPE.yaml] [OPTIONS]"))
+        .after_help(
+            "Needed, here or in the recipe: --model-name-or-path, --dataset-name, --output-dir.\n\
+             Options may be spelled as in TRL (--learning_rate 1e-6, --bf16 True). Options of TRL and\n\
+             transformers that have no effect here are accepted and named in a note.",
+        )
 }
 
 /// Where the recipe is named. Its value never reaches the configuration.
 fn recipe_args() -> [Arg; 2] {
     let positional = Arg::new("recipe")
         .value_name("RECIPE.yaml")
-        .action(ArgAction::Set);
+        .help_heading(None::<&str>);
     [
-        positional.help(
-            "Recipe: a YAML file of the options below, in snake_case; options given here go first",
-        ),
-        Arg::new("config")
-            .long("config")
-            .value_name("RECIPE.yaml")
-            .hide(true),
+        positional.help("YAML file of the options below, in snake_case; an option given here replaces the recipe's"),
+        Arg::new("config").long("config").value_name("RECIPE.yaml").hide(true),
     ]
 }
 
@@ -261,15 +272,18 @@ fn classify(
             return Ok(None);
         }
         Value::One(value) => (vec![value.clone()], false),
-        // An option that only the table knows, given as a bare flag.
-        Value::List(values) if values.is_empty() && option.is_none() => {
-            (vec!["true".to_owned()], false)
-        }
+        Value::List(values) if values.is_empty() => return Ok(None),
         Value::List(values) => (values.clone(), true),
         Value::Nested if rule.is_some() => (vec!["{…}".to_owned()], false),
         Value::Nested => return Err(refused("{…}", "expected a plain value or a list of them")),
     };
-    let flag = option.is_none_or(argv::is_flag);
+    let flag = match (option, rule) {
+        (Some(option), _) => argv::is_flag(option),
+        (None, Some(Rule::NotYet(allowed))) => {
+            allowed.contains(&"true") || allowed.contains(&"false")
+        }
+        (None, _) => false,
+    };
     let values: Vec<String> = values
         .into_iter()
         .map(|value| if flag { boolean(value) } else { value })
@@ -297,7 +311,7 @@ fn classify(
             "expected one value, found a list",
         ));
     }
-    Ok((!values.is_empty()).then(|| Assignment {
+    Ok(Some(Assignment {
         key: key.clone(),
         values,
         list,

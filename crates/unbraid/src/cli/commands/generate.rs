@@ -43,19 +43,19 @@ pub struct GenerateConfig {
     pub max_length: MaxLength,
 
     /// Tokens to generate at most.
-    #[arg(long, value_name = "N", default_value = "64", value_parser = count)]
+    #[arg(long, value_name = "N", default_value = "64", value_parser = count, help_heading = "Sampling")]
     pub max_new_tokens: usize,
 
     /// Sample instead of taking the most likely token.
-    #[arg(long, action = ArgAction::Set, default_value = "false")]
+    #[arg(long, action = ArgAction::Set, default_value = "false", help_heading = "Sampling")]
     pub do_sample: bool,
 
     /// Temperature of sampling: logits are divided by it.
-    #[arg(long, value_name = "X", default_value = "1", value_parser = positive)]
+    #[arg(long, value_name = "X", default_value = "1", value_parser = positive, help_heading = "Sampling")]
     pub temperature: f64,
 
     /// Sample from the most likely tokens that hold this share of the probability, in (0, 1].
-    #[arg(long, value_name = "X", default_value = "1", value_parser = positive_share)]
+    #[arg(long, value_name = "X", default_value = "1", value_parser = positive_share, help_heading = "Sampling")]
     pub top_p: f64,
 
     /// Print one JSON object a completion on stdout.

@@ -43,10 +43,10 @@ pub struct ScoreConfig {
     pub json: bool,
 
     /// Scale β of the rewards, per nat.
-    #[arg(long, value_name = "X", default_value = "0.1", value_parser = positive)]
+    #[arg(long, value_name = "X", default_value = "0.1", value_parser = positive, help_heading = "Scoring")]
     pub beta: f64,
 
     /// Pairs in a batch; changes memory and time, not results.
-    #[arg(long, value_name = "N", default_value = "8", value_parser = count)]
+    #[arg(long, value_name = "N", default_value = "8", value_parser = count, help_heading = "Scoring")]
     pub per_device_eval_batch_size: usize,
 }

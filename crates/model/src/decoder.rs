@@ -1,0 +1,322 @@
+//! A decoder-only language model: embedding, blocks, final norm, head, and the passes over them.
+//!
+//! Families implement [`Family`]; this file owns what is common: running the blocks, keeping or recomputing
+//! what the backward needs, scoring targets, and walking back with a sink. The final norm and the head see the
+//! scored rows only.
+
+use crate::batch::{Batch, GradientPlan};
+use crate::config::ModelConfig;
+use crate::error::ModelError;
+use crate::gpt2::Gpt2;
+use crate::layers::Norm;
+use crate::llama::Llama;
+use crate::parameters::{ParamId, ParamSpec, Parameters, SpecList};
+use crate::sink::{BackwardPass, GradientSink, RowSpace};
+use crate::weights::{StoredDtype, Weights};
+use std::path::Path;
+use std::sync::Arc;
+use unbraid_tensor::{AttentionLayout, Backend, HeadBackward, NormCache};
+
+/// What a block's forward may look at.
+pub struct ForwardPass<'a, B: Backend> {
+    /// The machine.
+    pub backend: &'a B,
+    /// The model's parameters.
+    pub params: &'a Parameters<B>,
+    /// Token of each row.
+    pub ids: &'a B::Index,
+    /// Position of each row.
+    pub positions: &'a B::Index,
+    /// Largest position plus one.
+    pub context: usize,
+    /// Which rows attend to which.
+    pub layout: &'a AttentionLayout,
+    /// Number of rows N.
+    pub rows: usize,
+}
+
+/// Keys and values of earlier rows, for generation.
+pub struct LayerCache<B: Backend> {
+    /// Keys after rotation, `[capacity, kv_width]`.
+    pub k: B::Buffer,
+    /// Values, `[capacity, kv_width]`.
+    pub v: B::Buffer,
+    /// Rows in use.
+    pub len: usize,
+}
+
+impl<B: Backend> LayerCache<B> {
+    /// Appends `n` rows of keys and values.
+    pub fn append(&mut self, b: &B, k: &B::Buffer, v: &B::Buffer, n: usize, width: usize) {
+        b.copy_2d(k, 0, width, &mut self.k, self.len * width, width, n, width);
+        b.copy_2d(v, 0, width, &mut self.v, self.len * width, width, n, width);
+        self.len += n;
+    }
+}
+
+/// What a block keeps for its backward.
+pub trait BlockState<B: Backend>: Send {
+    /// From the gradient of the block's output `[R, D]` to that of its input.
+    fn backward(
+        self: Box<Self>,
+        pass: &BackwardPass<'_, B>,
+        sink: &mut dyn GradientSink<B>,
+        d_out: B::Buffer,
+    ) -> B::Buffer;
+}
+
+/// A model family: how its embedding and blocks compute.
+pub trait Family<B: Backend>: Send + Sync {
+    /// Number of blocks.
+    fn n_blocks(&self) -> usize;
+    /// Width of a cached row of keys (and of values).
+    fn kv_width(&self) -> usize;
+    /// The norm before the head.
+    fn final_norm(&self) -> Norm;
+    /// The head's weight; the embedding's when tied.
+    fn head(&self) -> ParamId;
+    /// Token (and position) embedding, `[N, D]`.
+    fn embed(&self, pass: &ForwardPass<'_, B>) -> B::Buffer;
+    /// Hands the embedding's gradient `g` `[R, D]` to the sink.
+    fn embed_backward(
+        &self,
+        pass: &BackwardPass<'_, B>,
+        sink: &mut dyn GradientSink<B>,
+        g: &B::Buffer,
+    );
+    /// Block `i`: x `[N, D]` → output and what its backward needs. With `cache`, keys and values come from it.
+    fn block(
+        &self,
+        pass: &ForwardPass<'_, B>,
+        i: usize,
+        x: B::Buffer,
+        cache: Option<&mut LayerCache<B>>,
+    ) -> (B::Buffer, Box<dyn BlockState<B>>);
+}
+
+enum Saved<B: Backend> {
+    State(Box<dyn BlockState<B>>),
+    Input(B::Buffer),
+}
+
+/// What a forward pass keeps for its backward, and the log-probs of the targets.
+pub struct Forward<B: Backend> {
+    blocks: Vec<Saved<B>>,
+    last: B::Buffer,
+    norm: NormCache<B::Buffer>,
+    /// Final hidden states of the scored rows, `[M, D]`.
+    pub h: B::Buffer,
+    /// log Σ exp of the logits of each scored row, `[M]`.
+    pub lse: B::Buffer,
+    /// Log-prob of each target in nats, `[M]`.
+    pub token_logps: Vec<f64>,
+}
+
+/// Whether a forward pass keeps every block's activations or only their inputs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Keep {
+    /// Everything the backward needs.
+    All,
+    /// Block inputs; the backward computes each block again (gradient checkpointing, Chen et al. 2016).
+    BlockInputs,
+}
+
+/// A model: configuration, parameters, family.
+pub struct LanguageModel<B: Backend> {
+    /// The machine.
+    pub backend: Arc<B>,
+    /// The configuration it was built from.
+    pub config: ModelConfig,
+    /// Its parameters.
+    pub params: Parameters<B>,
+    family: Box<dyn Family<B>>,
+}
+
+fn build<B: Backend>(config: &ModelConfig) -> (Vec<ParamSpec>, Box<dyn Family<B>>) {
+    let mut specs = SpecList::default();
+    let family: Box<dyn Family<B>> = match config {
+        ModelConfig::Gpt2(c) => Box::new(Gpt2::new(c, &mut specs)),
+        ModelConfig::Llama(c) => Box::new(Llama::<B>::new(c, &mut specs)),
+    };
+    (specs.0, family)
+}
+
+impl<B: Backend> LanguageModel<B> {
+    /// Reads a model in Hugging Face layout or from a GGUF file.
+    ///
+    /// # Errors
+    /// What is wrong with the configuration or the weights, with file, key or tensor.
+    pub fn load(backend: Arc<B>, path: &Path) -> Result<Self, ModelError> {
+        let weights = Weights::open(path)?;
+        let config = ModelConfig::for_weights(&weights)?;
+        Self::from_weights(backend, config, &weights)
+    }
+
+    /// A model of `config` with the values in `weights`.
+    ///
+    /// # Errors
+    /// What is wrong with the weights, with the tensor's name.
+    pub fn from_weights(
+        backend: Arc<B>,
+        config: ModelConfig,
+        weights: &Weights,
+    ) -> Result<Self, ModelError> {
+        let (specs, family) = build(&config);
+        let params = Parameters::load(&*backend, specs, weights)?;
+        Ok(LanguageModel {
+            backend,
+            config,
+            params,
+            family,
+        })
+    }
+
+    /// A model of `config` with random parameters (normal, standard deviation `initializer_range` or 0.02).
+    pub fn random(backend: Arc<B>, config: ModelConfig, seed: u64) -> Self {
+        let (specs, family) = build(&config);
+        let params = Parameters::random(&*backend, specs, seed);
+        LanguageModel {
+            backend,
+            config,
+            params,
+            family,
+        }
+    }
+
+    /// Writes `config.json` and the weights in Hugging Face layout.
+    ///
+    /// # Errors
+    /// What the file system refuses, with the path.
+    pub fn save(&self, dir: &Path, dtype: StoredDtype) -> Result<(), ModelError> {
+        self.params.save(&self.backend, dir, dtype)?;
+        let path = dir.join("config.json");
+        crate::weights::write_file_atomic(&path, self.config.to_json_pretty(dtype).as_bytes())
+    }
+
+    pub(crate) fn family(&self) -> &dyn Family<B> {
+        &*self.family
+    }
+
+    fn pass<'a>(&'a self, batch: &'a Batch<B>) -> ForwardPass<'a, B> {
+        let last = batch.forest.positions.iter().max();
+        ForwardPass {
+            backend: &self.backend,
+            params: &self.params,
+            ids: &batch.ids,
+            positions: &batch.positions,
+            context: last.map_or(0, |&p| p as usize + 1),
+            layout: &batch.layout,
+            rows: batch.rows(),
+        }
+    }
+
+    /// Log-probs of a batch's targets in nats, keeping nothing.
+    pub fn token_logps(&self, batch: &Batch<B>) -> Vec<f64> {
+        let pass = self.pass(batch);
+        let mut x = self.family.embed(&pass);
+        for i in 0..self.family.n_blocks() {
+            x = self.family.block(&pass, i, x, None).0;
+        }
+        self.finish(batch, x, Vec::new()).token_logps
+    }
+
+    /// A forward pass that a backward pass can follow.
+    pub fn forward(&self, batch: &Batch<B>, keep: Keep) -> Forward<B> {
+        let pass = self.pass(batch);
+        let mut x = self.family.embed(&pass);
+        let mut blocks = Vec::with_capacity(self.family.n_blocks());
+        for i in 0..self.family.n_blocks() {
+            let input = (keep == Keep::BlockInputs).then(|| self.copy(&x));
+            let (out, state) = self.family.block(&pass, i, x, None);
+            blocks.push(input.map_or(Saved::State(state), Saved::Input));
+            x = out;
+        }
+        self.finish(batch, x, blocks)
+    }
+
+    fn copy(&self, x: &B::Buffer) -> B::Buffer {
+        let len = self.backend.len(x);
+        let mut copy = self.backend.empty(len);
+        self.backend.copy_2d(x, 0, len, &mut copy, 0, len, 1, len);
+        copy
+    }
+
+    fn finish(&self, batch: &Batch<B>, x: B::Buffer, blocks: Vec<Saved<B>>) -> Forward<B> {
+        let (b, m, d) = (&*self.backend, batch.targets(), self.config.hidden_size());
+        let mut last = b.empty(m * d);
+        b.gather(&x, &batch.target_rows, &mut last, d, false);
+        let (h, norm) = self.family.final_norm().forward(b, &self.params, &last, m);
+        let w = self.params.get(self.family.head());
+        let (logps, lse) = b.head_logps(&h, w, &batch.target_ids, m, d, self.config.vocab_size());
+        Forward {
+            blocks,
+            last,
+            norm,
+            h,
+            lse,
+            token_logps: b.download_f64(&logps),
+        }
+    }
+
+    /// Walks back from `seeds` (derivative of the wanted scalar with respect to each target's log-prob, `[M]`),
+    /// handing every parameter's raw material to the sink.
+    pub fn backward(
+        &self,
+        batch: &Batch<B>,
+        plan: &GradientPlan<B>,
+        mut forward: Forward<B>,
+        seeds: &[f64],
+        sink: &mut dyn GradientSink<B>,
+    ) {
+        let (b, m, d) = (&*self.backend, batch.targets(), self.config.hidden_size());
+        let mut blocks = std::mem::take(&mut forward.blocks);
+        let seeds = b.upload_f64(seeds);
+        let pass = BackwardPass {
+            backend: b,
+            params: &self.params,
+            batch,
+            plan,
+            forward: &forward,
+            seeds: &seeds,
+        };
+        let mut dh = b.empty(m * d);
+        let head = self.family.head();
+        let mut args = self.head_arguments(&pass);
+        args.dh = Some(&mut dh);
+        sink.head(&pass, head, &mut args);
+
+        let mut d_last = b.zeros(m * d);
+        let norm = self.family.final_norm();
+        let cache = &forward.norm;
+        norm.backward(&pass, sink, RowSpace::Targets, &forward.last, cache, &dh, &mut d_last);
+        let mut dx = b.zeros(plan.rows * d);
+        b.scatter_add(&d_last, &plan.target_rows, None, &mut dx, d);
+        drop((dh, d_last));
+
+        for i in (0..self.family.n_blocks()).rev() {
+            let state = match blocks.pop().expect("a forward pass keeps one entry a block") {
+                Saved::State(state) => state,
+                Saved::Input(x) => self.family.block(&self.pass(batch), i, x, None).1,
+            };
+            dx = state.backward(&pass, sink, dx);
+        }
+        self.family.embed_backward(&pass, sink, &dx);
+    }
+
+    fn head_arguments<'a>(&'a self, pass: &BackwardPass<'a, B>) -> HeadBackward<'a, B> {
+        HeadBackward {
+            h: &pass.forward.h,
+            w: self.params.get(self.family.head()),
+            lse: &pass.forward.lse,
+            targets: &pass.batch.target_ids,
+            seeds: pass.seeds,
+            coefficients: None,
+            dh: None,
+            dw: None,
+            inner: &[],
+            m: pass.batch.targets(),
+            d: self.config.hidden_size(),
+            v: self.config.vocab_size(),
+        }
+    }
+}

@@ -1,0 +1,67 @@
+//! One cell of an Arrow table as JSON: text, numbers, booleans, and lists and structs of them.
+//! Left out: dates, decimals, binary, maps and unions, which no column of a preference row needs.
+//! Tested in `tests/formats.rs`.
+
+use arrow_array::cast::AsArray;
+use arrow_array::types::{
+    Float32Type, Float64Type, Int8Type, Int16Type, Int32Type, Int64Type, UInt8Type, UInt16Type,
+    UInt32Type, UInt64Type,
+};
+use arrow_array::{Array, ArrayRef};
+use arrow_schema::DataType;
+use serde_json::{Map, Value};
+
+/// The value at `row`; null for a null. The error names the type that is not supported.
+pub(crate) fn cell(array: &dyn Array, row: usize) -> Result<Value, String> {
+    if array.is_null(row) {
+        return Ok(Value::Null);
+    }
+    Ok(match array.data_type() {
+        DataType::Null => Value::Null,
+        DataType::Boolean => Value::from(array.as_boolean().value(row)),
+        DataType::Utf8 => Value::from(array.as_string::<i32>().value(row)),
+        DataType::LargeUtf8 => Value::from(array.as_string::<i64>().value(row)),
+        DataType::Utf8View => Value::from(array.as_string_view().value(row)),
+        DataType::Int8 => Value::from(array.as_primitive::<Int8Type>().value(row)),
+        DataType::Int16 => Value::from(array.as_primitive::<Int16Type>().value(row)),
+        DataType::Int32 => Value::from(array.as_primitive::<Int32Type>().value(row)),
+        DataType::Int64 => Value::from(array.as_primitive::<Int64Type>().value(row)),
+        DataType::UInt8 => Value::from(array.as_primitive::<UInt8Type>().value(row)),
+        DataType::UInt16 => Value::from(array.as_primitive::<UInt16Type>().value(row)),
+        DataType::UInt32 => Value::from(array.as_primitive::<UInt32Type>().value(row)),
+        DataType::UInt64 => Value::from(array.as_primitive::<UInt64Type>().value(row)),
+        DataType::Float32 => float(f64::from(array.as_primitive::<Float32Type>().value(row))),
+        DataType::Float64 => float(array.as_primitive::<Float64Type>().value(row)),
+        DataType::List(_) => list(&array.as_list::<i32>().value(row))?,
+        DataType::LargeList(_) => list(&array.as_list::<i64>().value(row))?,
+        DataType::FixedSizeList(..) => list(&array.as_fixed_size_list().value(row))?,
+        DataType::Struct(fields) => {
+            let mut object = Map::new();
+            for (field, column) in fields.iter().zip(array.as_struct().columns()) {
+                object.insert(field.name().clone(), cell(column.as_ref(), row)?);
+            }
+            Value::Object(object)
+        }
+        DataType::Dictionary(..) => {
+            let dictionary = array.as_any_dictionary();
+            cell(
+                dictionary.values().as_ref(),
+                dictionary.normalized_keys()[row],
+            )?
+        }
+        other => return Err(format!("unsupported type {other}")),
+    })
+}
+
+fn list(items: &ArrayRef) -> Result<Value, String> {
+    (0..items.len())
+        .map(|at| cell(items.as_ref(), at))
+        .collect::<Result<Vec<_>, _>>()
+        .map(Value::Array)
+}
+
+/// JSON has no infinities: they are kept as text, which no numeric column accepts.
+fn float(number: f64) -> Value {
+    serde_json::Number::from_f64(number)
+        .map_or_else(|| Value::from(number.to_string()), Value::Number)
+}

@@ -1,0 +1,368 @@
+//! Rows: what a data set says about one prompt, before tokenisation.
+//!
+//! A row is recognised by its columns, as TRL documents them; columns that no shape needs are ignored. Preference
+//! columns come first: a row with `chosen` and `rejected` is a preference even when it also has `messages`.
+//! Prompts that are only implied (the common beginning of chosen and rejected) are split off here.
+//! Tested in `tests/shapes.rs`.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use serde_json::{Map, Value};
+use unbraid_text::Message;
+
+use crate::error::{PreferenceError, Result};
+use crate::prompt::{split_messages, split_prompt};
+
+/// The shapes of rows that are accepted, for messages.
+pub const ACCEPTED_SHAPES: &str = "{prompt, chosen, rejected}, {chosen, rejected} (the prompt is their common \
+     beginning), {prompt, completion, label}, {prompt, completion}, {messages}, {text}; prompt, chosen, rejected and \
+     completion are text or lists of {role, content}; an optional numeric `weight`";
+
+/// The columns that are read; all others are ignored.
+pub(crate) const COLUMNS: [&str; 8] = [
+    "prompt",
+    "chosen",
+    "rejected",
+    "completion",
+    "label",
+    "messages",
+    "text",
+    "weight",
+];
+
+/// Where a row came from: shown as `file:12` for lines and `file, row 12` for rows, both counted from 1.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Location {
+    file: Arc<str>,
+    number: usize,
+    is_line: bool,
+}
+
+impl Location {
+    /// A line of a text file, counted from 1.
+    pub fn line(file: &Path, number: usize) -> Self {
+        Self {
+            file: file.display().to_string().into(),
+            number,
+            is_line: true,
+        }
+    }
+
+    /// A row of a table or list, counted from 1.
+    pub fn row(file: &Path, number: usize) -> Self {
+        Self {
+            is_line: false,
+            ..Self::line(file, number)
+        }
+    }
+
+    /// The same file at another line or row.
+    pub(crate) fn at(&self, number: usize) -> Self {
+        Self {
+            number,
+            ..self.clone()
+        }
+    }
+}
+
+impl std::fmt::Display for Location {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let between = if self.is_line { ":" } else { ", row " };
+        write!(f, "{}{between}{}", self.file, self.number)
+    }
+}
+
+/// What a column says: plain text, or turns of a conversation.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Content {
+    /// Plain text.
+    Text(String),
+    /// Turns in order; never empty for a prompt.
+    Conversation(Vec<Message>),
+}
+
+/// The shapes of a row.
+#[derive(Debug, Clone, PartialEq)]
+pub enum RowKind {
+    /// A prompt with a preferred and a dispreferred completion; all three are text or all are conversations.
+    Preference {
+        /// The prompt, given or split off.
+        prompt: Content,
+        /// The preferred completion.
+        chosen: Content,
+        /// The dispreferred completion.
+        rejected: Content,
+    },
+    /// A completion that was judged on its own.
+    Unpaired {
+        /// The prompt.
+        prompt: Content,
+        /// The completion.
+        completion: Content,
+        /// Whether it was liked.
+        label: bool,
+    },
+    /// A completion to imitate.
+    PromptCompletion {
+        /// The prompt.
+        prompt: Content,
+        /// The completion.
+        completion: Content,
+    },
+    /// A text to imitate.
+    Text(String),
+    /// A conversation to imitate.
+    Messages(Vec<Message>),
+}
+
+impl RowKind {
+    /// The kind in words, for messages.
+    pub fn name(&self) -> &'static str {
+        match self {
+            Self::Preference { .. } => "a preference row",
+            Self::Unpaired { .. } => "an unpaired row (prompt, completion, label)",
+            Self::PromptCompletion { .. } => "a prompt-completion row",
+            Self::Text(_) => "a text row",
+            Self::Messages(_) => "a messages row",
+        }
+    }
+}
+
+/// One row of a data set.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Row {
+    /// Where it came from.
+    pub location: Location,
+    /// Its weight in the loss: finite, not negative, 1 when the data set has no `weight`.
+    pub weight: f64,
+    /// What it says.
+    pub kind: RowKind,
+}
+
+impl Row {
+    /// Recognises a row by its columns. Null counts as absent.
+    pub(crate) fn from_columns(location: Location, columns: Columns) -> Result<Self> {
+        let reader = Reader {
+            location: &location,
+            columns: &columns,
+        };
+        let has = |name: &str| {
+            columns
+                .values
+                .get(name)
+                .is_some_and(|value| !value.is_null())
+        };
+        let kind = if has("chosen") || has("rejected") {
+            reader.preference()?
+        } else if has("completion") && has("label") {
+            let (prompt, completion) = reader.prompt_completion()?;
+            RowKind::Unpaired {
+                prompt,
+                completion,
+                label: reader.label()?,
+            }
+        } else if has("completion") {
+            let (prompt, completion) = reader.prompt_completion()?;
+            RowKind::PromptCompletion { prompt, completion }
+        } else if has("messages") {
+            match reader.content("messages")? {
+                Content::Conversation(messages) => RowKind::Messages(messages),
+                Content::Text(text) => {
+                    return Err(reader.mistyped(
+                        "messages",
+                        "a list of {role, content}",
+                        &Value::from(text),
+                    ));
+                }
+            }
+        } else if has("text") {
+            match reader.content("text")? {
+                Content::Text(text) => RowKind::Text(text),
+                Content::Conversation(_) => {
+                    return Err(reader.mistyped("text", "text", &columns.values["text"]));
+                }
+            }
+        } else {
+            return Err(PreferenceError::Shape {
+                location,
+                columns: columns.names,
+            });
+        };
+        let weight = reader.weight()?;
+        Ok(Self {
+            location,
+            weight,
+            kind,
+        })
+    }
+}
+
+/// A row's columns as JSON, and the names of all columns that its file has.
+pub(crate) struct Columns {
+    pub values: Map<String, Value>,
+    pub names: Vec<String>,
+}
+
+struct Reader<'a> {
+    location: &'a Location,
+    columns: &'a Columns,
+}
+
+impl Reader<'_> {
+    fn value(&self, column: &'static str) -> Result<&Value> {
+        match self.columns.values.get(column) {
+            Some(value) if !value.is_null() => Ok(value),
+            _ => Err(PreferenceError::MissingColumn {
+                location: self.location.clone(),
+                column,
+                columns: self.columns.names.clone(),
+            }),
+        }
+    }
+
+    fn mistyped(
+        &self,
+        column: &'static str,
+        expected: &'static str,
+        got: &Value,
+    ) -> PreferenceError {
+        let mut got = got.to_string();
+        if got.chars().count() > 60 {
+            got = got.chars().take(60).chain("…".chars()).collect();
+        }
+        PreferenceError::ColumnType {
+            location: self.location.clone(),
+            column,
+            expected,
+            got,
+            columns: self.columns.names.clone(),
+        }
+    }
+
+    fn content(&self, column: &'static str) -> Result<Content> {
+        const EXPECTED: &str = "text or a list of {role, content} objects whose values are text";
+        let value = self.value(column)?;
+        match value {
+            Value::String(text) => Ok(Content::Text(text.clone())),
+            Value::Array(turns) if !turns.is_empty() => {
+                let turn = |turn: &Value| {
+                    let field =
+                        |name: &str| turn.get(name).and_then(Value::as_str).map(str::to_owned);
+                    Some(Message {
+                        role: field("role")?,
+                        content: field("content")?,
+                    })
+                };
+                let turns: Option<Vec<Message>> = turns.iter().map(turn).collect();
+                turns
+                    .map(Content::Conversation)
+                    .ok_or_else(|| self.mistyped(column, EXPECTED, value))
+            }
+            other => Err(self.mistyped(column, EXPECTED, other)),
+        }
+    }
+
+    fn preference(&self) -> Result<RowKind> {
+        let (chosen, rejected) = (self.content("chosen")?, self.content("rejected")?);
+        let given = self
+            .columns
+            .values
+            .get("prompt")
+            .is_some_and(|prompt| !prompt.is_null());
+        let prompt = if given {
+            Some(self.content("prompt")?)
+        } else {
+            None
+        };
+        let (prompt, chosen, rejected) = match (prompt, chosen, rejected) {
+            (Some(Content::Text(p)), Content::Text(c), Content::Text(r)) => {
+                (Content::Text(p), Content::Text(c), Content::Text(r))
+            }
+            (
+                Some(Content::Conversation(p)),
+                Content::Conversation(c),
+                Content::Conversation(r),
+            ) => (
+                Content::Conversation(p),
+                Content::Conversation(c),
+                Content::Conversation(r),
+            ),
+            (None, Content::Text(c), Content::Text(r)) => {
+                let cut = split_prompt(&c, &r);
+                let text = |text: &str| Content::Text(text.to_owned());
+                (text(&c[..cut]), text(&c[cut..]), text(&r[cut..]))
+            }
+            // A prompt as text beside whole conversations repeats their first turn: the conversations are complete.
+            (
+                None | Some(Content::Text(_)),
+                Content::Conversation(mut c),
+                Content::Conversation(mut r),
+            ) => {
+                let cut = split_messages(&c, &r);
+                let (c_end, r_end) = (c.split_off(cut), r.split_off(cut));
+                if c.is_empty() || c_end.is_empty() || r_end.is_empty() {
+                    return Err(PreferenceError::WrongKind {
+                        location: self.location.clone(),
+                        got: "a pair of conversations without a common beginning",
+                        needed: "chosen and rejected must share the prompt's turns and differ in the answer",
+                    });
+                }
+                (
+                    Content::Conversation(c),
+                    Content::Conversation(c_end),
+                    Content::Conversation(r_end),
+                )
+            }
+            _ => {
+                return Err(PreferenceError::MixedContent {
+                    location: self.location.clone(),
+                    columns: "`prompt`, `chosen` and `rejected`",
+                });
+            }
+        };
+        Ok(RowKind::Preference {
+            prompt,
+            chosen,
+            rejected,
+        })
+    }
+
+    fn prompt_completion(&self) -> Result<(Content, Content)> {
+        match (self.content("prompt")?, self.content("completion")?) {
+            both @ ((Content::Text(_), Content::Text(_))
+            | (Content::Conversation(_), Content::Conversation(_))) => Ok(both),
+            _ => Err(PreferenceError::MixedContent {
+                location: self.location.clone(),
+                columns: "`prompt` and `completion`",
+            }),
+        }
+    }
+
+    fn label(&self) -> Result<bool> {
+        let value = self.value("label")?;
+        match value {
+            Value::Bool(label) => Ok(*label),
+            Value::Number(number) if number.as_f64() == Some(1.0) => Ok(true),
+            Value::Number(number) if number.as_f64() == Some(0.0) => Ok(false),
+            Value::String(text) if matches!(text.trim(), "true" | "True" | "1") => Ok(true),
+            Value::String(text) if matches!(text.trim(), "false" | "False" | "0") => Ok(false),
+            other => Err(self.mistyped("label", "true or false", other)),
+        }
+    }
+
+    fn weight(&self) -> Result<f64> {
+        const EXPECTED: &str = "a finite number that is not negative";
+        let value = match self.columns.values.get("weight") {
+            None | Some(Value::Null) => return Ok(1.0),
+            Some(value) => value,
+        };
+        let number = match value {
+            Value::Number(number) => number.as_f64(),
+            Value::String(text) => text.trim().parse().ok(),
+            _ => None,
+        };
+        let usable = number.filter(|weight: &f64| weight.is_finite() && *weight >= 0.0);
+        usable.ok_or_else(|| self.mistyped("weight", EXPECTED, value))
+    }
+}

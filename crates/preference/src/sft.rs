@@ -1,0 +1,256 @@
+//! Rows become sequences to imitate, as TRL 1.16's `SFTTrainer` makes them.
+//!
+//! `{text}` and `{messages}` carry loss on every token (the first has no context and is never predicted);
+//! `{prompt, completion}` on the completion only, or on everything without `completion_only`. EOS is appended to
+//! plain text as for pairs. `max_length` keeps the start, and a sequence left without a token of loss is dropped.
+//! Preference rows are accepted too (TRL refuses them): they train on prompt + chosen, as the paper's first stage does.
+//!
+//! Packing groups sequences so that each group has at most `max_length` tokens, by best fit of decreasing lengths
+//! (TRL's `bfd`). A group is not one long text: each sequence keeps its own positions and sees only itself.
+//! Source: `trl/trainer/sft_trainer.py` and `trl/data_utils.py` 1.16. Tested in `tests/parity.rs`.
+
+use std::collections::{BTreeMap, VecDeque};
+
+use unbraid_text::Tokenizer;
+
+use crate::error::{PreferenceError, Result};
+use crate::row::{Content, Row, RowKind};
+use crate::tokenize::{at, common_prefix, encode_text, is_blank, prepare, with_eos};
+
+/// A sequence to imitate.
+#[derive(Debug, Clone, PartialEq)]
+pub struct SftSequence {
+    /// The row's place in the input, counted from 0 with dropped rows included.
+    pub index: usize,
+    /// All ids.
+    pub ids: Vec<u32>,
+    /// The loss is on `ids[loss_mask_start..]`; at least 1, because the first id has no context.
+    pub loss_mask_start: usize,
+    /// The row's weight in the loss.
+    pub weight: f64,
+}
+
+/// How rows become sequences.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct SftOptions {
+    /// Loss on the completion only, where a row has a prompt.
+    pub completion_only: bool,
+    /// Group sequences up to `max_length` tokens.
+    pub packing: bool,
+}
+
+impl Default for SftOptions {
+    fn default() -> Self {
+        Self {
+            completion_only: true,
+            packing: false,
+        }
+    }
+}
+
+/// What tokenisation did to the rows.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct SftReport {
+    /// Rows that were given.
+    pub total: usize,
+    /// Rows dropped because no token of loss is left (the prompt fills `max_length`, or one token in all).
+    pub dropped_no_loss: usize,
+    /// Rows dropped because the text or completion is empty or white space.
+    pub dropped_empty: usize,
+    /// Kept sequences that were cut at `max_length`.
+    pub truncated: usize,
+    /// Kept sequences whose completion starts before the prompt's end.
+    pub boundary_mismatches: usize,
+}
+
+impl SftReport {
+    /// What a user should be told, one line each; empty when nothing happened.
+    pub fn warnings(&self) -> Vec<String> {
+        let told = [
+            (
+                self.dropped_no_loss,
+                "dropped: no token is left to learn from within max_length",
+            ),
+            (
+                self.dropped_empty,
+                "dropped: the text or completion is empty or white space",
+            ),
+            (self.truncated, "are cut at max_length"),
+            (
+                self.boundary_mismatches,
+                "have a completion that starts before the prompt's end",
+            ),
+        ];
+        let told = told.into_iter().filter(|(count, _)| *count > 0);
+        told.map(|(count, what)| format!("{count} of {} rows {what}", self.total))
+            .collect()
+    }
+}
+
+/// Sequences ready for a model, and what happened on the way.
+#[derive(Debug, Clone, PartialEq)]
+pub struct SftDataset {
+    /// The usable sequences in input order.
+    pub sequences: Vec<SftSequence>,
+    /// Groups of positions in `sequences` that go through the model together; one each without packing.
+    pub packs: Vec<Vec<usize>>,
+    /// Counts of what was dropped, cut or noticed.
+    pub report: SftReport,
+}
+
+/// Tokenises rows for supervised fine-tuning. `max_length` limits a sequence (and a pack) in tokens.
+///
+/// # Errors
+/// [`PreferenceError::WrongKind`] for unpaired rows, [`PreferenceError::PackingWithoutLength`],
+/// [`PreferenceError::NoEos`], [`PreferenceError::Text`], and [`PreferenceError::NothingLeft`].
+pub fn tokenize_sft(
+    rows: &[Row],
+    tok: &Tokenizer,
+    max_length: Option<usize>,
+    options: SftOptions,
+) -> Result<SftDataset> {
+    if let Some(got) = max_length.filter(|&limit| limit < 2) {
+        return Err(PreferenceError::MaxLength { got });
+    }
+    if options.packing && max_length.is_none() {
+        return Err(PreferenceError::PackingWithoutLength);
+    }
+    let limit = max_length.unwrap_or(usize::MAX);
+    let mut report = SftReport {
+        total: rows.len(),
+        ..Default::default()
+    };
+    let mut sequences = Vec::with_capacity(rows.len());
+    for (index, row) in rows.iter().enumerate() {
+        let Some(encoded) = encode_row(row, tok)? else {
+            report.dropped_empty += 1;
+            continue;
+        };
+        let mut ids = encoded.ids;
+        let loss_mask_start = if options.completion_only {
+            encoded.prompt_len.max(1)
+        } else {
+            1
+        };
+        if loss_mask_start >= ids.len().min(limit) {
+            report.dropped_no_loss += 1;
+            continue;
+        }
+        report.truncated += usize::from(ids.len() > limit);
+        report.boundary_mismatches += usize::from(encoded.mismatch);
+        ids.truncate(limit);
+        sequences.push(SftSequence {
+            index,
+            ids,
+            loss_mask_start,
+            weight: row.weight,
+        });
+    }
+    if sequences.is_empty() {
+        return Err(PreferenceError::NothingLeft {
+            total: report.total,
+            reasons: report.warnings().join("; "),
+        });
+    }
+    let packs = if options.packing {
+        let lengths: Vec<usize> = sequences
+            .iter()
+            .map(|sequence| sequence.ids.len())
+            .collect();
+        pack_best_fit(&lengths, limit)
+    } else {
+        (0..sequences.len()).map(|at| vec![at]).collect()
+    };
+    Ok(SftDataset {
+        sequences,
+        packs,
+        report,
+    })
+}
+
+struct Encoded {
+    ids: Vec<u32>,
+    /// 0 where the row has no prompt.
+    prompt_len: usize,
+    mismatch: bool,
+}
+
+/// The ids of a row, or nothing when there is nothing to imitate.
+fn encode_row(row: &Row, tok: &Tokenizer) -> Result<Option<Encoded>> {
+    let whole = |ids: Vec<u32>| {
+        Ok(Some(Encoded {
+            ids,
+            prompt_len: 0,
+            mismatch: false,
+        }))
+    };
+    match &row.kind {
+        RowKind::Text(text) => {
+            if is_blank(&Content::Text(text.clone()), tok) {
+                return Ok(None);
+            }
+            whole(encode_text(tok, &with_eos(text, text, tok)?).map_err(at(&row.location))?)
+        }
+        RowKind::Messages(messages) => {
+            let text = tok
+                .apply_chat_template(messages, false)
+                .map_err(at(&row.location))?;
+            whole(tok.encode(&text, false).map_err(at(&row.location))?)
+        }
+        RowKind::PromptCompletion { prompt, completion }
+        | RowKind::Preference {
+            prompt,
+            chosen: completion,
+            ..
+        } => {
+            if is_blank(completion, tok) {
+                return Ok(None);
+            }
+            let prepared = prepare(&row.location, tok, prompt, [completion])?;
+            let [ids] = prepared.full_ids;
+            let prompt_len = common_prefix(&prepared.prompt_ids, &ids);
+            Ok(Some(Encoded {
+                ids,
+                prompt_len,
+                mismatch: prompt_len < prepared.prompt_ids.len(),
+            }))
+        }
+        RowKind::Unpaired { .. } => Err(PreferenceError::WrongKind {
+            location: row.location.clone(),
+            got: row.kind.name(),
+            needed: "rows need `text`, `messages`, or `prompt` and `completion`",
+        }),
+    }
+}
+
+/// Groups positions so that the lengths of a group sum to at most `capacity`: longest first, each into the fullest
+/// group that still has room, the oldest of equals. A length above the capacity gets a group of its own.
+pub fn pack_best_fit(lengths: &[usize], capacity: usize) -> Vec<Vec<usize>> {
+    let mut order: Vec<usize> = (0..lengths.len()).collect();
+    order.sort_by_key(|&at| std::cmp::Reverse(lengths[at]));
+    let mut packs: Vec<Vec<usize>> = Vec::new();
+    let mut with_room: BTreeMap<usize, VecDeque<usize>> = BTreeMap::new();
+    for at in order {
+        let length = lengths[at];
+        let fitting = with_room.range(length..).next().map(|(&room, _)| room);
+        let (pack, room) = match fitting {
+            Some(room) => {
+                let waiting = with_room.get_mut(&room).expect("the key was just found");
+                let pack = waiting.pop_front().expect("emptied entries are removed");
+                if waiting.is_empty() {
+                    with_room.remove(&room);
+                }
+                (pack, room)
+            }
+            None => {
+                packs.push(Vec::new());
+                (packs.len() - 1, capacity)
+            }
+        };
+        packs[pack].push(at);
+        if room > length {
+            with_room.entry(room - length).or_default().push_back(pack);
+        }
+    }
+    packs
+}

@@ -1,0 +1,446 @@
+//! One page that compares runs: verdicts side by side, a line per run in each figure, and the settings that differ.
+//!
+//! Runs are compared on one basis: held-out pairs when every run has two evaluations or more, training batches
+//! otherwise. Whether the runs saw the same data is not checked here; the table of settings shows it when they did not.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+use crate::error::{ReportError, Result};
+use crate::figure::{Cell, Figure, Kind, MAX_ROWS, Panel, Role, Series, Table, window};
+use crate::page::{self, Page, escape, number, push};
+use crate::record::RunRecord;
+use crate::settings::quoted;
+use crate::verdict::{Basis, Geometry, Trend, judge, percent};
+use crate::write::write_atomically;
+
+/// Writes one page that compares `runs` (output directories of `unbraid train`) and gives its path.
+///
+/// `out` is the file to write; when it is an existing directory, `comparison.html` in it. One run is allowed. The
+/// file is replaced atomically; the same records in the same order give the same bytes.
+///
+/// # Errors
+/// [`ReportError::NoRuns`] for an empty list; otherwise as [`write_run_report`](crate::write_run_report), for the
+/// first run that cannot be read.
+pub fn write_comparison(runs: &[PathBuf], out: &Path) -> Result<PathBuf> {
+    if runs.is_empty() {
+        return Err(ReportError::NoRuns);
+    }
+    let records = runs
+        .iter()
+        .map(|dir| RunRecord::read(dir))
+        .collect::<Result<Vec<_>>>()?;
+    let path = if out.is_dir() {
+        out.join("comparison.html")
+    } else {
+        out.to_path_buf()
+    };
+    write_atomically(&path, &Comparison::new(records).render())?;
+    Ok(path)
+}
+
+struct Comparison {
+    runs: Vec<RunRecord>,
+    /// Names, each different from the others.
+    names: Vec<String>,
+    basis: Basis,
+    command: String,
+}
+
+impl Comparison {
+    fn new(runs: Vec<RunRecord>) -> Self {
+        let held_out = runs.iter().all(|run| Basis::of(run) == Basis::HeldOut);
+        let basis = if held_out {
+            Basis::HeldOut
+        } else {
+            Basis::Training
+        };
+        let words = runs.iter().map(|run| quoted(&run.dir.to_string_lossy()));
+        let command = format!("unbraid report {}", words.collect::<Vec<_>>().join(" "));
+        Self {
+            names: distinct_names(&runs),
+            basis,
+            command,
+            runs,
+        }
+    }
+
+    fn render(&self) -> String {
+        let count = self.runs.len();
+        let title = if count == 1 {
+            self.names[0].clone()
+        } else {
+            format!("{count} runs compared")
+        };
+        let (figures, thinned) = self.figures();
+        let mut notes: Vec<String> = self
+            .runs
+            .iter()
+            .zip(&self.names)
+            .flat_map(prefixed_notes)
+            .collect();
+        if thinned > 1 {
+            notes.push(format!("the longest run is shown by every {thinned}th logged step; its metrics.jsonl has all of them"));
+        }
+        Page {
+            title,
+            kicker: "Comparison of training runs".into(),
+            facts: format!("figures show {}", self.basis.label()),
+            stem: "comparison".into(),
+            opening_html: self.table_html() + &page::notes(&notes),
+            figures,
+            sheets_html: self.settings_html() + &self.commands_html(),
+        }
+        .render()
+    }
+
+    fn table_html(&self) -> String {
+        let mut html = format!(
+            "<section class=\"sheet\"><h2>Outcome</h2><div class=\"scroll\" tabindex=\"0\" role=\"region\" \
+             aria-label=\"Outcome of each run\"><table><caption>First → last, {}; gradients and cases are means over the \
+             measured steps</caption><thead><tr>",
+            self.basis.label()
+        );
+        let heads = [
+            "run",
+            "steps",
+            "chosen, nats",
+            "rejected, nats",
+            "reward margin",
+            "accuracy",
+            "cosine",
+            "both fall",
+            "verdict",
+        ];
+        for head in heads {
+            push(&mut html, format_args!("<th scope=\"col\">{head}</th>"));
+        }
+        html += "</tr></thead><tbody>";
+        for (run, name) in self.runs.iter().zip(&self.names) {
+            let trend =
+                |key: &str, show: fn(f64) -> String| arrow(self.basis.trend(run, key), show);
+            let geometry = Geometry::of(run);
+            let cells = [
+                run.last_step().to_string(),
+                trend("logps/chosen", number),
+                trend("logps/rejected", number),
+                trend("rewards/margins", number),
+                trend("rewards/accuracies", percent),
+                geometry.cosine.map(number).unwrap_or_default(),
+                geometry
+                    .cases
+                    .map(|cases| percent(cases[1]))
+                    .unwrap_or_default(),
+            ];
+            push(
+                &mut html,
+                format_args!("<tr><th scope=\"row\" class=\"text\">{}</th>", escape(name)),
+            );
+            cells
+                .iter()
+                .for_each(|cell| push(&mut html, format_args!("<td>{}</td>", escape(cell))));
+            let verdict = judge(run, self.basis)
+                .map(|verdict| verdict.sentence)
+                .unwrap_or_default();
+            push(
+                &mut html,
+                format_args!(
+                    "<td class=\"text verdict-cell\">{}</td></tr>",
+                    escape(&verdict)
+                ),
+            );
+        }
+        html + "</tbody></table></div></section>\n"
+    }
+
+    /// Settings whose value is not the same in all runs.
+    fn settings_html(&self) -> String {
+        let leaves: Vec<BTreeMap<String, String>> = self
+            .runs
+            .iter()
+            .map(|run| run.settings.leaves().into_iter().collect())
+            .collect();
+        let mut keys: Vec<&String> = Vec::new();
+        for key in leaves.iter().flat_map(BTreeMap::keys) {
+            let first = leaves[0].get(key);
+            if key != "command"
+                && !keys.contains(&key)
+                && leaves.iter().any(|run| run.get(key) != first)
+            {
+                keys.push(key);
+            }
+        }
+        if keys.is_empty() {
+            return String::new();
+        }
+        keys.sort();
+        let mut html = String::from(
+            "<section class=\"sheet\"><h2>Settings that differ</h2><div class=\"scroll\" tabindex=\"0\" role=\"region\" \
+             aria-label=\"Settings that differ\"><table><thead><tr><th scope=\"col\">setting</th>",
+        );
+        self.names.iter().for_each(|name| {
+            push(
+                &mut html,
+                format_args!("<th scope=\"col\" class=\"text\">{}</th>", escape(name)),
+            )
+        });
+        html += "</tr></thead><tbody>";
+        for key in keys {
+            push(
+                &mut html,
+                format_args!("<tr><th scope=\"row\">{}</th>", escape(key)),
+            );
+            for run in &leaves {
+                let value = run.get(key).map_or("–", String::as_str);
+                push(
+                    &mut html,
+                    format_args!("<td class=\"text\">{}</td>", escape(value)),
+                );
+            }
+            html += "</tr>";
+        }
+        html + "</tbody></table></div></section>\n"
+    }
+
+    fn commands_html(&self) -> String {
+        let lines = self.runs.iter().zip(&self.names).map(|(run, name)| {
+            let command = run
+                .command()
+                .unwrap_or_else(|| "(not recorded)".to_string());
+            format!("# {name}: {}\n{command}\n", run.dir.display())
+        });
+        page::sheet_of_text(
+            "Commands that made the runs",
+            &lines.collect::<Vec<_>>().join("\n"),
+        )
+    }
+
+    /// The figures, and the largest k for which only every k-th row is shown.
+    fn figures(&self) -> (Vec<Figure>, usize) {
+        let mut figures = vec![self.ends()];
+        let mut thinned = 1;
+        let mut add =
+            |id: &str, title: &str, caption: &str, panels: &[(&str, &str, &str, bool)]| {
+                let (figure, every) = self.over_steps(id, title, caption, panels);
+                thinned = thinned.max(every);
+                figures.extend(figure);
+            };
+        add(
+            "log-probs",
+            "Log-probs",
+            "Mean log-prob of a whole completion in each run, chosen on the left, rejected on the right.",
+            &[
+                ("Chosen", "nats", "logps/chosen", false),
+                ("Rejected", "nats", "logps/rejected", false),
+            ],
+        );
+        add(
+            "change",
+            "Change since the start",
+            "The same lines moved to a common start: below zero the completion has become less likely. The better \
+             objective or remedy keeps the left line up while the right one goes down.",
+            &[
+                ("Chosen", "nats since the start", "change/chosen", false),
+                ("Rejected", "nats since the start", "change/rejected", false),
+            ],
+        );
+        add(
+            "margin",
+            "Margin and accuracy",
+            "What the objectives see: how far and how often chosen is ahead in implicit reward. Rewards scale with β and \
+             with the objective's own definition, so compare margins between like runs only.",
+            &[
+                ("Reward margin", "reward", "rewards/margins", false),
+                (
+                    "Reward accuracy",
+                    "share of pairs",
+                    "rewards/accuracies",
+                    true,
+                ),
+            ],
+        );
+        add(
+            "loss",
+            "Loss",
+            "Each run's own objective. Different objectives have different scales; compare the shape.",
+            &[("Loss", "objective", "loss", false)],
+        );
+        let geometry = &[
+            (
+                "Cosine",
+                "between chosen and rejected gradient",
+                "geometry/cosine",
+                false,
+            ),
+            (
+                "Both fall",
+                "share of the measured pairs",
+                "geometry/both_fall",
+                true,
+            ),
+        ];
+        add(
+            "geometry",
+            "Gradient entanglement",
+            "How much the chosen and the rejected gradient of a training pair point the same way, and how many pairs would \
+             fall together by one step of their own.",
+            geometry,
+        );
+        (figures, thinned)
+    }
+
+    /// Bars of the total change of chosen and rejected.
+    fn ends(&self) -> Figure {
+        let mut table = Table::with_header(&["run", "split", "chosen", "rejected"]);
+        for (run, name) in self.runs.iter().zip(&self.names) {
+            let change = |key: &str| {
+                self.basis
+                    .trend(run, key)
+                    .map_or(Cell::Empty, |trend| Cell::Number(trend.change()))
+            };
+            let split = Cell::Text(self.split().to_string());
+            table.push(&[
+                Cell::Text(name.clone()),
+                split,
+                change("logps/chosen"),
+                change("logps/rejected"),
+            ]);
+        }
+        let split = ("split", self.split());
+        let series = [("chosen", Role::Chosen), ("rejected", Role::Rejected)]
+            .map(|(side, role)| Series::new(side, role, split, "run", side));
+        let panel = Panel {
+            kind: Kind::Bars,
+            x_label: "change of the log-prob, nats".into(),
+            series: series.into(),
+            ..Panel::over_steps(
+                "Change of the log-prob from start to end",
+                "nats; right of zero: more likely than before",
+            )
+        };
+        debug_assert_eq!(table.len(), self.runs.len(), "a row for each run");
+        Figure {
+            id: "ends".into(),
+            title: "Where each run ended".into(),
+            caption: "The ideal is a blue bar to the right and an orange one to the left. Two bars on the same side are \
+                      entangled: chosen and rejected went the same way."
+                .into(),
+            command: Some(self.command.clone()),
+            panels: vec![panel],
+            csv: table.into_csv(),
+        }
+    }
+
+    /// A line per run in each panel: (title, unit, column, in per cent). Geometry is measured in training only.
+    fn over_steps(
+        &self,
+        id: &str,
+        title: &str,
+        caption: &str,
+        panels: &[(&str, &str, &str, bool)],
+    ) -> (Option<Figure>, usize) {
+        let keys: Vec<&str> = panels.iter().map(|panel| panel.2).collect();
+        let training_only = keys.iter().all(|key| key.starts_with("geometry/"));
+        let basis = if training_only {
+            Basis::Training
+        } else {
+            self.basis
+        };
+        let split = if basis == Basis::HeldOut {
+            "eval"
+        } else {
+            "train"
+        };
+        let mut table = Table::over_steps(&["run", "split"], &keys);
+        let limit = (MAX_ROWS / self.runs.len()).max(50);
+        let pushed = self
+            .runs
+            .iter()
+            .zip(&self.names)
+            .map(|(run, name)| table.push_rows(&[name, split], basis.rows(run), &keys, limit));
+        let every = pushed.max().unwrap_or(1);
+        let panels: Vec<Panel> = panels
+            .iter()
+            .map(|&(title, unit, key, percent)| {
+                let with = self
+                    .runs
+                    .iter()
+                    .enumerate()
+                    .filter(|(_, run)| basis.rows(run).has(key));
+                let series = with.map(|(index, run)| {
+                    let rows = basis.rows(run).finite(key).len().min(limit);
+                    let smooth = if basis == Basis::HeldOut {
+                        0
+                    } else {
+                        window(rows)
+                    };
+                    Series::new(
+                        &self.names[index],
+                        Role::Run(index),
+                        ("run", &self.names[index]),
+                        "step",
+                        key,
+                    )
+                    .smoothed(smooth)
+                });
+                let guide = !key.starts_with("logps/") && key != "loss";
+                Panel {
+                    series: series.collect(),
+                    percent,
+                    guide,
+                    ..Panel::over_steps(title, unit)
+                }
+            })
+            .filter(|panel| !panel.series.is_empty())
+            .collect();
+        let figure = (!panels.is_empty()).then(|| Figure {
+            id: id.into(),
+            title: title.into(),
+            caption: caption.into(),
+            command: Some(self.command.clone()),
+            panels,
+            csv: table.into_csv(),
+        });
+        (figure, every)
+    }
+
+    fn split(&self) -> &'static str {
+        if self.basis == Basis::HeldOut {
+            "eval"
+        } else {
+            "train"
+        }
+    }
+}
+
+fn arrow(trend: Option<Trend>, show: fn(f64) -> String) -> String {
+    trend
+        .map(|trend| format!("{} → {}", show(trend.start), show(trend.end)))
+        .unwrap_or_default()
+}
+
+fn prefixed_notes((run, name): (&RunRecord, &String)) -> Vec<String> {
+    run.notes
+        .iter()
+        .map(|note| format!("{name}: {note}"))
+        .collect()
+}
+
+/// Run names; where two runs share one, their directories tell them apart, and a number where even these agree.
+fn distinct_names(runs: &[RunRecord]) -> Vec<String> {
+    let plain: Vec<String> = runs.iter().map(RunRecord::name).collect();
+    let mut names: Vec<String> = Vec::new();
+    for (index, name) in plain.iter().enumerate() {
+        let shared = plain.iter().filter(|other| *other == name).count() > 1;
+        let mut candidate = if shared {
+            runs[index].dir.display().to_string()
+        } else {
+            name.clone()
+        };
+        if names.contains(&candidate) {
+            candidate = format!("{candidate} ({})", index + 1);
+        }
+        names.push(candidate);
+    }
+    names
+}
