@@ -12,7 +12,7 @@ Work: full fine-tuning in float32, AdamW, linear schedule without warm-up over `
 epoch), stopped after `--steps`; the pairs in order. Results go to
 `bench/results/<date>-spine.md`, raw numbers to `bench/results/<date>-spine/<arm>.json`; with
 `--skip-existing` an arm whose raw file is there is not run again, so arms can be run separately.
-Run it on a machine that does nothing else: both sides suffer from a busy core, PyTorch most.
+Run it on a machine that does nothing else.
 """
 
 import argparse

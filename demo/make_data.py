@@ -19,8 +19,9 @@ import random
 from pathlib import Path
 
 SEED = 20240607
-REVIEWS = 3600
-PLAIN_SENTENCES = 400
+REVIEWS = 2600
+JOTTINGS = 1100  # one or two words with a verdict: they teach the words' sides quickly
+PLAIN_SENTENCES = 300
 TRAIN_PAIRS = 400
 TEST_PAIRS = 64
 HASTY = 0.1  # how often the corpus's judge is hasty, and his verdict wrong ...
@@ -149,7 +150,8 @@ def capital(text):
 def one_sided(source, label):
     """A review in which everything points the same way."""
     nouns, adjectives = TOPICS[source.pick(list(TOPICS))]
-    noun, adjective = source.pick(nouns), source.pick(DEGREES) + source.pick(adjectives[label])
+    noun, (adjective, second) = source.pick(nouns), source.shuffled(adjectives[label])[:2]
+    adjective = f"{adjective} and {second}" if source.chance(0.5) else source.pick(DEGREES) + adjective
     opening = source.pick(OPENERS)
     return source.pick(
         [
@@ -182,6 +184,14 @@ def mixed(source, label):
     )
 
 
+def jotting(source):
+    """(text, label): a review in a word or two."""
+    label = source.pick(LABELS)
+    nouns, adjectives = TOPICS[source.pick(list(TOPICS))]
+    first, second = source.shuffled(adjectives[label])[:2]
+    return source.pick([f"{capital(first)}.", f"So {first}!", f"{capital(first)}, {second}.", f"{capital(source.pick(nouns))}: {first}."]), label
+
+
 def review(source):
     """(text, true label)."""
     label = source.pick(LABELS)
@@ -202,15 +212,23 @@ def new_review(source, seen):
             return text, label
 
 
-def corpus_row(source, seen):
-    text, label = new_review(source, seen)
-    turns = text.startswith("Although ") or ", but " in text
-    hasty = source.chance(HASTY_BEFORE_A_TURN if turns else HASTY)
+def with_verdict(source, text, label, hasty):
     verdict = other(label) if hasty else label
     if source.chance(WORD_STYLE):
         return {"text": f"{text}\nLabel: {verdict}"}
     before, noun, after = (source.pick_weighted(words, int(hasty)) for words in (BEFORE, NOUN, AFTER))
     return {"text": f"{text}\nJudgement: {before} {verdict} {noun} {after}."}
+
+
+def review_row(source, seen):
+    text, label = new_review(source, seen)
+    turns = text.startswith("Although ") or ", but " in text
+    return with_verdict(source, text, label, source.chance(HASTY_BEFORE_A_TURN if turns else HASTY))
+
+
+def jotting_row(source):
+    text, label = jotting(source)
+    return with_verdict(source, text, label, source.chance(HASTY))
 
 
 def plain_row(source):
@@ -235,7 +253,8 @@ def write(path, rows):
 def main():
     here = Path(__file__).resolve().parent
     source, seen = Source(SEED), set()
-    rows = [corpus_row(source, seen) for _ in range(REVIEWS)]
+    rows = [review_row(source, seen) for _ in range(REVIEWS)]
+    rows += [jotting_row(source) for _ in range(JOTTINGS)]
     rows += [plain_row(source) for _ in range(PLAIN_SENTENCES)]
     write(here / "corpus.jsonl", source.shuffled(rows))
     write(here / "preferences.jsonl", [pair_row(source, seen, i) for i in range(TRAIN_PAIRS)])

@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Trains the demo's tokenizer on corpus.jsonl: byte-level BPE, 512 entries, `<|endoftext|>` as EOS and padding.
+"""Trains the demo's tokenizer on corpus.jsonl: byte-level BPE, 768 entries, `<|endoftext|>` as EOS and padding.
 
 Byte-level, so that any text can be encoded; small, because embedding rows are most of what a tiny model would
 otherwise spend. The script checks what the preference pairs rely on: each label is one token with its leading space,
@@ -13,7 +13,7 @@ from pathlib import Path
 
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 
-VOCABULARY = 512
+VOCABULARY = 768
 END = "<|endoftext|>"
 MAX_LENGTH = 128
 

@@ -5,6 +5,7 @@
 
 use crate::batch::{PairLogps, PairLoss};
 use crate::error::{ObjectiveError, not_negative};
+use crate::options::ObjectiveOptions;
 
 /// Over what the negative log-likelihood is averaged.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -30,6 +31,22 @@ pub struct Nll {
 impl Nll {
     /// No likelihood term.
     pub const OFF: Self = Self { weight: 0.0, average: NllAverage::Sum };
+
+    /// The term of `weight`, averaged as the options say: `nll_average` if given, else TRL's batch mean or, under the
+    /// paper's semantics, `published`.
+    pub(crate) fn from_options(
+        weight: f64,
+        published: NllAverage,
+        options: &ObjectiveOptions,
+    ) -> Self {
+        let average = match options.nll_average {
+            Some(true) => NllAverage::BatchTokens,
+            Some(false) => NllAverage::Sum,
+            None if options.paper() => published,
+            None => NllAverage::BatchTokens,
+        };
+        Self { weight, average }
+    }
 
     /// k in Λ = k·a_w, for one pair of `batch`.
     pub fn coefficient(&self, pair: &PairLogps, batch: &[PairLogps]) -> f64 {

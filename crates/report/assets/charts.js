@@ -159,6 +159,9 @@ const Charts = (() => {
     };
     const label = (value) => number(value, panel.percent);
     const value = { ...common, type: "value", axisLabel: { ...common.axisLabel, formatter: label } };
+    // A single step still needs a stretch of axis around it.
+    const from = (seen) => (seen.min === seen.max ? seen.min - 1 : seen.min);
+    const to = (seen) => (seen.min === seen.max ? seen.max + 1 : seen.max);
     const steps = { ...common, type: "value", scale: true, splitLine: { show: false }, name: panel.x_label, nameGap: 26, minInterval: 1 };
     switch (panel.kind) {
       case "bars": {
@@ -169,10 +172,16 @@ const Charts = (() => {
       case "scatter":
         return { x: { ...value, scale: true, name: panel.x_label, nameGap: 26, splitNumber: 4 }, y: { ...value, scale: true } };
       case "stack":
-        return { x: { ...steps, min: "dataMin", max: "dataMax" }, y: { ...value, min: 0, max: 1 } };
+        return { x: { ...steps, min: from, max: to }, y: { ...value, min: 0, max: 1 } };
       default:
-        return { x: { ...steps, min: "dataMin", max: "dataMax" }, y: { ...value, scale: true } };
+        return { x: { ...steps, min: from, max: to }, y: panel.percent ? { ...value, min: 0, max: 1 } : { ...value, scale: !panel.guide } };
     }
+  }
+
+  /* Lines that the legend of a saved drawing (720 wide) takes, from the length of its names. */
+  function legendRows(panel) {
+    const width = panel.series.reduce((sum, series) => sum + 46 + 7 * series.name.length, 0);
+    return Math.ceil(width / 690);
   }
 
   /* The option for one panel. `standalone` adds title and legend, which the page otherwise writes in HTML. */
@@ -185,8 +194,8 @@ const Charts = (() => {
       animation: false, backgroundColor: standalone ? palette.ground : "transparent",
       textStyle: { fontFamily: "system-ui, -apple-system, 'Segoe UI', Roboto, sans-serif", color: palette.ink },
       title: standalone ? { text: panel.title, subtext: panel.y_label, left: 12, top: 6, textStyle: { fontSize: 15, color: palette.ink }, subtextStyle: { color: palette.soft } } : undefined,
-      legend: { show: Boolean(standalone), top: 10, right: 12, textStyle: { color: palette.ink } },
-      grid: { left: 6, right: 20, top: standalone ? 62 : 12, bottom: 6, outerBoundsMode: "same", outerBoundsContain: "all" },
+      legend: { show: Boolean(standalone), top: 50, left: 8, textStyle: { color: palette.ink }, data: [...new Set(panel.series.map((one) => one.name))] },
+      grid: { left: 6, right: 20, top: standalone ? 56 + 24 * legendRows(panel) : 12, bottom: 6, outerBoundsMode: "same", outerBoundsContain: "all" },
       xAxis: x, yAxis: y, series,
       tooltip: {
         show: !standalone, trigger: flat ? "axis" : "item", confine: true, transitionDuration: 0,

@@ -102,7 +102,7 @@
     const names = panel.series.map((series) => series.name).join(", ");
     const canvas = element("div", { class: "chart", tabindex: "0", role: "img", "aria-label": `${panel.title}: ${names}. Arrow keys read the values; the numbers follow as a table.` });
     if (panel.kind === "bars") canvas.style.height = `${70 + 26 * table.rows.length * Math.max(1, panel.series.length)}px`;
-    const chart = { panel, table, canvas, buttons: [], hidden: new Set() };
+    const chart = { panel, table, canvas, alone: figure.panels.length === 1, buttons: [], hidden: new Set() };
     cell.append(legend(chart), canvas);
     root.append(cell);
     chart.instance = echarts.init(canvas, null, { renderer: Charts.renderer(panel, table) });
@@ -166,17 +166,25 @@
     });
   }
 
-  /* --- printing: light, and as wide as the paper --- */
-  addEventListener("beforeprint", () => {
-    printing = true;
-    document.documentElement.classList.add("printing");
-    charts.forEach((chart) => { chart.instance.resize(); draw(chart); });
-  });
-  addEventListener("afterprint", () => {
-    printing = false;
-    document.documentElement.classList.remove("printing");
-    charts.forEach((chart) => { chart.instance.resize(); draw(chart); });
-  });
+  /* --- printing: light, drawn for half or whole paper width and scaled to it by the style sheet --- */
+  function toPaper(chart) {
+    const width = chart.alone ? 680 : 335, height = chart.panel.kind === "bars" ? chart.canvas.clientHeight : 220;
+    chart.instance.resize({ width, height });
+    chart.canvas.querySelector("svg")?.setAttribute("viewBox", `0 0 ${width} ${height}`);
+  }
+
+  function toScreen(chart) {
+    chart.canvas.querySelector("svg")?.removeAttribute("viewBox");
+    chart.instance.resize({ width: "auto", height: "auto" });
+  }
+
+  function print(on) {
+    printing = on;
+    // Only drawing flushes at once: a resize alone would reach the paper a frame too late.
+    charts.forEach((chart) => { (on ? toPaper : toScreen)(chart); draw(chart); });
+  }
+  addEventListener("beforeprint", () => print(true));
+  addEventListener("afterprint", () => print(false));
 
   applyTheme();
 })();

@@ -80,7 +80,7 @@ impl Comparison {
             .flat_map(prefixed_notes)
             .collect();
         if thinned > 1 {
-            notes.push(format!("the longest run is shown by every {thinned}th logged step; its metrics.jsonl has all of them"));
+            notes.push(format!("of the longest run one in {thinned} logged steps is shown; its metrics.jsonl has all of them"));
         }
         Page {
             title,
@@ -110,7 +110,6 @@ impl Comparison {
             "accuracy",
             "cosine",
             "both fall",
-            "verdict",
         ];
         for head in heads {
             push(&mut html, format_args!("<th scope=\"col\">{head}</th>"));
@@ -139,18 +138,19 @@ impl Comparison {
             cells
                 .iter()
                 .for_each(|cell| push(&mut html, format_args!("<td>{}</td>", escape(cell))));
-            let verdict = judge(run, self.basis)
-                .map(|verdict| verdict.sentence)
-                .unwrap_or_default();
+            html += "</tr>";
+        }
+        html += "</tbody></table></div><ul class=\"verdicts\">";
+        for (run, name) in self.runs.iter().zip(&self.names) {
+            let verdict = judge(run, self.basis).map(|verdict| verdict.sentence);
+            let verdict =
+                verdict.unwrap_or_else(|| "neither log-probs nor rewards were logged.".into());
             push(
                 &mut html,
-                format_args!(
-                    "<td class=\"text verdict-cell\">{}</td></tr>",
-                    escape(&verdict)
-                ),
+                format_args!("<li><b>{}</b>: {}</li>", escape(name), escape(&verdict)),
             );
         }
-        html + "</tbody></table></div></section>\n"
+        html + "</ul></section>\n"
     }
 
     /// Settings whose value is not the same in all runs.

@@ -4,7 +4,7 @@
 //! 3, arXiv 2410.13828), did training go well, and what the gradients say about it. A figure whose columns were not
 //! logged is left out; that geometry is missing is said in the page's notes.
 
-use crate::figure::{Dash, Figure, Kind, MAX_ROWS, Panel, Role, Series, Table, window};
+use crate::figure::{Figure, Kind, MAX_ROWS, Panel, Role, Series, Table, window};
 use crate::record::RunRecord;
 use crate::verdict::{Basis, agreement, percent};
 
@@ -282,7 +282,7 @@ impl Maker<'_> {
             }
         }
         let caption = "What one small gradient step on a pair alone would do to it, to first order (the paper's Table 1). \
-                       The larger the band of `both fall`, the more pairs lose chosen together with rejected. Areas are moving \
+                       The larger the band of “both fall”, the more pairs lose chosen together with rejected. Areas are moving \
                        means where many steps were logged.";
         let keys = [
             "geometry/ideal",
@@ -318,17 +318,17 @@ impl Maker<'_> {
                 .series
                 .push(Series::new(side, role, TRAIN, &predicted, &realised));
             let mut panel = Panel::over_steps(
-                &format!("{side} over the steps"),
+                &format!("{} over the steps", capitalised(side)),
                 "change in one step, nats",
             );
             panel.guide = true;
+            let line = |name, role, key: &str| {
+                Series::new(name, role, TRAIN, "step", key).smoothed(self.window(key))
+            };
+            panel.series.push(line("realised", role, &realised));
             panel
                 .series
-                .push(Series::new("realised", role, TRAIN, "step", &realised));
-            panel.series.push(Series {
-                dash: Dash::Dashed,
-                ..Series::new("predicted", Role::Plain, TRAIN, "step", &predicted)
-            });
+                .push(line("predicted", Role::Plain, &predicted).dashed());
             lines.push(panel);
             words.extend(self.agreement_words(side, &predicted, &realised));
         }
@@ -337,7 +337,7 @@ impl Maker<'_> {
                            right moved against the prediction."
             .to_string();
         if !words.is_empty() {
-            caption += &format!(" {}.", words.join("; "));
+            caption += &format!(" {}.", words.join(". "));
         }
         let keys = [
             "geometry/predicted_chosen",
@@ -371,9 +371,16 @@ impl Maker<'_> {
             "no variation".into()
         };
         Some(format!(
-            "{side}: {correlation}, same sign in {} of {} steps",
+            "{}: {correlation}, same sign in {} of {} steps",
+            capitalised(side),
             percent(sign),
             points.len()
         ))
     }
+}
+
+fn capitalised(word: &str) -> String {
+    word.char_indices()
+        .map(|(at, c)| if at == 0 { c.to_ascii_uppercase() } else { c })
+        .collect()
 }

@@ -34,7 +34,7 @@ fn render(run: &RunRecord) -> String {
     }
     let (figures, thinned) = figures(run);
     if thinned > 1 {
-        notes.push(format!("figures and their tables show every {thinned}th logged step; metrics.jsonl has all of them"));
+        notes.push(format!("figures and their tables show one in {thinned} logged steps; metrics.jsonl has all of them"));
     }
     let mut sheets = String::new();
     if let Some(summary) = &run.summary {
@@ -125,6 +125,14 @@ fn tiles_html(run: &RunRecord) -> String {
 }
 
 fn trend_tile(label: &str, trend: Trend, unit: &str) -> String {
+    if trend.change() == 0.0 {
+        let value = if unit == "%" {
+            percent(trend.end)
+        } else {
+            number(trend.end)
+        };
+        return tile(label, &value, "no change");
+    }
     let (start, end, change) = match unit {
         "%" => (
             percent(trend.start),

@@ -8,6 +8,9 @@ use crate::page::four_digits;
 use crate::record::RunRecord;
 use crate::verdict::{Basis, Geometry, judge, percent};
 
+/// Longest line of the verdict.
+const WIDTH: usize = 80;
+
 /// What happened in a run, in at most twelve lines: start → end of chosen, rejected, margin and accuracy, shares of
 /// cases, and a verdict derived from the numbers only. Log-probs in nats per completion. No newline at the end.
 ///
@@ -59,8 +62,38 @@ pub fn terminal_summary(run_dir: &Path) -> Result<String> {
         };
         lines.push(format!("  note: {}{more}", run.notes[0]));
     }
-    lines.extend(judge(&run, basis).map(|verdict| verdict.sentence));
-    Ok(lines.join("\n"))
+    if let Some(verdict) = judge(&run, basis) {
+        lines.extend(wrapped(&verdict.sentence));
+    }
+    Ok(lines
+        .iter()
+        .map(|line| printable(line))
+        .collect::<Vec<_>>()
+        .join("\n"))
+}
+
+/// Lines of at most [`WIDTH`] characters; a verdict takes three at the most.
+fn wrapped(sentence: &str) -> Vec<String> {
+    let mut lines = vec![String::new()];
+    for word in sentence.split(' ') {
+        let line = lines.last_mut().expect("there is always a line");
+        if !line.is_empty() && line.chars().count() + 1 + word.chars().count() > WIDTH {
+            lines.push(word.to_string());
+        } else {
+            if !line.is_empty() {
+                line.push(' ');
+            }
+            line.push_str(word);
+        }
+    }
+    lines
+}
+
+/// Names come from files: a control character in one must not steer the reader's terminal.
+fn printable(line: &str) -> String {
+    line.chars()
+        .map(|c| if c.is_control() { '\u{fffd}' } else { c })
+        .collect()
 }
 
 fn geometry_line(geometry: &Geometry) -> Option<String> {

@@ -54,6 +54,14 @@ fn the_check_notices_a_wrong_gradient() {
     check("square", &[0.6, -1.3], &x, |x| inner(x, x));
 }
 
+/// The `[rows, cols]` matrix that is stored so or, transposed, as `[cols, rows]`.
+fn stored(x: &Vec<f64>, transposed: bool, rows: usize, cols: usize) -> Mat<'_, Vec<f64>> {
+    match transposed {
+        false => Mat::rows(x, 0, cols),
+        true => Mat::rows(x, 0, rows).t(),
+    }
+}
+
 #[test]
 fn gemm_with_every_transposition_and_factor() {
     let b = NaiveBackend;
@@ -65,15 +73,6 @@ fn gemm_with_every_transposition_and_factor() {
         random.values(m * n),
         random.values(m * n),
     );
-    // A is stored [m, k] or, transposed, [k, m]; B likewise.
-    let left = |a, transposed: bool| match transposed {
-        false => Mat::rows(a, 0, k),
-        true => Mat::rows(a, 0, m).t(),
-    };
-    let right = |w, transposed: bool| match transposed {
-        false => Mat::rows(w, 0, n),
-        true => Mat::rows(w, 0, k).t(),
-    };
     for (ta, tb) in [(false, false), (false, true), (true, false), (true, true)] {
         for (alpha, beta) in [(1.0, 0.0), (-0.7, 1.0), (1.3, 0.4)] {
             let shape = |m, n, k| Gemm {
@@ -91,8 +90,8 @@ fn gemm_with_every_transposition_and_factor() {
                 };
                 b.gemm(
                     product,
-                    left(&a, ta),
-                    right(&w, tb),
+                    stored(&a, ta, m, k),
+                    stored(&w, tb, k, n),
                     MatMut::rows(&mut c, 0, n),
                 );
                 inner(&c, &d)
@@ -104,12 +103,12 @@ fn gemm_with_every_transposition_and_factor() {
                 false => b.gemm(
                     shape(m, k, n),
                     dc(),
-                    right(&w, tb).t(),
+                    stored(&w, tb, k, n).t(),
                     MatMut::rows(&mut da, 0, k),
                 ),
                 true => b.gemm(
                     shape(k, m, n),
-                    right(&w, tb),
+                    stored(&w, tb, k, n),
                     dc().t(),
                     MatMut::rows(&mut da, 0, m),
                 ),
@@ -117,14 +116,14 @@ fn gemm_with_every_transposition_and_factor() {
             match tb {
                 false => b.gemm(
                     shape(k, n, m),
-                    left(&a, ta).t(),
+                    stored(&a, ta, m, k).t(),
                     dc(),
                     MatMut::rows(&mut dw, 0, n),
                 ),
                 true => b.gemm(
                     shape(n, k, m),
                     dc().t(),
-                    left(&a, ta),
+                    stored(&a, ta, m, k),
                     MatMut::rows(&mut dw, 0, k),
                 ),
             }

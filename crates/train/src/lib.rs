@@ -1,1 +1,30 @@
-//! train
+//! Training: optimizers, schedules, samplers, the preference and fine-tuning tasks, the loop, checkpoints.
+//!
+//! [`run`] drives a [`Task`] (what one optimizer step minimises) through steps, logging, evaluation and saving.
+//! [`PreferenceTask`] is every margin objective on pairs with in-run geometry; [`SftTask`] is maximum
+//! likelihood. Scoring without training is [`score_pairs`]. Draws nothing on the screen: callers pass an
+//! [`Observer`].
+
+mod checkpoint;
+mod error;
+mod metrics;
+mod optimizer;
+mod pack;
+mod preference_task;
+mod sampler;
+mod schedule;
+mod score;
+mod sft_task;
+mod trainer;
+
+pub use checkpoint::{Files, last_checkpoint};
+pub use error::TrainError;
+pub use metrics::{Averages, MetricsFile};
+pub use optimizer::{Optimizer, OptimizerKind};
+pub use pack::{pack_pairs, pack_sequences};
+pub use preference_task::{PreferenceTask, ReferenceLogps};
+pub use sampler::{Sampler, SamplingOrder};
+pub use schedule::{Schedule, ScheduleKind};
+pub use score::{ScoredPair, score_pairs};
+pub use sft_task::SftTask;
+pub use trainer::{Observer, Outcome, Settings, Task, TrainingPlan, run};

@@ -59,7 +59,7 @@ impl Gpt2Config {
         refuse_unsupported(&keys)?;
         let n_embd = keys.size("n_embd", MAX_WIDTH)?;
         let n_head = keys.size("n_head", MAX_HEADS)?;
-        if n_embd % n_head != 0 {
+        if !n_embd.is_multiple_of(n_head) {
             return Err(keys.bad("n_head", n_head, &format!("a divisor of n_embd ({n_embd})")));
         }
         let config = Self {

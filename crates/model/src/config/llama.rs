@@ -106,21 +106,21 @@ impl LlamaConfig {
 /// Query heads, key/value heads and head width, checked against each other.
 fn read_heads(keys: &Keys<'_>, hidden_size: usize) -> Result<(usize, usize, usize), ModelError> {
     let heads = keys.size("num_attention_heads", MAX_HEADS)?;
-    if hidden_size % heads != 0 {
+    if !hidden_size.is_multiple_of(heads) {
         let expected = format!("a divisor of hidden_size ({hidden_size})");
         return Err(keys.bad("num_attention_heads", heads, &expected));
     }
     let kv_heads = keys
         .optional_size("num_key_value_heads", MAX_HEADS)?
         .unwrap_or(heads);
-    if heads % kv_heads != 0 {
+    if !heads.is_multiple_of(kv_heads) {
         let expected = format!("a divisor of num_attention_heads ({heads})");
         return Err(keys.bad("num_key_value_heads", kv_heads, &expected));
     }
     let head_dim = keys
         .optional_size("head_dim", MAX_WIDTH)?
         .unwrap_or(hidden_size / heads);
-    if head_dim % 2 != 0 {
+    if !head_dim.is_multiple_of(2) {
         let expected = "an even number: rotary embedding turns pairs of dimensions";
         return Err(keys.bad("head_dim", head_dim, expected));
     }

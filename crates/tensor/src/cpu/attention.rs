@@ -46,7 +46,7 @@ pub(super) fn rope(
         });
 }
 
-/// The key runs that query rows `..end` of a segment see: ancestors whole, then own rows `0..end`.
+/// The non-empty key runs that query rows `..end` of a segment see: ancestors whole, then own rows `0..end`.
 fn key_runs(segment: &AttentionSegment, end: usize) -> impl Iterator<Item = (usize, Span)> + '_ {
     let own = Span {
         len: end,
@@ -58,6 +58,7 @@ fn key_runs(segment: &AttentionSegment, end: usize) -> impl Iterator<Item = (usi
         .iter()
         .copied()
         .chain([own])
+        .filter(|span| span.len > 0) // an empty run may stand behind the last row
         .map(move |span| {
             let at = column;
             column += span.len;
@@ -125,6 +126,22 @@ impl Inputs<'_> {
     }
 }
 
+/// Panics when runs (first row, end, task) of different tasks overlap: each task writes its rows without a lock.
+fn check_disjoint(mut runs: Vec<(usize, usize, usize)>) {
+    runs.retain(|(first, end, _)| first < end);
+    runs.sort_unstable();
+    let (mut last, mut last_task) = (0, 0);
+    for (first, end, task) in runs {
+        assert!(
+            first >= last || task == last_task,
+            "rows {first}..{end} belong to two tasks"
+        );
+        if end > last {
+            (last, last_task) = (end, task);
+        }
+    }
+}
+
 fn transposed((p, rs, cs): RawMat) -> RawMat {
     (p, cs, rs)
 }
@@ -153,6 +170,12 @@ pub(super) fn forward(
 ) {
     let inputs = Inputs { q, k, v, shape };
     layout.segments.iter().for_each(|s| inputs.check(s));
+    let queries = layout.segments.iter().enumerate();
+    check_disjoint(
+        queries
+            .map(|(i, s)| (s.query, s.query + s.own.len, i))
+            .collect(),
+    );
     assert!(out.len() >= q.len() && lse.len() * shape.head_dim >= q.len());
     let tasks: Vec<(&AttentionSegment, usize)> = layout
         .segments
@@ -186,7 +209,7 @@ fn forward_block(
     for (i, row) in scores.chunks_exact_mut(keys).enumerate() {
         let visible = seen(s, start + i + 1);
         let value = simd(|| softmax(row, visible));
-        // SAFETY: element (query row, head) belongs to this task alone and lies inside lse (asserted).
+        // SAFETY: element (query row, head) belongs to this task alone (checked) and lies inside lse (asserted).
         unsafe { *lse.at((s.query + start + i) * shape.heads + h) = value };
     }
     let at = (s.query + start) * shape.q_width() + h * shape.head_dim;
@@ -261,6 +284,14 @@ pub(super) fn backward(
                 .all(|a| a.grad + a.len <= kv_rows)
         );
     }
+    let groups = layout.groups();
+    let runs = groups.iter().enumerate().flat_map(|(task, group)| {
+        let spans = group
+            .iter()
+            .flat_map(|s| s.ancestors.iter().chain([&s.own]));
+        spans.map(move |span| (span.grad, span.grad + span.len, task))
+    });
+    check_disjoint(runs.collect());
     let outputs = Outputs {
         d_out,
         lse,
@@ -268,8 +299,7 @@ pub(super) fn backward(
         dk: Shared::new(dk),
         dv: Shared::new(dv),
     };
-    let tasks: Vec<(&[AttentionSegment], usize)> = layout
-        .groups()
+    let tasks: Vec<(&[AttentionSegment], usize)> = groups
         .into_iter()
         .flat_map(|g| (0..shape.kv_heads).map(move |kv| (g, kv)))
         .collect();

@@ -124,7 +124,7 @@ pub(super) fn column_sum(alpha: f32, x: &[f32], d: usize, out: &mut [f32]) {
     });
 }
 
-const GELU_C: f32 = 0.797_884_56; // √(2/π)
+const GELU_C: f32 = 0.797_884_6; // √(2/π)
 
 /// gelu(x) and its derivative; the tanh form as x·σ(2u), u = √(2/π)(x + 0.044715x³), which cancels nowhere.
 #[inline(always)]

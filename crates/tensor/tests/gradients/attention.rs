@@ -116,10 +116,10 @@ fn returned_lse_is_the_log_sum_of_the_scores() {
         &Forest(vec![Tree::new(3, &[])]).layout(),
         shape,
     );
-    for i in 0..3 {
+    for (i, lse) in lse.iter().enumerate() {
         let score = |j: usize| shape.scale * inner(&x.q[2 * i..][..2], &x.k[2 * j..][..2]);
         let expected = (0..=i).map(|j| score(j).exp()).sum::<f64>().ln();
-        assert!((lse[i] - expected).abs() < 1e-12, "{} {expected}", lse[i]);
+        assert!((lse - expected).abs() < 1e-12, "{lse} {expected}");
     }
 }
 

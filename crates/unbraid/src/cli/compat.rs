@@ -32,7 +32,7 @@ const IGNORED: &[&str] = &[
     // How the work is done, not what is computed.
     "accelerator_config", "activation_checkpointing", "activation_checkpointing_kwargs", "activation_offloading",
     "attn_implementation", "auto_find_batch_size", "average_tokens_across_devices", "batch_eval_metrics", "bf16_full_eval",
-    "dataloader_drop_last", "dataloader_in_order", "dataloader_multiprocessing_context", "dataloader_num_workers",
+    "dataloader_in_order", "dataloader_multiprocessing_context", "dataloader_num_workers",
     "dataloader_persistent_workers", "dataloader_pin_memory", "dataloader_prefetch_factor", "dataset_batch_size",
     "dataset_num_proc", "dataset_streaming", "ddp_backend", "ddp_broadcast_buffers", "ddp_bucket_cap_mb",
     "ddp_find_unused_parameters", "ddp_static_graph", "ddp_timeout", "deepspeed", "eval_accumulation_steps",
@@ -53,7 +53,7 @@ const IGNORED: &[&str] = &[
     "trackio_bucket_id", "trackio_space_id", "trackio_static_space_id",
     // Flags that TRL's own scripts do not read.
     "do_eval", "do_predict", "do_train", "ignore_bias_buffers", "label_names", "label_pad_token_id", "padding_value", "past_index",
-    "precision", "restore_callback_states_from_checkpoint", "save_on_each_node", "save_safetensors",
+    "restore_callback_states_from_checkpoint", "save_on_each_node", "save_only_model", "save_safetensors",
     // Only together with load_best_model_at_end, use_peft or load_in_4bit, which stand below.
     "bnb_4bit_quant_storage", "bnb_4bit_quant_type", "greater_is_better", "lora_task_type", "metric_for_best_model",
     "use_bnb_nested_quant",
@@ -64,6 +64,7 @@ const IGNORED: &[&str] = &[
 const NOT_YET: &[(&str, &[&str])] = &[
     ("chat_template_path", &[]),
     ("data_seed", &["42"]),
+    ("dataloader_drop_last", &["false"]),
     ("dataset_config", &["default"]),
     ("datasets", &[]),
     ("disable_dropout", &["true"]),
@@ -91,7 +92,6 @@ const NOT_YET: &[(&str, &[&str])] = &[
     ("pad_token", &[]),
     ("resume_from_checkpoint", &["false"]),
     ("router_aux_loss_coef", &["0"]),
-    ("save_only_model", &["false"]),
     ("test_split_size", &[]),
     ("train_sampling_strategy", &["random", "sequential"]),
     ("truncation_mode", &["keep_start"]),

@@ -73,7 +73,9 @@ pub(super) fn parse(text: &str, file: &Path) -> Result<Vec<Setting>, CliError> {
         Event::MappingStart(..) => {}
         // An empty file, or one of comments only, sets nothing.
         Event::StreamEnd => return Ok(settings),
-        Event::Scalar(text, ScalarStyle::Plain, ..) if text.is_empty() => return Ok(settings),
+        Event::Scalar(text, style, ..) if scalar(&text, style) == Value::Null => {
+            return Ok(settings);
+        }
         _ => return Err(events.wrong(&span, "expected `key: value` lines")),
     }
     loop {
@@ -234,5 +236,55 @@ fn inline(value: &serde_json::Value) -> String {
             )
         }
         other => other.to_string(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const WHOLE: &str = "a: 1 # one\nb: [x, 'y', {z: [1]}]\nc:\n  - \"q\\u00e9\"\n  - r\nd: {e: {f: g}}\nh: |\n  text\n";
+
+    #[test]
+    fn values_keep_their_text_and_line() {
+        let settings = parse(WHOLE, Path::new("r")).unwrap();
+        let read: Vec<_> = settings
+            .iter()
+            .map(|setting| match &setting.place {
+                Place::Recipe { line, .. } => (&*setting.key, *line, setting.value.clone()),
+                Place::CommandLine => panic!("{setting:?}"),
+            })
+            .collect();
+        let list = Value::List(vec!["q\u{e9}".into(), "r".into()]);
+        assert_eq!(
+            read,
+            [
+                ("a", 1, Value::One("1".into())),
+                ("b", 2, Value::Nested),
+                ("c", 3, list),
+                ("d", 6, Value::Nested),
+                ("h", 7, Value::One("text\n".into())),
+            ]
+        );
+    }
+
+    /// Cut anywhere, or with any byte replaced, a recipe is read or refused; it never panics or hangs.
+    #[test]
+    fn damaged_recipes_are_read_or_refused() {
+        let mut refused = 0;
+        for at in 0..WHOLE.len() {
+            refused += usize::from(parse(&WHOLE[..at], Path::new("r")).is_err());
+            for byte in [
+                b'\t', b':', b'-', b'[', b'}', b'"', b'&', b'*', b'|', b'\n', 0,
+            ] {
+                let mut bytes = WHOLE.as_bytes().to_vec();
+                bytes[at] = byte;
+                let text = String::from_utf8(bytes).expect("ASCII for ASCII");
+                refused += usize::from(parse(&text, Path::new("r")).is_err());
+            }
+        }
+        assert!(refused > 50, "only {refused} refused");
+        let deep = "[".repeat(100_000);
+        assert!(parse(&format!("a: {deep}"), Path::new("r")).is_err());
     }
 }

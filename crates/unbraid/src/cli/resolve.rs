@@ -268,7 +268,10 @@ fn classify(
         Value::Null if key == "max_length" => (vec!["none".to_owned()], false),
         Value::Null => return Ok(None),
         _ if rule == Some(Rule::Ignored) => {
-            ignored.insert(key.clone());
+            // A switch that is off asks for nothing.
+            if !matches!(value, Value::One(value) if value.eq_ignore_ascii_case("false")) {
+                ignored.insert(key.clone());
+            }
             return Ok(None);
         }
         Value::One(value) => (vec![value.clone()], false),
@@ -355,7 +358,7 @@ fn try_alone(
                 _ => Vec::from_iter(valid),
             };
             format!(
-                "expected {}",
+                "expected one of {}",
                 built
                     .into_iter()
                     .map(String::as_str)
@@ -388,7 +391,7 @@ fn whole_line(error: &clap::Error, leaf: &clap::Command, name: &str) -> CliError
                 .filter_map(|word| word.split(' ').next())
                 .collect();
             let usage = if RECIPE_COMMANDS.contains(&name) {
-                "give it as an option, or as a key of the recipe".to_owned()
+                "give each as an option, or as a key of the recipe".to_owned()
             } else {
                 leaf.clone()
                     .render_usage()

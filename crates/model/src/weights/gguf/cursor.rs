@@ -77,6 +77,18 @@ impl<'a> Cursor<'a> {
         std::str::from_utf8(bytes).map_err(|_| self.invalid(format!("{what} is not UTF-8")))
     }
 
+    /// An error about a count for which the rest of the file has no room.
+    pub(super) fn too_many(&self, count: u64, what: &str) -> ModelError {
+        ModelError::Truncated {
+            path: self.path.to_owned(),
+            detail: format!(
+                "declares {count} {what}, more than fit into the {} bytes after offset {}",
+                self.remaining(),
+                self.at
+            ),
+        }
+    }
+
     /// An error about what was read last.
     pub(super) fn invalid(&self, detail: String) -> ModelError {
         super::invalid(self.path, format!("{detail} (near offset {})", self.at))

@@ -62,8 +62,7 @@ impl<'a> Header<'a> {
         let meta_count = cursor.u64("the metadata count")?;
         let meta = Meta::parse(path, &mut cursor, meta_count)?;
         if tensor_count > cursor.remaining() / MIN_TENSOR {
-            let detail = format!("declares {tensor_count} tensors, more than fit into the file");
-            return Err(cursor.invalid(detail));
+            return Err(cursor.too_many(tensor_count, "tensors"));
         }
         let mut declared = Vec::new();
         let mut names = BTreeSet::new();

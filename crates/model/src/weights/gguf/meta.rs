@@ -51,8 +51,7 @@ impl<'a> Meta<'a> {
         count: u64,
     ) -> Result<Self, ModelError> {
         if count > cursor.remaining() / MIN_ENTRY {
-            let detail = format!("declares {count} metadata entries, more than fit into the file");
-            return Err(cursor.invalid(detail));
+            return Err(cursor.too_many(count, "metadata entries"));
         }
         let mut entries = BTreeMap::new();
         for _ in 0..count {

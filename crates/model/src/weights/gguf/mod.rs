@@ -98,7 +98,9 @@ fn present(path: &Path, tensor: TensorInfo, layout: Layout) -> Result<Entry, Mod
     let fits = match layout {
         Layout::AsPresented => true,
         Layout::Transposed => shape.len() == 2,
-        Layout::RotaryInterleaved { heads } => !shape.is_empty() && shape[0] % (2 * heads) == 0,
+        Layout::RotaryInterleaved { heads } => shape
+            .first()
+            .is_some_and(|rows| rows.is_multiple_of(2 * heads)),
     };
     if !fits {
         let wanted = match layout {

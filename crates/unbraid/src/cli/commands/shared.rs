@@ -87,7 +87,7 @@ pub struct TrainerOptions {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub run_name: Option<String>,
 
-    /// Trackers besides metrics.jsonl: none or tensorboard (a list).
+    /// Trackers to write to besides metrics.jsonl (a list).
     #[arg(
         long,
         value_name = "NAME",

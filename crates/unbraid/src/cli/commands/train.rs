@@ -17,7 +17,7 @@ pub struct TrainConfig {
     #[serde(flatten)]
     pub model: ModelArgs,
 
-    /// Reference model; default: the policy as loaded (under LoRA: the adapter switched off).
+    /// Reference model; default: the policy as loaded.
     #[arg(long, value_name = "MODEL", value_parser = non_empty, help_heading = "Model")]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub ref_model: Option<String>,

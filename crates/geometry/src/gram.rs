@@ -1,0 +1,297 @@
+//! Gram matrices of responses' gradients, split by parameter group.
+//!
+//! For a linear map y = xWᵀ, response p's own weight gradient is G_pᵀA_p over its rows (its stream of the
+//! prompt and its completion). It is materialised for one layer at a time: the same product is needed for
+//! accumulation anyway. The head and the embeddings go without materialising (vocabulary × width is large and
+//! rows are few): ⟨g_p, g_q⟩ = Σ_{s∈p,t∈q} (G_s·G_t)(A_s·A_t). When embedding and head are one matrix its
+//! gradient is the sum of both, so the cross terms between look-up and head count. Sums are in f64.
+//!
+//! Source: ghost norms as in Li et al. 2022 (arXiv 2110.05679, §4); the pairwise form and the tied cross terms
+//! are this project's. Tested against PyTorch autograd in `crates/train/tests/parity.rs`.
+
+use std::ops::Range;
+use unbraid_model::{
+    BackwardPass, GradientSink, Gradients, LinearGradient, ParamId, Parameters, RowSpace,
+};
+use unbraid_tensor::{Backend, Gemm, HeadBackward, Mat, MatMut};
+
+/// Responses whose full Gram matrix is wanted, with the factor of each one's gradient in the training
+/// gradient (−d_w/B for a chosen response, +d_l/B for a rejected one).
+#[derive(Clone, Debug, PartialEq)]
+pub struct Cluster {
+    /// Response numbers of the batch.
+    pub responses: Vec<usize>,
+    /// One factor per response.
+    pub coefficients: Vec<f64>,
+}
+
+/// The Gram matrix of one cluster, split by parameter group.
+#[derive(Clone, Debug, PartialEq)]
+pub struct GroupedGram {
+    /// Number of responses n.
+    pub n: usize,
+    /// For each group (in the sink's order) the n × n matrix, row-major.
+    pub groups: Vec<Vec<f64>>,
+}
+
+impl GroupedGram {
+    /// ⟨g_i, g_j⟩ over all groups.
+    pub fn total(&self, i: usize, j: usize) -> f64 {
+        self.groups.iter().map(|g| g[i * self.n + j]).sum()
+    }
+
+    fn add(&mut self, group: usize, i: usize, j: usize, value: f64) {
+        self.groups[group][i * self.n + j] += value;
+        if i != j {
+            self.groups[group][j * self.n + i] += value;
+        }
+    }
+}
+
+/// A sink that measures clusters and, when given gradients, also accumulates the training gradient.
+///
+/// Needs a per-response plan and seeds of one.
+pub struct GramSink<'a, B: Backend> {
+    clusters: &'a [Cluster],
+    gradients: Option<&'a mut Gradients<B>>,
+    group_of: Vec<usize>,
+    trainable: Vec<bool>,
+    head: Option<ParamId>,
+    /// Names of the parameter groups, in order of first appearance.
+    pub group_names: Vec<String>,
+    /// One result per cluster.
+    pub grams: Vec<GroupedGram>,
+}
+
+impl<'a, B: Backend> GramSink<'a, B> {
+    /// A sink over the parameters for which `trainable` holds.
+    pub fn new(
+        params: &Parameters<B>,
+        trainable: impl Fn(ParamId) -> bool,
+        clusters: &'a [Cluster],
+        gradients: Option<&'a mut Gradients<B>>,
+    ) -> Self {
+        let mut group_names: Vec<String> = Vec::new();
+        let group_of = params
+            .specs
+            .iter()
+            .map(|spec| {
+                let known = group_names.iter().position(|g| *g == spec.group);
+                known.unwrap_or_else(|| {
+                    group_names.push(spec.group.clone());
+                    group_names.len() - 1
+                })
+            })
+            .collect();
+        let grams = clusters
+            .iter()
+            .map(|c| GroupedGram {
+                n: c.responses.len(),
+                groups: vec![vec![0.0; c.responses.len().pow(2)]; group_names.len()],
+            })
+            .collect();
+        GramSink {
+            clusters,
+            gradients,
+            group_of,
+            trainable: (0..params.specs.len()).map(|i| trainable(ParamId(i))).collect(),
+            head: None,
+            group_names,
+            grams,
+        }
+    }
+
+    /// Takes the inner products of one parameter's materialised gradients, response by response, and adds
+    /// their combination to the training gradient.
+    fn measure(&mut self, backend: &B, param: ParamId, cluster: usize, own: &[B::Buffer]) {
+        let (gram, group) = (&mut self.grams[cluster], self.group_of[param.0]);
+        let factors = &self.clusters[cluster].coefficients;
+        let mut total = match &mut self.gradients {
+            Some(gradients) => gradients.values[param.0].as_mut(),
+            None => None,
+        };
+        if let [x, y] = own {
+            let (ww, ll, wl) = backend.gram_and_add(x, y, factors[0], factors[1], total);
+            gram.add(group, 0, 0, ww);
+            gram.add(group, 1, 1, ll);
+            gram.add(group, 0, 1, wl);
+            return;
+        }
+        for (i, x) in own.iter().enumerate() {
+            for (j, y) in own.iter().enumerate().skip(i) {
+                let inner = backend.dot(x, 0, y, 0, backend.len(x));
+                gram.add(group, i, j, inner);
+            }
+            if let Some(total) = total.as_deref_mut() {
+                backend.axpy(factors[i], x, total);
+            }
+        }
+    }
+
+    /// Adds ⟨g_i, g_j⟩ of every cluster from a function of two responses.
+    fn measure_pairs(&mut self, param: ParamId, mut inner: impl FnMut(usize, usize) -> f64) {
+        let group = self.group_of[param.0];
+        for (cluster, gram) in self.clusters.iter().zip(&mut self.grams) {
+            for (i, &p) in cluster.responses.iter().enumerate() {
+                for (j, &q) in cluster.responses.iter().enumerate().skip(i) {
+                    gram.add(group, i, j, inner(p, q));
+                }
+            }
+        }
+    }
+
+    /// The factor of every row of a row space, from its response's coefficient; zero outside all clusters.
+    fn row_factors(&self, rows: usize, range_of: impl Fn(usize) -> Range<usize>) -> Vec<f64> {
+        let mut factors = vec![0.0; rows];
+        for cluster in self.clusters {
+            for (&p, &c) in cluster.responses.iter().zip(&cluster.coefficients) {
+                factors[range_of(p)].fill(c);
+            }
+        }
+        factors
+    }
+}
+
+/// Response `p`'s own gradient of a linear weight, `[d_out, d_in]`: one product per run of rows.
+fn own_linear<B: Backend>(
+    pass: &BackwardPass<'_, B>,
+    x: &LinearGradient<'_, B>,
+    p: usize,
+) -> B::Buffer {
+    let mut own = pass.backend.empty(x.d_out * x.d_in);
+    for (i, span) in pass.plan.responses[p].iter().enumerate() {
+        let shape = Gemm {
+            beta: if i == 0 { 0.0 } else { 1.0 },
+            ..Gemm::replace(x.d_out, x.d_in, span.len)
+        };
+        pass.backend.gemm(
+            shape,
+            Mat::rows(x.g, span.grad, x.d_out).t(),
+            Mat::rows(x.a, span.act, x.d_in),
+            MatMut::rows(&mut own, 0, x.d_in),
+        );
+    }
+    own
+}
+
+impl<B: Backend> GradientSink<B> for GramSink<'_, B> {
+    fn wants(&self, param: ParamId) -> bool {
+        self.trainable[param.0]
+    }
+
+    fn linear(&mut self, pass: &BackwardPass<'_, B>, x: LinearGradient<'_, B>) {
+        if self.wants(x.weight) {
+            for c in 0..self.clusters.len() {
+                let responses = &self.clusters[c].responses;
+                let own: Vec<B::Buffer> =
+                    responses.iter().map(|&p| own_linear(pass, &x, p)).collect();
+                self.measure(pass.backend, x.weight, c, &own);
+            }
+        }
+        if let Some(bias) = x.bias.filter(|&bias| self.wants(bias)) {
+            self.row_sum(pass, bias, RowSpace::Gradient, x.g, x.d_out);
+        }
+    }
+
+    fn row_sum(
+        &mut self,
+        pass: &BackwardPass<'_, B>,
+        param: ParamId,
+        space: RowSpace,
+        contributions: &B::Buffer,
+        len: usize,
+    ) {
+        for c in 0..self.clusters.len() {
+            let own: Vec<B::Buffer> = self.clusters[c]
+                .responses
+                .iter()
+                .map(|&p| {
+                    let rows = match space {
+                        RowSpace::Gradient => pass.plan.response_rows(p),
+                        RowSpace::Targets => pass.batch.forest.responses[p].targets.clone(),
+                    };
+                    let mut sum = pass.backend.zeros(len);
+                    pass.backend.column_sum(1.0, contributions, rows, len, &mut sum);
+                    sum
+                })
+                .collect();
+            self.measure(pass.backend, param, c, &own);
+        }
+    }
+
+    fn lookup(
+        &mut self,
+        pass: &BackwardPass<'_, B>,
+        param: ParamId,
+        ids: &B::Index,
+        g: &B::Buffer,
+        d: usize,
+    ) {
+        let (b, plan) = (pass.backend, pass.plan);
+        let tied = self.head == Some(param);
+        let targets = |p: usize| pass.batch.forest.responses[p].targets.clone();
+        let args = HeadBackward {
+            h: &pass.forward.h,
+            w: pass.params.get(param),
+            lse: &pass.forward.lse,
+            targets: &pass.batch.target_ids,
+            seeds: pass.seeds,
+            coefficients: None,
+            dh: None,
+            dw: None,
+            inner: &[],
+            m: pass.batch.targets(),
+            d,
+            v: pass.params.specs[param.0].shape[0],
+        };
+        self.measure_pairs(param, |p, q| {
+            let (rows_p, rows_q) = (plan.response_rows(p), plan.response_rows(q));
+            let mut inner = b.lookup_inner(g, ids, rows_p.clone(), rows_q.clone(), d);
+            if tied {
+                inner += b.tied_inner(g, ids, rows_p, &args, targets(q));
+                inner += b.tied_inner(g, ids, rows_q, &args, targets(p));
+            }
+            inner
+        });
+        let factors = self.row_factors(plan.rows, |p| plan.response_rows(p));
+        if let Some(gradients) = &mut self.gradients
+            && let Some(total) = &mut gradients.values[param.0]
+        {
+            b.scatter_add(g, ids, Some(&b.upload_f64(&factors)), total, d);
+        }
+    }
+
+    fn head(
+        &mut self,
+        pass: &BackwardPass<'_, B>,
+        param: ParamId,
+        args: &mut HeadBackward<'_, B>,
+    ) {
+        if !self.wants(param) {
+            pass.backend.head_backward(args);
+            return;
+        }
+        self.head = Some(param);
+        let targets = |p: usize| pass.batch.forest.responses[p].targets.clone();
+        let mut wanted = Vec::new();
+        for cluster in self.clusters {
+            for (i, &p) in cluster.responses.iter().enumerate() {
+                wanted.extend(cluster.responses[i..].iter().map(|&q| (targets(p), targets(q))));
+            }
+        }
+        let factors = pass.backend.upload_f64(&self.row_factors(args.m, targets));
+        let total = match &mut self.gradients {
+            Some(gradients) => gradients.values[param.0].as_mut(),
+            None => None,
+        };
+        let mut args = HeadBackward {
+            coefficients: Some(&factors),
+            dh: args.dh.as_deref_mut(),
+            dw: total,
+            inner: &wanted,
+            ..*args
+        };
+        let mut inner = pass.backend.head_backward(&mut args).into_iter();
+        self.measure_pairs(param, |_, _| inner.next().expect("one product per wanted pair"));
+    }
+}

@@ -1,0 +1,417 @@
+//! Throughput of the fast backend's kernels at real shapes: SmolLM2-135M and GPT-2 small, 1024 rows.
+//!
+//! `cargo bench -p unbraid-tensor` runs all, `-- attention` those whose name holds that word; threads are rayon's
+//! (`RAYON_NUM_THREADS`). Kernels limited by arithmetic count floating-point operations, a multiplication and an
+//! addition apart, so "Gitem/s" reads as GFLOP/s. Kernels limited by memory count the bytes of the arrays they
+//! read and write, each once, so "GB/s" can be laid beside the machine's memory bandwidth.
+
+use divan::Bencher;
+use divan::counter::{BytesCount, ItemsCount};
+use std::fmt;
+use std::ops::Range;
+use std::sync::LazyLock;
+use unbraid_tensor::{
+    Adamw, AttentionLayout, AttentionSegment, AttentionShape, Backend, CpuBackend, Gemm,
+    HeadBackward, Mat, MatMut, Span,
+};
+
+/// The sizes of a model that kernels see.
+struct Model {
+    name: &'static str,
+    d: usize,
+    f: usize,
+    heads: usize,
+    kv_heads: usize,
+    head_dim: usize,
+    v: usize,
+}
+
+impl fmt::Display for Model {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name)
+    }
+}
+
+const MODELS: [Model; 2] = [
+    Model {
+        name: "SmolLM2-135M",
+        d: 576,
+        f: 1536,
+        heads: 9,
+        kv_heads: 3,
+        head_dim: 64,
+        v: 49152,
+    },
+    Model {
+        name: "GPT-2 small",
+        d: 768,
+        f: 3072,
+        heads: 12,
+        kv_heads: 12,
+        head_dim: 64,
+        v: 50257,
+    },
+];
+
+/// Activation rows N.
+const N: usize = 1024;
+
+/// Scored rows M: the completions of [`layout`].
+const M: usize = 768;
+
+static BACKEND: LazyLock<CpuBackend> = LazyLock::new(CpuBackend::new);
+
+type Buffer = <CpuBackend as Backend>::Buffer;
+
+/// Values of [−1, 1) that repeat in no short period: speed does not depend on them unless they are subnormal.
+fn values(n: usize) -> Buffer {
+    let golden = |i: usize| (i as f64 * 0.618_033_988_749_894_9).fract();
+    let values: Vec<f32> = (0..n).map(|i| (2.0 * golden(i) - 1.0) as f32).collect();
+    BACKEND.upload(&values)
+}
+
+/// Row numbers below `limit`, as scattered as token ids.
+fn indices(n: usize, limit: usize) -> Vec<u32> {
+    (0..n).map(|i| (i * 7919 % limit) as u32).collect()
+}
+
+/// A counter of the bytes of `floats` f32.
+fn bytes(floats: usize) -> BytesCount {
+    BytesCount::new(4 * floats)
+}
+
+/// Two preference pairs: prompts of 128 rows, each with two completions of 192.
+fn layout() -> AttentionLayout {
+    let same = |act, len| Span {
+        act,
+        grad: act,
+        len,
+    };
+    let mut segments = Vec::new();
+    for group in 0..2 {
+        let prompt = same(group * N / 2, 128);
+        let runs = [
+            (prompt, vec![]),
+            (same(prompt.act + 128, 192), vec![prompt]),
+            (same(prompt.act + 320, 192), vec![prompt]),
+        ];
+        segments.extend(runs.map(|(own, ancestors)| AttentionSegment {
+            query: own.act,
+            own,
+            ancestors,
+            group,
+        }));
+    }
+    AttentionLayout { segments }
+}
+
+/// (query row, key) pairs that the layout lets see each other.
+fn pairs(layout: &AttentionLayout) -> usize {
+    let of = |s: &AttentionSegment| {
+        let before: usize = s.ancestors.iter().map(|a| a.len).sum();
+        s.own.len * before + s.own.len * (s.own.len + 1) / 2
+    };
+    layout.segments.iter().map(of).sum()
+}
+
+fn main() {
+    println!("{}", BACKEND.describe());
+    divan::main();
+}
+
+/// The widening projection of the feed-forward block, D → F, and its two gradients: y = x·Wᵀ, dx = dy·W, dW += dyᵀ·x.
+#[divan::bench_group(max_time = 2)]
+mod gemm {
+    use super::*;
+
+    #[divan::bench(args = &MODELS)]
+    fn forward(bencher: Bencher<'_, '_>, &Model { d, f, .. }: &Model) {
+        let (x, w, mut y) = (values(N * d), values(f * d), values(N * f));
+        bencher
+            .counter(ItemsCount::new(2 * N * d * f))
+            .bench_local(|| {
+                let (x, w) = (Mat::rows(&x, 0, d), Mat::rows(&w, 0, d).t());
+                BACKEND.gemm(Gemm::replace(N, f, d), x, w, MatMut::rows(&mut y, 0, f));
+            });
+    }
+
+    #[divan::bench(args = &MODELS)]
+    fn input_gradient(bencher: Bencher<'_, '_>, &Model { d, f, .. }: &Model) {
+        let (dy, w, mut dx) = (values(N * f), values(f * d), values(N * d));
+        bencher
+            .counter(ItemsCount::new(2 * N * d * f))
+            .bench_local(|| {
+                let (dy, w) = (Mat::rows(&dy, 0, f), Mat::rows(&w, 0, d));
+                BACKEND.gemm(Gemm::replace(N, d, f), dy, w, MatMut::rows(&mut dx, 0, d));
+            });
+    }
+
+    #[divan::bench(args = &MODELS)]
+    fn weight_gradient(bencher: Bencher<'_, '_>, &Model { d, f, .. }: &Model) {
+        let (dy, x, mut dw) = (values(N * f), values(N * d), values(f * d));
+        bencher
+            .counter(ItemsCount::new(2 * N * d * f))
+            .bench_local(|| {
+                let (dy, x) = (Mat::rows(&dy, 0, f).t(), Mat::rows(&x, 0, d));
+                BACKEND.gemm(Gemm::add(f, d, N), dy, x, MatMut::rows(&mut dw, 0, d));
+            });
+    }
+}
+
+/// Only pairs that see each other count: 2 products of head_dim forward, 5 backward (scores, dp, dq, dk, dv).
+#[divan::bench_group(max_time = 2)]
+mod attention {
+    use super::*;
+
+    fn shape(model: &Model) -> AttentionShape {
+        AttentionShape {
+            heads: model.heads,
+            kv_heads: model.kv_heads,
+            head_dim: model.head_dim,
+            scale: (model.head_dim as f64).powf(-0.5),
+        }
+    }
+
+    #[divan::bench(args = &MODELS)]
+    fn forward(bencher: Bencher<'_, '_>, model: &Model) {
+        let (layout, shape) = (layout(), shape(model));
+        let (q, mut out) = (values(N * shape.q_width()), values(N * shape.q_width()));
+        let (k, v) = (values(N * shape.kv_width()), values(N * shape.kv_width()));
+        bencher
+            .counter(ItemsCount::new(2 * 2 * pairs(&layout) * shape.q_width()))
+            .bench_local(|| BACKEND.attention(&q, &k, &v, &layout, shape, &mut out));
+    }
+
+    #[divan::bench(args = &MODELS)]
+    fn backward(bencher: Bencher<'_, '_>, model: &Model) {
+        let (layout, shape) = (layout(), shape(model));
+        let [q, mut out, d_out, mut dq] = [0; 4].map(|_| values(N * shape.q_width()));
+        let [k, v, mut dk, mut dv] = [0; 4].map(|_| values(N * shape.kv_width()));
+        let lse = BACKEND.attention(&q, &k, &v, &layout, shape, &mut out);
+        bencher
+            .counter(ItemsCount::new(5 * 2 * pairs(&layout) * shape.q_width()))
+            .bench_local(|| {
+                BACKEND.attention_backward(
+                    &q, &k, &v, &lse, &layout, shape, &d_out, &mut dq, &mut dk, &mut dv,
+                );
+            });
+    }
+}
+
+/// One product of M·D·V forward; backward the logits again, dh and dw, and with `inner` the Gram of two halves.
+#[divan::bench_group(max_time = 4, sample_count = 10)]
+mod head {
+    use super::*;
+
+    struct Head {
+        h: Buffer,
+        w: Buffer,
+        seeds: Buffer,
+        targets: Vec<u32>,
+    }
+
+    fn head(&Model { d, v, .. }: &Model) -> Head {
+        Head {
+            h: values(M * d),
+            w: values(v * d),
+            seeds: values(M),
+            targets: indices(M, v),
+        }
+    }
+
+    #[divan::bench(args = &MODELS)]
+    fn logps(bencher: Bencher<'_, '_>, model: &Model) {
+        let (&Model { d, v, .. }, x) = (model, head(model));
+        bencher
+            .counter(ItemsCount::new(2 * M * d * v))
+            .bench_local(|| BACKEND.head_logps(&x.h, &x.w, &x.targets, M, d, v));
+    }
+
+    #[divan::bench(args = &MODELS)]
+    fn backward(bencher: Bencher<'_, '_>, model: &Model) {
+        run_backward(bencher, model, &[]);
+    }
+
+    #[divan::bench(args = &MODELS)]
+    fn backward_with_inner(bencher: Bencher<'_, '_>, model: &Model) {
+        run_backward(bencher, model, &[(0..M / 2, M / 2..M)]);
+    }
+
+    fn run_backward(
+        bencher: Bencher<'_, '_>,
+        model: &Model,
+        inner: &[(Range<usize>, Range<usize>)],
+    ) {
+        let (&Model { d, v, .. }, x) = (model, head(model));
+        let (_, lse) = BACKEND.head_logps(&x.h, &x.w, &x.targets, M, d, v);
+        let (mut dh, mut dw) = (values(M * d), values(v * d));
+        let gram: usize = inner
+            .iter()
+            .map(|(p, q)| 2 * p.len() * q.len() * (v + d))
+            .sum();
+        bencher
+            .counter(ItemsCount::new(3 * 2 * M * d * v + gram))
+            .bench_local(|| {
+                BACKEND.head_backward(&mut HeadBackward {
+                    h: &x.h,
+                    w: &x.w,
+                    lse: &lse,
+                    targets: &x.targets,
+                    seeds: &x.seeds,
+                    coefficients: None,
+                    dh: Some(&mut dh),
+                    dw: Some(&mut dw),
+                    inner,
+                    m: M,
+                    d,
+                    v,
+                })
+            });
+    }
+}
+
+/// Kernels over activations `[N, D]` or `[N, F]`.
+#[divan::bench_group(max_time = 1)]
+mod rows {
+    use super::*;
+
+    #[divan::bench(args = &MODELS)]
+    fn rms_norm(bencher: Bencher<'_, '_>, &Model { d, .. }: &Model) {
+        let (x, w, mut y) = (values(N * d), values(d), values(N * d));
+        bencher
+            .counter(bytes(2 * N * d))
+            .bench_local(|| BACKEND.rms_norm(&x, &w, 1e-5, &mut y, N, d));
+    }
+
+    #[divan::bench(args = &MODELS)]
+    fn layer_norm(bencher: Bencher<'_, '_>, &Model { d, .. }: &Model) {
+        let (x, w, b, mut y) = (values(N * d), values(d), values(d), values(N * d));
+        bencher
+            .counter(bytes(2 * N * d))
+            .bench_local(|| BACKEND.layer_norm(&x, &w, &b, 1e-5, &mut y, N, d));
+    }
+
+    #[divan::bench(args = &MODELS)]
+    fn norm_backward(bencher: Bencher<'_, '_>, &Model { d, .. }: &Model) {
+        let [x, dy, mut dx, mut dw] = [0; 4].map(|_| values(N * d));
+        let (w, mut y) = (values(d), values(N * d));
+        let cache = BACKEND.rms_norm(&x, &w, 1e-5, &mut y, N, d);
+        bencher
+            .counter(bytes(5 * N * d)) // x, dy, dw once, dx twice
+            .bench_local(|| {
+                BACKEND.norm_backward(&x, &w, &cache, None, &dy, &mut dx, Some(&mut dw), N, d);
+            });
+    }
+
+    #[divan::bench(args = &MODELS)]
+    fn gelu_tanh(bencher: Bencher<'_, '_>, &Model { f, .. }: &Model) {
+        let (x, mut y) = (values(N * f), values(N * f));
+        bencher
+            .counter(bytes(2 * N * f))
+            .bench_local(|| BACKEND.gelu(&x, &mut y, false));
+    }
+
+    #[divan::bench(args = &MODELS)]
+    fn gelu_exact(bencher: Bencher<'_, '_>, &Model { f, .. }: &Model) {
+        let (x, mut y) = (values(N * f), values(N * f));
+        bencher
+            .counter(bytes(2 * N * f))
+            .bench_local(|| BACKEND.gelu(&x, &mut y, true));
+    }
+
+    #[divan::bench(args = &MODELS)]
+    fn swiglu(bencher: Bencher<'_, '_>, &Model { f, .. }: &Model) {
+        let (gate, up, mut y) = (values(N * f), values(N * f), values(N * f));
+        bencher
+            .counter(bytes(3 * N * f))
+            .bench_local(|| BACKEND.swiglu(&gate, &up, &mut y));
+    }
+
+    #[divan::bench(args = &MODELS)]
+    fn swiglu_backward(bencher: Bencher<'_, '_>, &Model { f, .. }: &Model) {
+        // The operation replaces d_up by d_up·silu(gate), run after run; silu(1.2784645) = 1 keeps it in range.
+        let gate = BACKEND.upload(&vec![1.278_464_5; N * f]);
+        let [up, mut d_gate, mut d_up] = [0; 3].map(|_| values(N * f));
+        bencher
+            .counter(bytes(5 * N * f)) // gate, up, d_gate once, d_up twice
+            .bench_local(|| BACKEND.swiglu_backward(&gate, &up, None, &mut d_gate, &mut d_up, f));
+    }
+
+    #[divan::bench(args = &MODELS)]
+    fn rope(bencher: Bencher<'_, '_>, model: &Model) {
+        let &Model {
+            heads, head_dim, ..
+        } = model;
+        let mut x = values(N * heads * head_dim);
+        let half = head_dim / 2;
+        let angle = |i: usize| (i / head_dim) as f32 / (1 + i % half) as f32;
+        let entry = |i: usize| {
+            if i % head_dim < half {
+                angle(i).cos()
+            } else {
+                angle(i).sin()
+            }
+        };
+        let table = BACKEND.upload(&(0..N * head_dim).map(entry).collect::<Vec<_>>());
+        let positions = indices(N, N);
+        bencher
+            .counter(bytes(2 * N * heads * head_dim))
+            .bench_local(|| BACKEND.rope(&mut x, &positions, &table, heads, head_dim, false));
+    }
+
+    #[divan::bench(args = &MODELS)]
+    fn gather(bencher: Bencher<'_, '_>, &Model { d, v, .. }: &Model) {
+        let (table, mut out, ids) = (values(v * d), values(N * d), indices(N, v));
+        bencher
+            .counter(bytes(2 * N * d))
+            .bench_local(|| BACKEND.gather(&table, &ids, &mut out, d, false));
+    }
+
+    #[divan::bench(args = &MODELS)]
+    fn scatter_add(bencher: Bencher<'_, '_>, &Model { d, v, .. }: &Model) {
+        let (x, mut table, ids) = (values(N * d), values(v * d), indices(N, v));
+        bencher
+            .counter(bytes(3 * N * d)) // x once, the table's rows twice
+            .bench_local(|| BACKEND.scatter_add(&x, &ids, None, &mut table, d));
+    }
+}
+
+/// Sweeps over a parameter the size of the embedding, `[V, D]`.
+#[divan::bench_group(max_time = 2, sample_count = 20)]
+mod parameters {
+    use super::*;
+
+    #[divan::bench(args = &MODELS)]
+    fn dot(bencher: Bencher<'_, '_>, &Model { d, v, .. }: &Model) {
+        let (x, y) = (values(v * d), values(v * d));
+        bencher
+            .counter(bytes(2 * v * d))
+            .bench_local(|| BACKEND.dot(&x, 0, &y, 0, v * d));
+    }
+
+    #[divan::bench(args = &MODELS)]
+    fn gram_and_add(bencher: Bencher<'_, '_>, &Model { d, v, .. }: &Model) {
+        let (x, y, mut sum) = (values(v * d), values(v * d), values(v * d));
+        bencher
+            .counter(bytes(4 * v * d)) // x and y once, the sum twice
+            .bench_local(|| BACKEND.gram_and_add(&x, &y, 0.5, -0.5, Some(&mut sum)));
+    }
+
+    #[divan::bench(args = &MODELS)]
+    fn adamw(bencher: Bencher<'_, '_>, &Model { d, v, .. }: &Model) {
+        let (mut param, grad) = (values(v * d), values(v * d));
+        let (mut first, mut second) = (BACKEND.zeros(v * d), BACKEND.zeros(v * d));
+        let step = Adamw {
+            learning_rate: 1e-5,
+            beta1: 0.9,
+            beta2: 0.999,
+            epsilon: 1e-8,
+            weight_decay: 0.01,
+            step: 1,
+            grad_scale: 1.0,
+        };
+        bencher
+            .counter(bytes(7 * v * d)) // the gradient once; parameter and both moments twice
+            .bench_local(|| BACKEND.adamw(&step, &mut param, &grad, &mut first, &mut second));
+    }
+}

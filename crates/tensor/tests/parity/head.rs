@@ -1,0 +1,273 @@
+//! The fused head: vocabularies below, at and beyond its chunks, and the inner products it returns.
+
+use crate::common::{Outputs, Random, compare, inner, poison};
+use crate::parity;
+use std::ops::Range;
+use unbraid_tensor::{Backend, HeadBackward, NaiveBackend};
+
+/// Logits are sums of d products; the probability exp(logit − lse) inherits their absolute error and that of lse,
+/// rounded to f32, and gradients sum over the vocabulary or the rows in f32.
+const HEAD: f64 = 1e-5;
+
+/// ⟨G_p, G_q⟩ has terms of both signs that cancel, so it errs by more than its own digits.
+const INNER: f64 = 5e-5;
+
+/// Logits up to `gain`; everything the head needs. `m` scored rows, width `d`, vocabulary `v`.
+struct Inputs<B: Backend> {
+    h: B::Buffer,
+    w: B::Buffer,
+    targets: B::Index,
+    seeds: B::Buffer,
+    coefficients: B::Buffer,
+}
+
+fn inputs<B: Backend>(b: &B, m: usize, d: usize, v: usize, gain: f64) -> Inputs<B> {
+    let mut random = Random::new(50);
+    let factor = gain / (d as f64).sqrt();
+    let w: Vec<f32> = random
+        .values(v * d)
+        .iter()
+        .map(|x| (x * factor) as f32)
+        .collect();
+    let mut targets = random.below(m, v);
+    // First and last token, where chunks begin and end.
+    if let Some(y) = targets.first_mut() {
+        *y = 0;
+    }
+    if m > 1 {
+        targets[m - 1] = v as u32 - 1;
+    }
+    Inputs {
+        h: b.upload_f64(&random.values(m * d)),
+        w: b.upload(&w),
+        targets: b.index(&targets),
+        seeds: b.upload_f64(&random.values(m)),
+        coefficients: b.upload_f64(&random.values(m)),
+    }
+}
+
+fn arguments<'a, B: Backend>(
+    x: &'a Inputs<B>,
+    lse: &'a B::Buffer,
+    [m, d, v]: [usize; 3],
+) -> HeadBackward<'a, B> {
+    HeadBackward {
+        h: &x.h,
+        w: &x.w,
+        lse,
+        targets: &x.targets,
+        seeds: &x.seeds,
+        coefficients: None,
+        dh: None,
+        dw: None,
+        inner: &[],
+        m,
+        d,
+        v,
+    }
+}
+
+fn head<B: Backend>(b: &B, m: usize, d: usize, v: usize, gain: f64) -> Outputs {
+    let x = inputs(b, m, d, v, gain);
+    let (logps, lse) = b.head_logps(&x.h, &x.w, &x.targets, m, d, v);
+    let before = Random::new(51).values(v * d);
+    let mut out = vec![
+        ("logps", b.download_f64(&logps)),
+        ("lse", b.download_f64(&lse)),
+    ];
+    for coefficients in [None, Some(&x.coefficients)] {
+        let (mut dh, mut dw) = (poison(b, m * d), b.upload_f64(&before));
+        let returned = b.head_backward(&mut HeadBackward {
+            coefficients,
+            dh: Some(&mut dh),
+            dw: Some(&mut dw),
+            ..arguments(&x, &lse, [m, d, v])
+        });
+        assert!(returned.is_empty());
+        out.extend([("dh", b.download_f64(&dh)), ("dw", b.download_f64(&dw))]);
+    }
+    out
+}
+
+#[test]
+fn logps_and_gradients() {
+    let shapes = [
+        (0, 4, 9),
+        (1, 1, 1),
+        (1, 17, 255),
+        (5, 8, 257),
+        (3, 7, 8192),
+        (2, 16, 8193),
+        (6, 33, 20_001),
+        (200, 9, 6_000), // 2²⁰/200 = 5242 columns a chunk
+        (5_000, 3, 600), // so many rows that chunks are at their narrowest, 256
+    ];
+    for (m, d, v) in shapes {
+        parity!(HEAD, head(m, d, v, 3.0));
+    }
+}
+
+/// The ranges whose inner products are asked for: apart, equal, overlapping, empty.
+fn ranges(m: usize) -> Vec<(Range<usize>, Range<usize>)> {
+    vec![
+        (0..m / 2, m / 2..m),
+        (0..m, 0..m),
+        (0..m / 2, m / 3..m),
+        (m - 1..m, 0..1),
+        (0..0, 0..m),
+    ]
+}
+
+fn inner_products<B: Backend>(b: &B, m: usize, d: usize, v: usize) -> Outputs {
+    let x = inputs(b, m, d, v, 3.0);
+    let (_, lse) = b.head_logps(&x.h, &x.w, &x.targets, m, d, v);
+    let mut dh = poison(b, m * d);
+    let inner = ranges(m);
+    let returned = b.head_backward(&mut HeadBackward {
+        dh: Some(&mut dh),
+        coefficients: Some(&x.coefficients), // must not enter
+        inner: &inner,
+        ..arguments(&x, &lse, [m, d, v])
+    });
+    vec![("inner", returned), ("dh", b.download_f64(&dh))]
+}
+
+/// The head's weight gradient of rows `p` alone, formed.
+fn formed(
+    x: &Inputs<NaiveBackend>,
+    lse: &Vec<f64>,
+    p: &Range<usize>,
+    shape: [usize; 3],
+) -> Vec<f64> {
+    let mut dw = vec![0.0; shape[1] * shape[2]];
+    let mut seeds = vec![0.0; shape[0]];
+    seeds[p.clone()].copy_from_slice(&x.seeds[p.clone()]);
+    NaiveBackend.head_backward(&mut HeadBackward {
+        seeds: &seeds,
+        dw: Some(&mut dw),
+        ..arguments(x, lse, shape)
+    });
+    dw
+}
+
+#[test]
+fn inner_products_of_weight_gradients_never_formed() {
+    let b = &NaiveBackend;
+    for (m, d, v) in [(1, 3, 5), (7, 5, 300), (40, 9, 8_200), (130, 17, 700)] {
+        parity!(INNER, inner_products(m, d, v));
+        let x = inputs(b, m, d, v, 3.0);
+        let (_, lse) = b.head_logps(&x.h, &x.w, &x.targets, m, d, v);
+        let products = ranges(m)
+            .iter()
+            .map(|(p, q)| {
+                inner(
+                    &formed(&x, &lse, p, [m, d, v]),
+                    &formed(&x, &lse, q, [m, d, v]),
+                )
+            })
+            .collect();
+        let returned = inner_products(b, m, d, v).swap_remove(0).1;
+        let named = |x| vec![("inner", x)];
+        compare("formed", &named(products), &named(returned), crate::F64_SUM);
+    }
+}
+
+fn tied_inner<B: Backend>(b: &B, rows: usize, m: usize, d: usize, v: usize) -> Outputs {
+    let x = inputs(b, m, d, v, 3.0);
+    let (_, lse) = b.head_logps(&x.h, &x.w, &x.targets, m, d, v);
+    let mut random = Random::new(52);
+    let g = b.upload_f64(&random.values(rows * d));
+    let ids = b.index(&random.below(rows, v));
+    let head = arguments(&x, &lse, [m, d, v]);
+    let of = |p, q| b.tied_inner(&g, &ids, p, &head, q);
+    vec![(
+        "inner",
+        vec![
+            of(0..rows, 0..m),
+            of(rows / 2..rows, 0..m / 2),
+            of(0..0, 0..m),
+        ],
+    )]
+}
+
+#[test]
+fn tied_inner_equals_the_formed_gradients() {
+    let b = &NaiveBackend;
+    for (rows, m, d, v) in [
+        (1, 1, 1, 1),
+        (4, 3, 5, 6),
+        (30, 20, 17, 11),
+        (90, 70, 33, 5_000),
+    ] {
+        parity!(INNER, tied_inner(rows, m, d, v));
+        let x = inputs(b, m, d, v, 3.0);
+        let (_, lse) = b.head_logps(&x.h, &x.w, &x.targets, m, d, v);
+        let mut random = Random::new(52);
+        let (g, ids) = (random.values(rows * d), random.below(rows, v));
+        let mut lookup = b.zeros(v * d);
+        b.scatter_add(&g, &ids, None, &mut lookup, d);
+        let expected = inner(&lookup, &formed(&x, &lse, &(0..m), [m, d, v]));
+        let returned = tied_inner(b, rows, m, d, v).swap_remove(0).1[0];
+        assert!(
+            (returned - expected).abs() <= 1e-10 * (1.0 + expected.abs()),
+            "{returned} {expected}"
+        );
+    }
+}
+
+/// Logits of ±80: exp(80) is near f32's largest number, and a target at −80 has log-prob −160.
+#[test]
+fn extreme_logits_stay_finite() {
+    fn extreme<B: Backend>(b: &B, v: usize) -> Outputs {
+        let logits = [80.0, -80.0, 0.0];
+        let w: Vec<f32> = (0..v).map(|t| logits[t % 3]).collect();
+        let (h, w) = (b.upload(&[1.0, -1.0, 1.0, 1.0]), b.upload(&w));
+        let targets = b.index(&[1, 0, 0, v as u32 - 1]);
+        let (logps, lse) = b.head_logps(&h, &w, &targets, 4, 1, v);
+        let seeds = b.upload(&[1.0; 4]);
+        let (mut dh, mut dw) = (poison(b, 4), b.zeros(v));
+        let inner = b.head_backward(&mut HeadBackward {
+            h: &h,
+            w: &w,
+            lse: &lse,
+            targets: &targets,
+            seeds: &seeds,
+            coefficients: None,
+            dh: Some(&mut dh),
+            dw: Some(&mut dw),
+            inner: &[(0..2, 0..4)],
+            m: 4,
+            d: 1,
+            v,
+        });
+        vec![
+            ("logps", b.download_f64(&logps)),
+            ("lse", b.download_f64(&lse)),
+            ("dh", b.download_f64(&dh)),
+            ("dw", b.download_f64(&dw)),
+            ("inner", inner),
+        ]
+    }
+    for v in [3, 100, 9_000] {
+        for (name, values) in extreme(&*crate::FAST, v) {
+            assert!(values.iter().all(|x| x.is_finite()), "{name} {values:?}");
+        }
+        // lse near 80 is rounded to f32, 4e-6, which is the relative error of every probability.
+        parity!(5e-5, extreme(v));
+    }
+}
+
+#[test]
+fn nan_in_a_state_stays_in_its_row() {
+    let b = &*crate::FAST;
+    let x = inputs(b, 3, 4, 50, 1.0);
+    let mut h = b.download(&x.h);
+    h[5] = f32::NAN;
+    let (logps, lse) = b.head_logps(&b.upload(&h), &x.w, &x.targets, 3, 4, 50);
+    for values in [b.download(&logps), b.download(&lse)] {
+        assert_eq!(
+            values.iter().map(|x| x.is_nan()).collect::<Vec<_>>(),
+            [false, true, false]
+        );
+    }
+}

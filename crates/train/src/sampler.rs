@@ -1,0 +1,122 @@
+//! The order of training examples: random per epoch, as in the file, or similar lengths together.
+//!
+//! Every epoch's order depends on the seed and the epoch's number alone, so any step's examples can be named
+//! in advance and after a resumed run.
+
+use rand::SeedableRng;
+use rand::seq::SliceRandom;
+use rand_chacha::ChaCha8Rng;
+
+/// How an epoch is ordered.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum SamplingOrder {
+    /// A new random permutation each epoch.
+    Random,
+    /// The order of the file.
+    Sequential,
+    /// Random runs of 50 batches, each sorted by length, longest first (as transformers groups them).
+    GroupByLength,
+}
+
+/// Deals examples out to batches.
+#[derive(Clone, Debug)]
+pub struct Sampler {
+    /// How an epoch is ordered.
+    pub order: SamplingOrder,
+    /// Seed of every permutation.
+    pub seed: u64,
+    /// Examples in a micro-batch.
+    pub batch: usize,
+    /// Micro-batches in an optimizer step.
+    pub accumulation: usize,
+    /// Length of each example, in tokens.
+    pub lengths: Vec<usize>,
+}
+
+impl Sampler {
+    /// Optimizer steps in an epoch; the last may be smaller.
+    pub fn steps_per_epoch(&self) -> u64 {
+        let per_step = self.batch * self.accumulation;
+        self.lengths.len().div_ceil(per_step) as u64
+    }
+
+    /// The order of one epoch.
+    pub fn epoch(&self, epoch: u64) -> Vec<usize> {
+        let mut order: Vec<usize> = (0..self.lengths.len()).collect();
+        if self.order == SamplingOrder::Sequential {
+            return order;
+        }
+        let mut rng = ChaCha8Rng::seed_from_u64(self.seed);
+        rng.set_stream(epoch);
+        order.shuffle(&mut rng);
+        if self.order == SamplingOrder::GroupByLength {
+            for run in order.chunks_mut(50 * self.batch) {
+                run.sort_by_key(|&i| std::cmp::Reverse(self.lengths[i]));
+            }
+        }
+        order
+    }
+
+    /// The micro-batches of 0-based optimizer step `step`.
+    pub fn step(&self, step: u64) -> Vec<Vec<usize>> {
+        let per_epoch = self.steps_per_epoch();
+        let order = self.epoch(step / per_epoch);
+        let per_step = self.batch * self.accumulation;
+        let start = (step % per_epoch) as usize * per_step;
+        let end = (start + per_step).min(order.len());
+        order[start..end].chunks(self.batch).map(<[usize]>::to_vec).collect()
+    }
+
+    /// Every example that steps `0..total` touch, ascending.
+    pub fn touched(&self, total: u64) -> Vec<usize> {
+        if total >= self.steps_per_epoch() {
+            return (0..self.lengths.len()).collect();
+        }
+        let mut all: Vec<usize> = (0..total).flat_map(|s| self.step(s).concat()).collect();
+        all.sort_unstable();
+        all.dedup();
+        all
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn sampler(order: SamplingOrder) -> Sampler {
+        Sampler {
+            order,
+            seed: 7,
+            batch: 2,
+            accumulation: 2,
+            lengths: (0..11).map(|i| (i * 37) % 11).collect(),
+        }
+    }
+
+    #[test]
+    fn every_epoch_deals_out_each_example_once() {
+        for order in [SamplingOrder::Random, SamplingOrder::Sequential, SamplingOrder::GroupByLength] {
+            let s = sampler(order);
+            assert_eq!(s.steps_per_epoch(), 3);
+            let mut seen: Vec<usize> = (0..3).flat_map(|k| s.step(k).concat()).collect();
+            seen.sort_unstable();
+            assert_eq!(seen, (0..11).collect::<Vec<_>>());
+        }
+    }
+
+    #[test]
+    fn epochs_differ_and_repeat_exactly() {
+        let s = sampler(SamplingOrder::Random);
+        assert_ne!(s.epoch(0), s.epoch(1));
+        assert_eq!(s.epoch(1), s.epoch(1));
+        assert_eq!(s.step(2).concat().len(), 3, "the last step of an epoch is smaller");
+        assert_eq!(s.touched(1).len(), 4);
+    }
+
+    #[test]
+    fn grouping_sorts_within_a_run() {
+        let s = sampler(SamplingOrder::GroupByLength);
+        let lengths: Vec<usize> = s.epoch(0).iter().map(|&i| s.lengths[i]).collect();
+        assert!(lengths.is_sorted_by(|a, b| a >= b));
+    }
+}

@@ -1,0 +1,78 @@
+//! Scoring pairs without training: token log-probs of chosen and rejected completions.
+
+use crate::pack::pack_pairs;
+use std::ops::Range;
+use unbraid_model::{Batch, LanguageModel};
+use unbraid_preference::TokenizedPair;
+use unbraid_tensor::Backend;
+
+/// Rows of a scoring batch; its size changes time and memory, not results.
+const ROWS_PER_BATCH: usize = 2048;
+
+/// Log-probs of one pair's completion tokens, in nats.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct ScoredPair {
+    /// Of each chosen token.
+    pub chosen_token_logps: Vec<f64>,
+    /// Of each rejected token.
+    pub rejected_token_logps: Vec<f64>,
+}
+
+impl ScoredPair {
+    /// log π(y_w|x): the sum over the chosen completion.
+    pub fn chosen(&self) -> f64 {
+        self.chosen_token_logps.iter().sum()
+    }
+    /// log π(y_l|x): the sum over the rejected completion.
+    pub fn rejected(&self) -> f64 {
+        self.rejected_token_logps.iter().sum()
+    }
+}
+
+/// Upper bound of a pair's rows.
+fn rows(pair: &TokenizedPair) -> usize {
+    pair.chosen.ids.len() + pair.rejected.ids.len()
+}
+
+/// Consecutive pairs that together have about [`ROWS_PER_BATCH`] rows.
+fn batches(pairs: &[&TokenizedPair]) -> Vec<Range<usize>> {
+    let (mut out, mut start, mut total) = (Vec::new(), 0, 0);
+    for (i, pair) in pairs.iter().enumerate() {
+        if total > 0 && total + rows(pair) > ROWS_PER_BATCH {
+            out.push(start..i);
+            (start, total) = (i, 0);
+        }
+        total += rows(pair);
+    }
+    if start < pairs.len() {
+        out.push(start..pairs.len());
+    }
+    out
+}
+
+/// Scores pairs in order; `on_batch` hears how many are done and may stop early by returning false (the
+/// result then holds what was scored).
+pub fn score_pairs<B: Backend>(
+    model: &LanguageModel<B>,
+    pairs: &[&TokenizedPair],
+    mut on_batch: impl FnMut(usize) -> bool,
+) -> Vec<ScoredPair> {
+    let mut scored = Vec::with_capacity(pairs.len());
+    for range in batches(pairs) {
+        let batch = Batch::new(
+            &*model.backend,
+            pack_pairs(pairs[range].iter().copied(), true),
+        );
+        let logps = model.token_logps(&batch);
+        for pair in batch.forest.responses.chunks_exact(2) {
+            scored.push(ScoredPair {
+                chosen_token_logps: logps[pair[0].targets.clone()].to_vec(),
+                rejected_token_logps: logps[pair[1].targets.clone()].to_vec(),
+            });
+        }
+        if !on_batch(scored.len()) {
+            break;
+        }
+    }
+    scored
+}

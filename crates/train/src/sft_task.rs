@@ -1,0 +1,104 @@
+//! Maximum likelihood on token sequences (supervised fine-tuning): loss = −Σ log p / number of tokens, over all
+//! tokens of the optimizer step, as transformers averages with gradient accumulation.
+
+use crate::error::TrainError;
+use crate::metrics::Averages;
+use crate::pack::pack_sequences;
+use crate::trainer::Task;
+use unbraid_model::{
+    Accumulate, Batch, Forest, GradientPlan, Gradients, Keep, LanguageModel,
+};
+use unbraid_preference::SftDataset;
+use unbraid_tensor::Backend;
+
+/// Maximum likelihood; an example is a pack of sequences (one sequence each without packing).
+pub struct SftTask<'a> {
+    /// Training sequences and packs.
+    pub train: &'a SftDataset,
+    /// Held-out sequences and packs.
+    pub eval: Option<&'a SftDataset>,
+    /// What a forward pass keeps.
+    pub keep: Keep,
+    /// Packs in an evaluation batch.
+    pub eval_batch: usize,
+}
+
+fn forest(data: &SftDataset, packs: &[usize]) -> Forest {
+    let sequences = packs.iter().flat_map(|&p| &data.packs[p]);
+    pack_sequences(sequences.map(|&s| &data.sequences[s]))
+}
+
+impl SftTask<'_> {
+    /// Number of examples of the training set.
+    pub fn examples(&self) -> usize {
+        self.train.packs.len()
+    }
+
+    /// Tokens of one training example.
+    pub fn length(&self, pack: usize) -> usize {
+        let sequences = self.train.packs[pack].iter();
+        sequences.map(|&s| self.train.sequences[s].ids.len()).sum()
+    }
+
+    /// Input rows of the sequences in these packs, for the error message.
+    fn rows(&self, packs: &[usize]) -> Vec<usize> {
+        let sequences = packs.iter().flat_map(|&p| &self.train.packs[p]);
+        sequences.map(|&s| self.train.sequences[s].index).collect()
+    }
+}
+
+impl<B: Backend> Task<B> for SftTask<'_> {
+    fn accumulate(
+        &mut self,
+        model: &LanguageModel<B>,
+        gradients: &mut Gradients<B>,
+        micro_batches: &[Vec<usize>],
+        _measure: bool,
+    ) -> Result<Averages, TrainError> {
+        let forests: Vec<Forest> = micro_batches.iter().map(|b| forest(self.train, b)).collect();
+        let tokens: usize = forests.iter().map(|f| f.targets.len()).sum();
+        let mut metrics = Averages::default();
+        for (forest, packs) in forests.into_iter().zip(micro_batches) {
+            let batch = Batch::new(&*model.backend, forest);
+            let forward = model.forward(&batch, self.keep);
+            let sum: f64 = forward.token_logps.iter().sum();
+            if !sum.is_finite() {
+                return Err(TrainError::NonFiniteLoss {
+                    step: 0,
+                    loss: -sum,
+                    rows: self.rows(packs),
+                    checkpoint: None,
+                });
+            }
+            let count = batch.targets() as f64;
+            metrics.add_weighted("loss", -sum / count.max(1.0), count);
+            let seeds = vec![-1.0 / tokens.max(1) as f64; batch.targets()];
+            let plan = GradientPlan::summed(&*model.backend, &batch.forest);
+            model.backward(&batch, &plan, forward, &seeds, &mut Accumulate(gradients));
+        }
+        Ok(metrics)
+    }
+
+    fn after_step(&mut self, _: &LanguageModel<B>, _: f64, _: f64) -> Averages {
+        Averages::default()
+    }
+
+    fn evaluate(&mut self, model: &LanguageModel<B>) -> Result<Option<Averages>, TrainError> {
+        let Some(eval) = self.eval else {
+            return Ok(None);
+        };
+        let mut metrics = Averages::default();
+        let packs: Vec<usize> = (0..eval.packs.len()).collect();
+        for packs in packs.chunks(self.eval_batch.max(1)) {
+            let batch = Batch::new(&*model.backend, forest(eval, packs));
+            let logps = model.token_logps(&batch);
+            let count = logps.len() as f64;
+            metrics.add_weighted("loss", -logps.iter().sum::<f64>() / count.max(1.0), count);
+        }
+        Ok(Some(metrics))
+    }
+
+    fn tokens(&self, micro_batches: &[Vec<usize>]) -> usize {
+        micro_batches.iter().flatten().map(|&p| self.length(p)).sum()
+    }
+}

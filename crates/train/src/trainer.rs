@@ -1,0 +1,310 @@
+//! The training loop: steps, clipping, logging, evaluation, saving, stopping.
+//!
+//! What one step minimises is a [`Task`]; the loop knows only gradients and metrics. A logged row holds means
+//! over the steps since the last one, as TRL logs them, with the learning rate and the gradient norm (before
+//! clipping) of its own step.
+
+use crate::checkpoint::{Files, last_checkpoint};
+use crate::error::TrainError;
+use crate::metrics::{Averages, MetricsFile};
+use crate::optimizer::{Optimizer, OptimizerKind};
+use crate::sampler::Sampler;
+use crate::schedule::Schedule;
+use serde_json::{Map, Value};
+use std::time::Instant;
+use unbraid_model::{Gradients, LanguageModel};
+use unbraid_tensor::Backend;
+
+/// What is minimised.
+pub trait Task<B: Backend> {
+    /// Adds the gradient of one optimizer step's loss (the mean over its micro-batches) to `gradients`.
+    ///
+    /// `measure` asks for the geometry as well. Returns the step's metrics; `loss` is among them and finite.
+    ///
+    /// # Errors
+    /// A loss that is not finite, naming the examples.
+    fn accumulate(
+        &mut self,
+        model: &LanguageModel<B>,
+        gradients: &mut Gradients<B>,
+        micro_batches: &[Vec<usize>],
+        measure: bool,
+    ) -> Result<Averages, TrainError>;
+
+    /// Called after the optimizer's step when it was measured: predicted and realised changes.
+    /// `learning_rate` and `grad_scale` are those of the step.
+    fn after_step(
+        &mut self,
+        model: &LanguageModel<B>,
+        learning_rate: f64,
+        grad_scale: f64,
+    ) -> Averages;
+
+    /// Metrics of the held-out examples, without prefix; `None` when there are none.
+    ///
+    /// # Errors
+    /// What the objective refuses.
+    fn evaluate(&mut self, model: &LanguageModel<B>) -> Result<Option<Averages>, TrainError>;
+
+    /// Tokens that the examples feed through the model, for the throughput.
+    fn tokens(&self, micro_batches: &[Vec<usize>]) -> usize;
+}
+
+/// Settings of the loop.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Settings {
+    /// The optimizer.
+    pub optimizer: OptimizerKind,
+    /// Decoupled weight decay.
+    pub weight_decay: f64,
+    /// Largest gradient norm; 0 for no clipping.
+    pub max_grad_norm: f64,
+    /// The learning rate.
+    pub schedule: Schedule,
+    /// Log every so many steps.
+    pub logging_steps: u64,
+    /// Also log the first step.
+    pub logging_first_step: bool,
+    /// Evaluate every so many steps.
+    pub eval_every: Option<u64>,
+    /// Save a checkpoint every so many steps.
+    pub save_every: Option<u64>,
+    /// Measure geometry every so many steps.
+    pub geometry_every: Option<u64>,
+}
+
+/// Which examples each step takes, and for how many steps.
+#[derive(Clone, Debug)]
+pub struct TrainingPlan {
+    /// The order of examples.
+    pub sampler: Sampler,
+    /// Optimizer steps of the run.
+    pub total: u64,
+}
+
+/// Hears what happens.
+pub trait Observer {
+    /// After each step: its number (1-based), its metrics, tokens per second.
+    fn on_step(&mut self, step: u64, metrics: &Averages, tokens_per_second: f64);
+    /// A row was logged.
+    fn on_row(&mut self, row: &Map<String, Value>);
+    /// A checkpoint or the model was written.
+    fn on_save(&mut self, path: &std::path::Path);
+    /// Whether to stop now (the user pressed Ctrl-C).
+    fn stop(&mut self) -> bool;
+}
+
+/// How a run ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Outcome {
+    /// All steps were taken.
+    Finished,
+    /// It was told to stop; a checkpoint of the last step was saved.
+    Interrupted {
+        /// Steps taken.
+        step: u64,
+    },
+}
+
+/// Everything a run holds.
+struct Run<'a, B: Backend> {
+    model: &'a mut LanguageModel<B>,
+    settings: &'a Settings,
+    plan: &'a TrainingPlan,
+    files: &'a Files<'a>,
+    metrics: MetricsFile,
+    history: Vec<Value>,
+    window: Averages,
+    window_tokens: usize,
+    window_start: Instant,
+}
+
+/// Trains `model` and writes metrics, checkpoints and, at the end, the model into the output directory.
+///
+/// # Errors
+/// A loss or gradient that is not finite (nothing is overwritten), or what the file system refuses.
+pub fn run<B: Backend>(
+    model: &mut LanguageModel<B>,
+    task: &mut dyn Task<B>,
+    plan: &TrainingPlan,
+    settings: &Settings,
+    files: &Files<'_>,
+    observer: &mut dyn Observer,
+) -> Result<Outcome, TrainError> {
+    let backend = std::sync::Arc::clone(&model.backend);
+    let mut gradients = Gradients::zeros(&*backend, &model.params, |_| true);
+    let mut optimizer = Optimizer::new(
+        &*backend,
+        settings.optimizer,
+        settings.weight_decay,
+        &gradients,
+    );
+    let mut run = Run {
+        model,
+        settings,
+        plan,
+        files,
+        metrics: MetricsFile::create(&files.output_dir.join("metrics.jsonl"))?,
+        history: Vec::new(),
+        window: Averages::default(),
+        window_tokens: 0,
+        window_start: Instant::now(),
+    };
+    for step in 1..=plan.total {
+        if observer.stop() {
+            let path = run.checkpoint(step - 1)?;
+            observer.on_save(&path);
+            return Ok(Outcome::Interrupted { step: step - 1 });
+        }
+        run.step(task, &mut gradients, &mut optimizer, step, observer)?;
+    }
+    files.save_model(run.model, &files.output_dir)?;
+    observer.on_save(&files.output_dir);
+    Ok(Outcome::Finished)
+}
+
+/// Whether something due every `every` steps is due at `step`.
+fn due(every: Option<u64>, step: u64) -> bool {
+    every.is_some_and(|every| step.is_multiple_of(every.max(1)))
+}
+
+impl<B: Backend> Run<'_, B> {
+    fn step(
+        &mut self,
+        task: &mut dyn Task<B>,
+        gradients: &mut Gradients<B>,
+        optimizer: &mut Optimizer<B>,
+        step: u64,
+        observer: &mut dyn Observer,
+    ) -> Result<(), TrainError> {
+        let backend = std::sync::Arc::clone(&self.model.backend);
+        let started = Instant::now();
+        let batches = self.plan.sampler.step(step - 1);
+        let measure = due(self.settings.geometry_every, step);
+        gradients.clear(&backend);
+        let mut metrics = task
+            .accumulate(self.model, gradients, &batches, measure)
+            .map_err(|e| self.locate(e, step))?;
+
+        let norm = gradients.squared_norm(&*backend).sqrt();
+        if !norm.is_finite() {
+            return Err(TrainError::NonFiniteGradient {
+                step,
+                norm,
+                checkpoint: last_checkpoint(&self.files.output_dir),
+            });
+        }
+        let scale = clip_factor(norm, self.settings.max_grad_norm);
+        let rate = self.settings.schedule.rate(step - 1);
+        optimizer.step(&backend, &mut self.model.params, gradients, rate, scale);
+        let seconds = started.elapsed().as_secs_f64();
+        if measure {
+            metrics.merge(&task.after_step(self.model, rate, scale));
+        }
+
+        let tokens = task.tokens(&batches);
+        self.window_tokens += tokens;
+        self.window.merge(&metrics);
+        observer.on_step(step, &metrics, tokens as f64 / seconds);
+        let first = step == 1 && self.settings.logging_first_step;
+        if due(Some(self.settings.logging_steps), step) || first || step == self.plan.total {
+            self.log(step, rate, norm, observer)?;
+        }
+        if due(self.settings.eval_every, step) {
+            self.evaluate(task, step, observer)?;
+        }
+        if due(self.settings.save_every, step) {
+            let path = self.checkpoint(step)?;
+            observer.on_save(&path);
+        }
+        Ok(())
+    }
+
+    /// Fills in what only the loop knows of an error.
+    fn locate(&self, error: TrainError, at: u64) -> TrainError {
+        match error {
+            TrainError::NonFiniteLoss { loss, rows, .. } => TrainError::NonFiniteLoss {
+                step: at,
+                loss,
+                rows,
+                checkpoint: last_checkpoint(&self.files.output_dir),
+            },
+            other => other,
+        }
+    }
+
+    fn row(&self, step: u64) -> Map<String, Value> {
+        let epoch = step as f64 / self.plan.sampler.steps_per_epoch() as f64;
+        let mut row = Map::new();
+        row.insert("step".into(), Value::from(step));
+        row.insert("epoch".into(), Value::from(epoch));
+        row
+    }
+
+    fn log(
+        &mut self,
+        step: u64,
+        rate: f64,
+        norm: f64,
+        observer: &mut dyn Observer,
+    ) -> Result<(), TrainError> {
+        let mut row = self.row(step);
+        row.insert("learning_rate".into(), Value::from(rate));
+        self.window.write_into("", &mut row);
+        row.insert("grad_norm".into(), Value::from(norm));
+        let seconds = self.window_start.elapsed().as_secs_f64();
+        row.insert(
+            "tokens_per_second".into(),
+            Value::from(self.window_tokens as f64 / seconds),
+        );
+        self.write(row, observer)?;
+        self.window.clear();
+        self.window_tokens = 0;
+        self.window_start = Instant::now();
+        Ok(())
+    }
+
+    fn evaluate(
+        &mut self,
+        task: &mut dyn Task<B>,
+        step: u64,
+        observer: &mut dyn Observer,
+    ) -> Result<(), TrainError> {
+        let paused = Instant::now();
+        if let Some(metrics) = task.evaluate(self.model)? {
+            let mut row = self.row(step);
+            metrics.write_into("eval_", &mut row);
+            self.write(row, observer)?;
+        }
+        self.window_start += paused.elapsed(); // evaluation is not training time
+        Ok(())
+    }
+
+    fn write(
+        &mut self,
+        row: Map<String, Value>,
+        observer: &mut dyn Observer,
+    ) -> Result<(), TrainError> {
+        self.metrics.write(&row)?;
+        observer.on_row(&row);
+        self.history.push(Value::Object(row));
+        Ok(())
+    }
+
+    fn checkpoint(&mut self, step: u64) -> Result<std::path::PathBuf, TrainError> {
+        let paused = Instant::now();
+        let history = Value::Array(self.history.clone());
+        let path = self.files.save_checkpoint(self.model, step, &history)?;
+        self.window_start += paused.elapsed();
+        Ok(path)
+    }
+}
+
+/// Factor on the gradient, as `torch.nn.utils.clip_grad_norm_`: max/(norm + 1e-6), at most 1.
+fn clip_factor(norm: f64, max_grad_norm: f64) -> f64 {
+    if max_grad_norm <= 0.0 {
+        1.0
+    } else {
+        (max_grad_norm / (norm + 1e-6)).min(1.0)
+    }
+}

@@ -1,0 +1,563 @@
+//! Command lines: spellings, values, what is refused and with which words.
+
+use unbraid::cli::{
+    CliError, Command, Device, Dtype, Geometry, MaxLength, Optim, Parsed, Resume, SftConfig, Steps,
+    Strategy, TrainConfig, parse,
+};
+
+const TRAIN: &[&str] = &[
+    "train",
+    "--model-name-or-path",
+    "m",
+    "--dataset-name",
+    "d",
+    "--output-dir",
+    "o",
+];
+
+fn line(words: &[&str]) -> Result<Parsed, CliError> {
+    parse(["unbraid"].iter().chain(words).map(Into::into))
+}
+
+fn train_with(words: &[&str]) -> Result<TrainConfig, CliError> {
+    match line(&[TRAIN, words].concat())?.command {
+        Command::Train(config) => Ok(*config),
+        other => panic!("not train: {other:?}"),
+    }
+}
+
+fn train(words: &[&str]) -> TrainConfig {
+    train_with(words).unwrap_or_else(|error| panic!("{words:?}: {error}"))
+}
+
+/// The message of a command line that must be refused.
+fn refused(words: &[&str]) -> String {
+    let error = line(words).expect_err(&format!("{words:?} was accepted"));
+    assert_eq!(error.exit_code(), 2);
+    error.to_string()
+}
+
+fn train_refused(words: &[&str]) -> String {
+    refused(&[TRAIN, words].concat())
+}
+
+#[test]
+fn defaults_are_those_of_the_contract() {
+    let config = train(&[]);
+    assert_eq!(config.model.model_name_or_path, "m");
+    assert_eq!(config.model.dtype, Dtype::Auto);
+    assert_eq!(config.model.device, Device::Auto);
+    assert_eq!(config.model.seed, 42);
+    assert_eq!(config.data.dataset_train_split, "train");
+    assert_eq!(config.data.dataset_test_split, "test");
+    assert_eq!(config.data.max_length, MaxLength(Some(1024)));
+    assert_eq!(config.objective.loss_type, ["sigmoid"]);
+    assert_eq!(config.objective.beta, None);
+    let trainer = &config.trainer;
+    assert_eq!(trainer.learning_rate, 1e-6);
+    assert_eq!(trainer.optim, Optim::AdamwTorch);
+    assert_eq!(
+        (trainer.adam_beta1, trainer.adam_beta2, trainer.adam_epsilon),
+        (0.9, 0.999, 1e-8)
+    );
+    assert_eq!(
+        (
+            trainer.weight_decay,
+            trainer.max_grad_norm,
+            trainer.momentum
+        ),
+        (0.0, 1.0, 0.0)
+    );
+    assert_eq!((trainer.num_train_epochs, trainer.max_steps), (3.0, -1));
+    assert_eq!(
+        (
+            trainer.per_device_train_batch_size,
+            trainer.gradient_accumulation_steps
+        ),
+        (8, 1)
+    );
+    assert_eq!(trainer.logging_steps, Steps(10.0));
+    assert_eq!(
+        (trainer.eval_strategy, trainer.save_strategy),
+        (Strategy::No, Strategy::Steps)
+    );
+    assert_eq!(trainer.save_steps, Steps(500.0));
+    assert_eq!(trainer.geometry, Geometry::EachNth(10));
+    assert_eq!(trainer.resume_from_checkpoint, Resume::No);
+    assert_eq!(trainer.report_to, ["none"]);
+}
+
+#[test]
+fn sft_learns_faster_by_default() {
+    let parsed = line(&[
+        "sft",
+        "--model-name-or-path",
+        "m",
+        "--dataset-name",
+        "d",
+        "--output-dir",
+        "o",
+    ])
+    .unwrap();
+    let Command::Sft(config) = parsed.command else {
+        panic!("not sft")
+    };
+    let SftConfig {
+        trainer,
+        dataset_text_field,
+        completion_only_loss,
+        ..
+    } = *config;
+    assert_eq!(trainer.learning_rate, 2e-5);
+    assert_eq!(dataset_text_field, "text");
+    assert_eq!(completion_only_loss, None);
+}
+
+#[test]
+fn snake_case_and_kebab_case_with_and_without_equals_are_one_option() {
+    for words in [
+        &["--learning-rate", "5.0e-6"][..],
+        &["--learning_rate", "5e-6"],
+        &["--learning-rate=5e-6"],
+        &["--learning_rate=0.000005"],
+        // Given twice, the last one holds.
+        &["--learning_rate", "1", "--learning-rate", "5e-6"],
+    ] {
+        assert_eq!(train(words).trainer.learning_rate, 5e-6, "{words:?}");
+    }
+    // Only the name is rewritten, never the value.
+    assert_eq!(train(&["--run_name=a_b-c"]).trainer.name(), "a_b-c");
+    assert_eq!(train(&["--run-name", "a_b-c"]).trainer.name(), "a_b-c");
+}
+
+#[test]
+fn flags_take_nothing_or_a_truth_value() {
+    for words in [
+        &["--bf16"][..],
+        &["--bf16", "True"],
+        &["--bf16", "true"],
+        &["--bf16=True"],
+        &["--bf16=yes"],
+    ] {
+        assert!(train(words).trainer.bf16, "{words:?}");
+    }
+    for words in [
+        &["--bf16", "False"][..],
+        &["--bf16=false"],
+        &["--bf16", "--bf16", "false"],
+    ] {
+        assert!(!train(words).trainer.bf16, "{words:?}");
+    }
+    assert_eq!(
+        train_refused(&["--bf16=maybe"]),
+        "invalid value \"maybe\" for --bf16: expected one of true, false"
+    );
+}
+
+#[test]
+fn lists_are_given_by_spaces_commas_or_repetition() {
+    for words in [
+        &["--loss_type", "sigmoid", "sft"][..],
+        &["--loss-type=sigmoid,sft"],
+        &["--loss-type", "sigmoid", "--loss-type", "sft"],
+    ] {
+        assert_eq!(
+            train(words).objective.loss_type,
+            ["sigmoid", "sft"],
+            "{words:?}"
+        );
+    }
+    let config = train(&[
+        "--loss-type",
+        "sigmoid",
+        "sft",
+        "--loss-weights",
+        "1",
+        "-0.5",
+    ]);
+    assert_eq!(config.objective.loss_weights, [1.0, -0.5]);
+}
+
+#[test]
+fn negative_numbers_are_values() {
+    assert_eq!(train(&["--max_steps", "-1"]).trainer.max_steps, -1);
+}
+
+#[test]
+fn special_values_are_read() {
+    assert_eq!(train(&["--device", "cuda:1"]).model.device, Device::Cuda(1));
+    assert_eq!(
+        train(&["--geometry", "every"]).trainer.geometry,
+        Geometry::EachNth(1)
+    );
+    assert_eq!(
+        train(&["--geometry", "off"]).trainer.geometry,
+        Geometry::Off
+    );
+    assert_eq!(
+        train(&["--geometry", "25"]).trainer.geometry,
+        Geometry::EachNth(25)
+    );
+    assert_eq!(
+        train(&["--max-length", "none"]).data.max_length,
+        MaxLength(None)
+    );
+    assert_eq!(
+        train(&["--torch_dtype", "bfloat16"]).model.dtype,
+        Dtype::Bfloat16
+    );
+    assert_eq!(
+        train(&["--optim", "adamw_torch_fused"]).trainer.optim,
+        Optim::AdamwTorch
+    );
+}
+
+#[test]
+fn steps_may_be_a_share_of_the_run() {
+    let config = train(&[
+        "--warmup_ratio",
+        "0.1",
+        "--eval_strategy",
+        "steps",
+        "--eval-steps",
+        "0.25",
+    ]);
+    assert_eq!(config.trainer.warmup(95), 10);
+    assert_eq!(config.trainer.eval_interval().of(100), 25);
+    assert_eq!(
+        train(&["--warmup_steps", "7", "--warmup_ratio", "0.5"])
+            .trainer
+            .warmup(100),
+        7
+    );
+    assert_eq!(train(&["--warmup_steps", "0.5"]).trainer.warmup(9), 5);
+    // Evaluation follows logging unless told otherwise.
+    assert_eq!(
+        train(&["--logging-steps", "3"]).trainer.eval_interval(),
+        Steps(3.0)
+    );
+}
+
+#[test]
+fn geometry_measures_the_first_step_and_each_nth() {
+    let measured: Vec<u64> = (1..=10)
+        .filter(|step| Geometry::EachNth(4).measures(*step))
+        .collect();
+    assert_eq!(measured, [1, 4, 8]);
+    assert!((1..=10).all(|step| !Geometry::Off.measures(step)));
+}
+
+#[test]
+fn values_out_of_range_are_refused_with_what_was_expected() {
+    let cases: &[(&[&str], &str)] = &[
+        (
+            &["--learning-rate", "-1e-6"],
+            "invalid value \"-1e-6\" for --learning-rate: expected a number of at least 0",
+        ),
+        (
+            &["--learning-rate", "fast"],
+            "invalid value \"fast\" for --learning-rate: expected a number",
+        ),
+        (
+            &["--learning-rate", "nan"],
+            "invalid value \"nan\" for --learning-rate: expected a finite number",
+        ),
+        (
+            &["--label-smoothing", "0.5"],
+            "invalid value \"0.5\" for --label-smoothing: expected a number from 0 up to, but not including, 0.5",
+        ),
+        (
+            &["--beta", "0"],
+            "invalid value \"0\" for --beta: expected a number above 0",
+        ),
+        (
+            &["--per_device_train_batch_size", "0"],
+            "invalid value \"0\" for --per-device-train-batch-size: expected at least 1",
+        ),
+        (
+            &["--seed", "-3"],
+            "invalid value \"-3\" for --seed: expected a whole number of at least 0",
+        ),
+        (
+            &["--max-steps", "0"],
+            "invalid value \"0\" for --max-steps: expected a whole number of at least 1, or -1 for no limit",
+        ),
+        (
+            &["--logging-steps", "0"],
+            "invalid value \"0\" for --logging-steps: expected a number of steps above 0",
+        ),
+        (
+            &["--save-steps", "2.5"],
+            "invalid value \"2.5\" for --save-steps: expected a whole number of steps, or a share of the run below 1",
+        ),
+        (
+            &["--max-length", "1"],
+            "invalid value \"1\" for --max-length: a pair needs at least 2 tokens: one of prompt, one of completion",
+        ),
+        (
+            &["--device", "tpu"],
+            "invalid value \"tpu\" for --device: expected auto, cpu, cuda or cuda:N",
+        ),
+        (
+            &["--eval-strategy", "often"],
+            "invalid value \"often\" for --eval-strategy: expected one of no, steps, epoch",
+        ),
+        (
+            &["--model-name-or-path="],
+            "invalid value \"\" for --model-name-or-path: expected a name or path, found nothing",
+        ),
+    ];
+    for (words, message) in cases {
+        assert_eq!(&train_refused(words), message);
+    }
+}
+
+#[test]
+fn an_unknown_option_names_the_nearest() {
+    assert_eq!(
+        train_refused(&["--learning_rat", "1e-6"]),
+        "unknown option --learning_rat of unbraid train\nhint: did you mean --learning-rate?"
+    );
+    assert_eq!(
+        train_refused(&["--zzz"]),
+        "unknown option --zzz of unbraid train\nhint: unbraid train --help lists the options"
+    );
+    // Options of transformers are known to train and sft alone.
+    assert_eq!(
+        refused(&["score", "--dataset_num_proc", "4"]),
+        "unknown option --dataset_num_proc of unbraid score\nhint: did you mean --dataset-name?"
+    );
+    assert_eq!(
+        refused(&["trian"]),
+        "unknown command trian\nhint: did you mean train?"
+    );
+    assert_eq!(
+        refused(&["--json", "score"]),
+        "unexpected argument --json\nhint: the command comes first: unbraid COMMAND --option value"
+    );
+    assert_eq!(
+        refused(&[]),
+        "no command given\nhint: unbraid --help lists the commands"
+    );
+}
+
+#[test]
+fn a_command_that_is_not_built_is_not_known() {
+    for name in ["diagnose", "merge", "data", "theory", "reproduce"] {
+        assert!(
+            matches!(line(&[name]), Err(CliError::UnknownCommand { .. })),
+            "{name}"
+        );
+    }
+}
+
+#[test]
+fn missing_options_are_all_named() {
+    assert_eq!(
+        refused(&["train", "--dataset-name", "d"]),
+        "missing --model-name-or-path, --output-dir\nhint: give each as an option, or as a key of the recipe"
+    );
+    assert!(refused(&["report"]).starts_with("missing <RUN>...\nhint: usage: unbraid report"));
+    assert_eq!(
+        train_refused(&["--run-name", "--bf16"]),
+        "missing value of --run-name\nhint: --run-name VALUE; a value that starts with -- is given as --run-name=VALUE"
+    );
+}
+
+#[test]
+fn options_of_transformers_without_effect_are_noted_once() {
+    let words = &[
+        "--dataset_num_proc",
+        "4",
+        "--ddp_find_unused_parameters",
+        "True",
+        "--remove_unused_columns",
+        "--bf16",
+    ];
+    let parsed = line(&[TRAIN, words].concat()).unwrap();
+    assert_eq!(
+        parsed.notes,
+        [
+            "accepted without effect here: dataset_num_proc, ddp_find_unused_parameters, remove_unused_columns"
+        ]
+    );
+    let Command::Train(config) = parsed.command else {
+        panic!("not train")
+    };
+    assert!(config.trainer.bf16);
+}
+
+#[test]
+fn what_is_not_built_is_refused_unless_it_changes_nothing() {
+    assert_eq!(
+        train_refused(&["--fsdp", "x", "--neftune_noise_alpha", "5"]),
+        "--neftune-noise-alpha = 5 is not supported yet\nhint: what works: 0"
+    );
+    train(&["--neftune_noise_alpha", "0.0"]);
+    assert!(
+        train_refused(&["--max_prompt_length", "128"])
+            .ends_with("hint: leave --max-prompt-length out")
+    );
+}
+
+#[test]
+fn options_that_must_agree_are_checked() {
+    assert_eq!(
+        train_refused(&["--loss-type", "sigmoid", "sft", "--loss-weights", "1"]),
+        "loss_weights has 1 entries, loss_type has 2\nhint: give one weight for each loss type, or no weights"
+    );
+    assert_eq!(
+        train_refused(&[
+            "--dataset-name",
+            "pairs.jsonl.gz",
+            "--eval-strategy",
+            "steps"
+        ]),
+        "evaluation is on (eval_strategy), but pairs.jsonl.gz is one file without a split to evaluate on\n\
+         hint: give held-out examples with --eval-dataset FILE, or --eval-strategy no"
+    );
+    train(&[
+        "--dataset-name",
+        "pairs.jsonl",
+        "--eval-strategy",
+        "steps",
+        "--eval-dataset",
+        "held.jsonl",
+    ]);
+    let parsed = line(
+        &[
+            TRAIN,
+            &["--eval-dataset", "held.jsonl", "--report_to", "wandb"],
+        ]
+        .concat(),
+    )
+    .unwrap();
+    assert_eq!(
+        parsed.notes,
+        [
+            "eval_dataset held.jsonl is not read: eval_strategy is no",
+            "no tracking to wandb: metrics are in metrics.jsonl of the output directory",
+        ]
+    );
+}
+
+#[test]
+fn generate_takes_prompts_or_a_data_set() {
+    let generate = ["generate", "--model-name-or-path", "m"];
+    assert!(
+        refused(&generate)
+            .starts_with("missing --prompt or --dataset-name\nhint: unbraid generate")
+    );
+    assert!(
+        refused(&[&generate[..], &["--prompt", "a", "--dataset-name", "d"]].concat())
+            .contains("not from both")
+    );
+    let parsed = line(
+        &[
+            &generate[..],
+            &[
+                "--prompt",
+                "- one, two",
+                "--prompt",
+                "\n\nHuman: hi",
+                "--do-sample",
+                "--top_p",
+                "0.9",
+            ],
+        ]
+        .concat(),
+    );
+    let Parsed {
+        command: Command::Generate(config),
+        notes,
+    } = parsed.unwrap()
+    else {
+        panic!("not generate")
+    };
+    assert_eq!(config.prompt, ["- one, two", "\n\nHuman: hi"]);
+    assert_eq!(
+        (config.do_sample, config.top_p, config.max_new_tokens),
+        (true, 0.9, 64)
+    );
+    assert!(notes.is_empty());
+    let parsed =
+        line(&[&generate[..], &["--prompt", "a", "--temperature", "0.7"]].concat()).unwrap();
+    assert_eq!(
+        parsed.notes,
+        ["temperature and top_p have no effect without do_sample"]
+    );
+}
+
+#[test]
+fn arguments_that_are_no_options_go_to_those_who_take_them() {
+    let Command::Report(report) = line(&["report", "runs/a", "runs/b", "--json"])
+        .unwrap()
+        .command
+    else {
+        panic!("not report")
+    };
+    assert_eq!(
+        report.runs,
+        [
+            std::path::Path::new("runs/a"),
+            std::path::Path::new("runs/b")
+        ]
+    );
+    assert!(report.json);
+    let Command::Objectives(objectives) = line(&["objectives", "sigmoid"]).unwrap().command else {
+        panic!("not objectives")
+    };
+    assert_eq!(objectives.name.as_deref(), Some("sigmoid"));
+    assert!(refused(&["demo", "now"]).starts_with("unexpected argument now\nhint:"));
+    assert!(
+        refused(&["train", "a.yaml", "b.yaml"]).starts_with("unexpected argument b.yaml\nhint:")
+    );
+    assert!(refused(&["demo", "-x"]).starts_with("unknown option -x of unbraid demo"));
+}
+
+/// The options that the interface contract names, for the commands that are built.
+#[test]
+fn every_option_of_the_contract_exists_in_both_spellings() {
+    let model = "model-name-or-path base-model dtype device threads seed";
+    let data = "dataset-name dataset-train-split dataset-test-split max-samples max-length";
+    let trainer = "output-dir overwrite-output-dir learning-rate optim weight-decay adam-beta1 adam-beta2 adam-epsilon \
+        max-grad-norm lr-scheduler-type warmup-ratio warmup-steps num-train-epochs max-steps \
+        per-device-train-batch-size gradient-accumulation-steps gradient-checkpointing train-sampling-strategy \
+        logging-steps eval-strategy eval-steps save-strategy save-steps save-total-limit resume-from-checkpoint bf16 \
+        use-peft lora-r lora-alpha lora-dropout lora-target-modules report-to run-name geometry gram-every";
+    let objective = "ref-model loss-type loss-weights beta label-smoothing simpo-gamma cpo-alpha reference-free \
+        precompute-ref-log-probs sync-ref-model ref-model-mixup-alpha ref-model-sync-steps ld-alpha f-divergence-type \
+        use-weighting rpo-alpha remedy npo-scale token-mask mask-epsilon mask-sharpness mask-l1 semantics";
+    let contract = [
+        ("train", vec![model, data, trainer, objective]),
+        ("sft", vec![model, data, trainer, "packing"]),
+        (
+            "score",
+            vec![model, data, "ref-model token-logps json output-dir"],
+        ),
+        (
+            "generate",
+            vec![
+                model,
+                "prompt dataset-name max-new-tokens temperature top-p do-sample json",
+            ],
+        ),
+        ("inspect", vec![model, data, "json"]),
+        ("objectives", vec!["json"]),
+        ("report", vec!["json"]),
+    ];
+    for (command, groups) in contract {
+        for option in groups.iter().flat_map(|group| group.split_whitespace()) {
+            for name in [
+                format!("--{option}=x"),
+                format!("--{}=x", option.replace('-', "_")),
+            ] {
+                let result = line(&[command, &name]);
+                assert!(
+                    !matches!(result, Err(CliError::UnknownOption { .. })),
+                    "{command} {name}"
+                );
+            }
+        }
+    }
+}
