@@ -49,7 +49,11 @@ impl PairLogps {
 
     /// The same pair with both reference log-probs set to zero (`reference_free`).
     pub fn without_reference(&self) -> Self {
-        Self { ref_chosen: 0.0, ref_rejected: 0.0, ..*self }
+        Self {
+            ref_chosen: 0.0,
+            ref_rejected: 0.0,
+            ..*self
+        }
     }
 
     /// The pair with chosen and rejected exchanged.
@@ -82,6 +86,19 @@ pub struct PairLoss {
 impl PairLoss {
     /// Loss and coefficients times `weight` (a row's `weight`, or [`weighting::pair_weight`](crate::weighting::pair_weight)).
     pub fn scaled(self, weight: f64) -> Self {
-        Self { loss: weight * self.loss, d_w: weight * self.d_w, d_l: weight * self.d_l }
+        Self {
+            loss: weight * self.loss,
+            d_w: weight * self.d_w,
+            d_l: weight * self.d_l,
+        }
+    }
+
+    /// Loss and coefficients of the sum of two objectives.
+    pub fn plus(self, other: Self) -> Self {
+        Self {
+            loss: self.loss + other.loss,
+            d_w: self.d_w + other.d_w,
+            d_l: self.d_l + other.d_l,
+        }
     }
 }

@@ -27,7 +27,11 @@ impl Gram {
     /// ⟨g_w,g_l⟩ / (‖g_w‖‖g_l‖), held to [−1, 1]; 0 where a gradient vanishes.
     pub fn cosine(&self) -> f64 {
         let norms = self.chosen_norm() * self.rejected_norm();
-        if norms > 0.0 { (self.wl / norms).clamp(-1.0, 1.0) } else { 0.0 }
+        if norms > 0.0 {
+            (self.wl / norms).clamp(-1.0, 1.0)
+        } else {
+            0.0
+        }
     }
 
     /// ‖g_w‖.
@@ -52,7 +56,11 @@ impl Gram {
 
     /// Sum of two Grams over disjoint parameters.
     pub fn plus(self, other: Self) -> Self {
-        Self { ww: self.ww + other.ww, ll: self.ll + other.ll, wl: self.wl + other.wl }
+        Self {
+            ww: self.ww + other.ww,
+            ll: self.ll + other.ll,
+            wl: self.wl + other.wl,
+        }
     }
 }
 
@@ -73,8 +81,13 @@ pub enum Case {
 
 impl Case {
     /// All cases, in the order in which reports list them.
-    pub const ALL: [Self; 5] =
-        [Self::Ideal, Self::BothFall, Self::BothRise, Self::Reversed, Self::Still];
+    pub const ALL: [Self; 5] = [
+        Self::Ideal,
+        Self::BothFall,
+        Self::BothRise,
+        Self::Reversed,
+        Self::Still,
+    ];
 
     /// `ideal`, `both_fall`, `both_rise`, `reversed` or `still`.
     pub fn as_str(self) -> &'static str {
@@ -100,7 +113,10 @@ const ROUNDING: f64 = 8.0 * f64::EPSILON;
 
 /// `(Δa_w, Δa_l)` per unit of learning rate. A difference within rounding of cancelling is exactly 0.
 pub fn predicted_change(gram: Gram, d_w: f64, d_l: f64) -> (f64, f64) {
-    (difference(d_w * gram.ww, d_l * gram.wl), difference(d_w * gram.wl, d_l * gram.ll))
+    (
+        difference(d_w * gram.ww, d_l * gram.wl),
+        difference(d_w * gram.wl, d_l * gram.ll),
+    )
 }
 
 /// The case of two predicted (or realised) changes; exact zeros count as "does not move", as the ≤ of (9) and (10) has it.
@@ -140,12 +156,20 @@ pub fn band(gram: Gram) -> (f64, f64) {
         return (0.0, f64::INFINITY);
     }
     let (low, high) = (gram.wl / gram.ww, gram.ll / gram.wl);
-    if low <= high { (low, high) } else { ((gram.ll / gram.ww).sqrt(), (gram.ll / gram.ww).sqrt()) }
+    if low <= high {
+        (low, high)
+    } else {
+        ((gram.ll / gram.ww).sqrt(), (gram.ll / gram.ww).sqrt())
+    }
 }
 
 fn difference(a: f64, b: f64) -> f64 {
     let difference = a - b;
-    if difference.abs() <= ROUNDING * (a.abs() + b.abs()) { 0.0 } else { difference }
+    if difference.abs() <= ROUNDING * (a.abs() + b.abs()) {
+        0.0
+    } else {
+        difference
+    }
 }
 
 #[cfg(test)]
@@ -155,19 +179,45 @@ mod tests {
     #[test]
     fn dpo_cases_by_hand() {
         // d_w = d_l = 1. ‖g_w‖² = 4, ‖g_l‖² = 9.
-        let gram = |wl| Gram { ww: 4.0, ll: 9.0, wl };
+        let gram = |wl| Gram {
+            ww: 4.0,
+            ll: 9.0,
+            wl,
+        };
         // ⟨⟩ = 3: Δ = (4 − 3, 3 − 9) = (1, −6).
         assert_eq!(predicted_change(gram(3.0), 1.0, 1.0), (1.0, -6.0));
         assert_eq!(case(gram(3.0), 1.0, 1.0), Case::Ideal);
         // ⟨⟩ = 5 > ‖g_w‖²: Δ = (−1, −4).
         assert_eq!(case(gram(5.0), 1.0, 1.0), Case::BothFall);
         // The norms exchanged: Δ = (9 − 5, 5 − 4).
-        assert_eq!(case(Gram { ww: 9.0, ll: 4.0, wl: 5.0 }, 1.0, 1.0), Case::BothRise);
+        assert_eq!(
+            case(
+                Gram {
+                    ww: 9.0,
+                    ll: 4.0,
+                    wl: 5.0
+                },
+                1.0,
+                1.0
+            ),
+            Case::BothRise
+        );
         // Both coefficients negative (IPO past its target): the ideal reversed.
         assert_eq!(case(gram(3.0), -1.0, -1.0), Case::Reversed);
         assert_eq!(case(gram(3.0), 0.0, 0.0), Case::Still);
         // Equal gradients: nothing moves under DPO.
-        assert_eq!(case(Gram { ww: 2.0, ll: 2.0, wl: 2.0 }, 0.3, 0.3), Case::Still);
+        assert_eq!(
+            case(
+                Gram {
+                    ww: 2.0,
+                    ll: 2.0,
+                    wl: 2.0
+                },
+                0.3,
+                0.3
+            ),
+            Case::Still
+        );
     }
 
     #[test]
@@ -183,19 +233,45 @@ mod tests {
     #[test]
     fn rounding_noise_is_zero() {
         // d_w‖g_w‖² and d_l⟨⟩ agree to the last bit but one.
-        let gram = Gram { ww: 1.0, ll: 4.0, wl: 1.0 + 2.0 * f64::EPSILON };
+        let gram = Gram {
+            ww: 1.0,
+            ll: 4.0,
+            wl: 1.0 + 2.0 * f64::EPSILON,
+        };
         assert_eq!(predicted_change(gram, 1.0, 1.0).0, 0.0);
         // Tiny numbers are not noise by themselves.
-        assert_eq!(case(Gram { ww: 2e-200, ll: 2e-200, wl: 1e-200 }, 1e-50, 1e-50), Case::Ideal);
+        assert_eq!(
+            case(
+                Gram {
+                    ww: 2e-200,
+                    ll: 2e-200,
+                    wl: 1e-200
+                },
+                1e-50,
+                1e-50
+            ),
+            Case::Ideal
+        );
     }
 
     #[test]
     fn cosine_and_ratios() {
-        let gram = Gram { ww: 4.0, ll: 9.0, wl: 3.0 };
+        let gram = Gram {
+            ww: 4.0,
+            ll: 9.0,
+            wl: 3.0,
+        };
         assert_eq!(gram.cosine(), 0.5);
-        assert_eq!((gram.chosen_ratio(), gram.rejected_ratio()), (Some(0.75), Some(3.0 / 9.0)));
+        assert_eq!(
+            (gram.chosen_ratio(), gram.rejected_ratio()),
+            (Some(0.75), Some(3.0 / 9.0))
+        );
         assert_eq!(band(gram), (0.75, 3.0));
-        let still = Gram { ww: 0.0, ll: 9.0, wl: 0.0 };
+        let still = Gram {
+            ww: 0.0,
+            ll: 9.0,
+            wl: 0.0,
+        };
         assert_eq!((still.cosine(), still.chosen_ratio()), (0.0, None));
     }
 }

@@ -44,7 +44,12 @@ impl Divergence {
             Some("js_divergence") => Ok(Self::JensenShannon),
             Some("alpha_divergence") => {
                 let coefficient = options.f_alpha_divergence_coef.unwrap_or(0.5);
-                check("f_alpha_divergence_coef", coefficient, true, "a finite number")?;
+                check(
+                    "f_alpha_divergence_coef",
+                    coefficient,
+                    true,
+                    "a finite number",
+                )?;
                 let exponent = match options.semantics {
                     Semantics::Trl => coefficient - 1.0,
                     Semantics::Paper => -coefficient,
@@ -90,7 +95,9 @@ impl Divergence {
     /// Whether the hyper-parameter is usable.
     pub(crate) fn validate(&self) -> Result<(), ObjectiveError> {
         match *self {
-            Self::Alpha { exponent } => check("f_alpha_divergence_coef", exponent, true, "a finite number"),
+            Self::Alpha { exponent } => {
+                check("f_alpha_divergence_coef", exponent, true, "a finite number")
+            }
             _ => Ok(()),
         }
     }
@@ -123,7 +130,11 @@ mod tests {
         for divergence in ALL {
             let (s, slope) = divergence.score(0.0);
             assert!(s.abs() < 1e-15, "{divergence:?}: {s}");
-            let want = if divergence == Divergence::JensenShannon { 0.5 } else { 1.0 };
+            let want = if divergence == Divergence::JensenShannon {
+                0.5
+            } else {
+                1.0
+            };
             assert!((slope - want).abs() < 1e-15, "{divergence:?}: {slope}");
         }
     }
@@ -136,7 +147,10 @@ mod tests {
                 let numeric = (divergence.score(x + h).0 - divergence.score(x - h).0) / (2.0 * h);
                 let slope = divergence.score(x).1;
                 let scale = slope.abs() + divergence.score(x).0.abs() * 1e-9 + 1e-9;
-                assert!((numeric - slope).abs() < 1e-6 * scale + 1e-9, "{divergence:?} at {x}: {numeric} {slope}");
+                assert!(
+                    (numeric - slope).abs() < 1e-6 * scale + 1e-9,
+                    "{divergence:?} at {x}: {numeric} {slope}"
+                );
             }
         }
     }
@@ -146,7 +160,10 @@ mod tests {
         for divergence in ALL {
             for x in [-5000.0, 5000.0] {
                 let (s, slope) = divergence.score(x);
-                assert!(s.is_finite() && slope.is_finite() && slope >= 0.0, "{divergence:?} at {x}");
+                assert!(
+                    s.is_finite() && slope.is_finite() && slope >= 0.0,
+                    "{divergence:?} at {x}"
+                );
             }
         }
     }
@@ -163,7 +180,13 @@ mod tests {
             .unwrap()
         };
         assert_eq!(read(Semantics::Trl, 0.5), read(Semantics::Paper, 0.5));
-        assert_eq!(read(Semantics::Trl, 0.2), Divergence::Alpha { exponent: -0.8 });
-        assert_eq!(read(Semantics::Paper, 0.2), Divergence::Alpha { exponent: -0.2 });
+        assert_eq!(
+            read(Semantics::Trl, 0.2),
+            Divergence::Alpha { exponent: -0.8 }
+        );
+        assert_eq!(
+            read(Semantics::Paper, 0.2),
+            Divergence::Alpha { exponent: -0.2 }
+        );
     }
 }

@@ -7,7 +7,9 @@ use thiserror::Error;
 #[non_exhaustive]
 pub enum ObjectiveError {
     /// No objective has this name or alias.
-    #[error("unknown objective `{name}`\nhint: did you mean `{nearest}`? known objectives: {known}")]
+    #[error(
+        "unknown objective `{name}`\nhint: did you mean `{nearest}`? known objectives: {known}"
+    )]
     UnknownObjective {
         /// The name as given.
         name: String,
@@ -47,7 +49,9 @@ pub enum ObjectiveError {
         divergence: String,
     },
     /// A list of objectives and its weights differ in length, or the list is empty.
-    #[error("{names} objectives with {weights} weights\nhint: give one weight for each name in `loss_type`, and at least one name")]
+    #[error(
+        "{names} objectives with {weights} weights\nhint: give one weight for each name in `loss_type`, and at least one name"
+    )]
     WeightCount {
         /// How many names there are.
         names: usize,
@@ -73,7 +77,9 @@ pub enum ObjectiveError {
         field: &'static str,
     },
     /// Finite input gave a loss or coefficient that is not: beyond the range of `f64`.
-    #[error("`{objective}` overflows at pair {index} of the batch: loss {loss}, d_w {d_w}, d_l {d_l}")]
+    #[error(
+        "`{objective}` overflows at pair {index} of the batch: loss {loss}, d_w {d_w}, d_l {d_l}"
+    )]
     NonFiniteResult {
         /// The objective.
         objective: String,
@@ -108,11 +114,20 @@ pub(crate) fn check(
     if value.is_finite() && holds {
         Ok(())
     } else {
-        Err(ObjectiveError::OutOfRange { option, value, expected })
+        Err(ObjectiveError::OutOfRange {
+            option,
+            value,
+            expected,
+        })
     }
 }
 
 /// A flip probability: in [0, ½).
 pub(crate) fn flip_probability(option: &'static str, value: f64) -> Result<(), ObjectiveError> {
-    check(option, value, (0.0..0.5).contains(&value), "a flip probability in [0, 0.5)")
+    check(
+        option,
+        value,
+        (0.0..0.5).contains(&value),
+        "a flip probability in [0, 0.5)",
+    )
 }

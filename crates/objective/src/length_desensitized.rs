@@ -28,7 +28,12 @@ pub fn weighted_sum(token_logps: &[f64], shared_len: usize, alpha: f64) -> f64 {
 /// # Errors
 /// [`ObjectiveError::OutOfRange`] unless `alpha` is in [0, 1].
 pub fn validate(alpha: f64) -> Result<(), ObjectiveError> {
-    check("ld_alpha", alpha, (0.0..=1.0).contains(&alpha), "a number in [0, 1]")
+    check(
+        "ld_alpha",
+        alpha,
+        (0.0..=1.0).contains(&alpha),
+        "a number in [0, 1]",
+    )
 }
 
 #[cfg(test)]
@@ -44,8 +49,11 @@ mod tests {
         assert_eq!(weighted_sum(&logps, 2, 0.0), -3.0);
         // The shorter completion itself has no tail.
         assert_eq!(weighted_sum(&logps[..2], 2, 0.0), -3.0);
-        let by_token: f64 =
-            logps.iter().enumerate().map(|(i, logp)| token_weight(i, 2, 0.5) * logp).sum();
+        let by_token: f64 = logps
+            .iter()
+            .enumerate()
+            .map(|(i, logp)| token_weight(i, 2, 0.5) * logp)
+            .sum();
         assert_eq!(by_token, -9.0);
     }
 

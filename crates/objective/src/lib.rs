@@ -27,6 +27,7 @@ mod divergence;
 mod error;
 pub mod length_desensitized;
 pub mod losses;
+mod margin;
 mod nll;
 mod numeric;
 mod objective;

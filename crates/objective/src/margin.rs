@@ -20,8 +20,17 @@ impl Scores {
     pub(crate) fn log_ratios(pair: &PairLogps, divergence: Divergence, average: bool) -> Self {
         let (chosen, chosen_slope) = divergence.score(pair.chosen_log_ratio());
         let (rejected, rejected_slope) = divergence.score(pair.rejected_log_ratio());
-        let whole = Self { chosen, rejected, chosen_slope, rejected_slope };
-        if average { whole.per_token(pair) } else { whole }
+        let whole = Self {
+            chosen,
+            rejected,
+            chosen_slope,
+            rejected_slope,
+        };
+        if average {
+            whole.per_token(pair)
+        } else {
+            whole
+        }
     }
 
     /// s = a, without a reference, divided by the completion's length if `average`.
@@ -32,7 +41,11 @@ impl Scores {
             chosen_slope: 1.0,
             rejected_slope: 1.0,
         };
-        if average { whole.per_token(pair) } else { whole }
+        if average {
+            whole.per_token(pair)
+        } else {
+            whole
+        }
     }
 
     /// s passed through `f`, which gives a value and a slope.
@@ -54,7 +67,11 @@ impl Scores {
 
     /// The pair's loss and coefficients, given ℓ and c = −∂ℓ/∂(s_w − s_l).
     pub(crate) fn loss(&self, loss: f64, c: f64) -> PairLoss {
-        PairLoss { loss, d_w: c * self.chosen_slope, d_l: c * self.rejected_slope }
+        PairLoss {
+            loss,
+            d_w: c * self.chosen_slope,
+            d_l: c * self.rejected_slope,
+        }
     }
 
     fn per_token(self, pair: &PairLogps) -> Self {

@@ -30,7 +30,10 @@ pub struct Nll {
 
 impl Nll {
     /// No likelihood term.
-    pub const OFF: Self = Self { weight: 0.0, average: NllAverage::Sum };
+    pub const OFF: Self = Self {
+        weight: 0.0,
+        average: NllAverage::Sum,
+    };
 
     /// The term of `weight`, averaged as the options say: `nll_average` if given, else TRL's batch mean or, under the
     /// paper's semantics, `published`.
@@ -104,12 +107,31 @@ mod tests {
             rejected_len: 1,
         };
         let batch = [pair(-6.0, 2), pair(-8.0, 6)];
-        let k = |average, i: usize| Nll { weight: 1.0, average }.coefficient(&batch[i], &batch);
+        let k = |average, i: usize| {
+            Nll {
+                weight: 1.0,
+                average,
+            }
+            .coefficient(&batch[i], &batch)
+        };
         assert_eq!((k(NllAverage::Sum, 0), k(NllAverage::Sum, 1)), (1.0, 1.0));
-        assert_eq!((k(NllAverage::PerCompletion, 0), k(NllAverage::PerCompletion, 1)), (0.5, 1.0 / 6.0));
-        assert_eq!((k(NllAverage::BatchTokens, 0), k(NllAverage::BatchTokens, 1)), (0.25, 0.25));
+        assert_eq!(
+            (
+                k(NllAverage::PerCompletion, 0),
+                k(NllAverage::PerCompletion, 1)
+            ),
+            (0.5, 1.0 / 6.0)
+        );
+        assert_eq!(
+            (k(NllAverage::BatchTokens, 0), k(NllAverage::BatchTokens, 1)),
+            (0.25, 0.25)
+        );
         let mut losses = [PairLoss::default(); 2];
-        Nll { weight: 1.0, average: NllAverage::BatchTokens }.add_to(&mut losses, &batch);
+        Nll {
+            weight: 1.0,
+            average: NllAverage::BatchTokens,
+        }
+        .add_to(&mut losses, &batch);
         assert_eq!((losses[0].loss + losses[1].loss) / 2.0, 1.75);
     }
 }

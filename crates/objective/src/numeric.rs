@@ -38,12 +38,19 @@ pub(crate) fn logistic(margin: f64, smoothing: f64) -> (f64, f64) {
         return (clean, sigmoid(-margin));
     }
     let loss = (1.0 - smoothing) * clean + smoothing * softplus(margin);
-    (loss, (1.0 - smoothing) * sigmoid(-margin) - smoothing * sigmoid(margin))
+    (
+        loss,
+        (1.0 - smoothing) * sigmoid(-margin) - smoothing * sigmoid(margin),
+    )
 }
 
 /// log(1 − e^x) for x < 0, without cancellation at either end.
 pub(crate) fn log_1m_exp(x: f64) -> f64 {
-    if x < -std::f64::consts::LN_2 { (-x.exp()).ln_1p() } else { (-x.exp_m1()).ln() }
+    if x < -std::f64::consts::LN_2 {
+        (-x.exp()).ln_1p()
+    } else {
+        (-x.exp_m1()).ln()
+    }
 }
 
 #[cfg(test)]

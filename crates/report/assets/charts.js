@@ -106,7 +106,7 @@ const Charts = (() => {
     if (!smooth) return [main];
     // The mean leads the eye; the tooltip tells the recorded value.
     Object.assign(main, { showSymbol: false, tooltip: { show: false } });
-    const faint = { ...main, data: raw, lineStyle: { width: 1, opacity: 0.35, type: main.lineStyle.type }, tooltip: { show: true }, z: 1 };
+    const faint = { ...main, data: raw, lineStyle: { width: 1, opacity: raw.length > 300 ? 0.18 : 0.35, type: main.lineStyle.type }, tooltip: { show: true }, z: 1 };
     return [faint, main];
   }
 

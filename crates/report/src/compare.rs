@@ -322,8 +322,7 @@ impl Comparison {
         Figure {
             id: "ends".into(),
             title: "Where each run ended".into(),
-            caption: "The ideal is a blue bar to the right and an orange one to the left. Two bars on the same side are \
-                      entangled: chosen and rejected went the same way."
+            caption: "The ideal is a blue bar to the right and an orange one to the left. Two bars on the same side mean that chosen and rejected went the same way, which is what entangled gradients do."
                 .into(),
             command: Some(self.command.clone()),
             panels: vec![panel],

@@ -154,7 +154,11 @@ fn trend_tile(label: &str, trend: Trend, unit: &str) -> String {
 
 fn geometry_tiles(geometry: &Geometry) -> String {
     let mut html = String::new();
-    let steps = format!("mean of {} measured steps", geometry.steps);
+    let steps = format!(
+        "mean of {} measured step{}",
+        geometry.steps,
+        if geometry.steps == 1 { "" } else { "s" }
+    );
     if let Some(cosine) = geometry.cosine {
         html += &tile(
             "Gradient cosine, chosen and rejected",

@@ -12,7 +12,7 @@ use std::collections::HashMap;
 use serde_json::{Map, Value, json};
 
 use crate::error::{Result, TextError};
-use crate::source::{added_token, byte_level, byte_level_bpe};
+use crate::source::{added_token, byte_level, byte_level_bpe, surround};
 
 /// The tokenizer metadata of a GGUF file (`tokenizer.ggml.*`). Build it with `..Default::default()`.
 #[derive(Debug, Clone, Default)]
@@ -123,7 +123,7 @@ impl GgufVocabulary {
                 ));
             }
         }
-        let (json, add_bos) = match self.model.as_str() {
+        let (mut json, add_bos) = match self.model.as_str() {
             "gpt2" => self.describe_byte_level()?,
             "llama" => (self.describe_sentence_piece()?, true),
             other => {
@@ -134,10 +134,14 @@ impl GgufVocabulary {
                 });
             }
         };
-        Ok((json, self.config(add_bos)))
+        if self.add_bos.unwrap_or(add_bos) {
+            let bos = self.bos.map(|id| (self.tokens[id as usize].as_str(), id));
+            json["post_processor"] = surround(bos, None);
+        }
+        Ok((json, self.config()))
     }
 
-    fn config(&self, add_bos: bool) -> Value {
+    fn config(&self) -> Value {
         let mut config = json!({"tokenizer_class": "PreTrainedTokenizerFast"});
         for (name, id) in [
             ("bos_token", self.bos),
@@ -148,7 +152,6 @@ impl GgufVocabulary {
                 config[name] = json!(self.tokens[id as usize]);
             }
         }
-        config["add_bos_token"] = json!(self.add_bos.unwrap_or(add_bos) && self.bos.is_some());
         config
     }
 

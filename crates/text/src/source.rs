@@ -70,25 +70,42 @@ pub(crate) fn parse(what: &str, bytes: &[u8]) -> Result<Value> {
 }
 
 /// Builds the description of a GPT-2 tokenizer from `vocab.json` and `merges.txt`.
-pub(crate) fn from_vocab_and_merges(dir: &Path, vocab: &[u8], merges: &[u8]) -> Result<Value> {
+pub(crate) fn from_vocab_and_merges(
+    dir: &Path,
+    vocab: &[u8],
+    merges: &[u8],
+    settings: &Settings,
+) -> Result<Value> {
     let vocab = parse(&dir.join("vocab.json").display().to_string(), vocab)?;
     let merges = String::from_utf8_lossy(merges);
     let merges: Vec<&str> = merges
         .lines()
         .filter(|line| !line.is_empty() && !line.starts_with("#version"))
         .collect();
+    let with_id = |name: &str| {
+        let text = settings.special_tokens.get(name)?;
+        Some((
+            text.as_str(),
+            u32::try_from(vocab.get(text)?.as_u64()?).ok()?,
+        ))
+    };
+    let bos = with_id("bos_token").filter(|_| settings.add_bos == Some(true));
+    let eos = with_id("eos_token").filter(|_| settings.add_eos == Some(true));
+    let post_processor = surround(bos, eos);
     let added: Vec<Value> = match vocab.get("<|endoftext|>").and_then(Value::as_u64) {
         Some(id) => vec![added_token(id, "<|endoftext|>", true)],
         None => Vec::new(),
     };
-    Ok(byte_level_bpe(
+    let mut json = byte_level_bpe(
         vocab,
         json!(merges),
         added,
         byte_level(true),
         Value::Null,
         false,
-    ))
+    );
+    json["post_processor"] = post_processor;
+    Ok(json)
 }
 
 /// An entry of `added_tokens`.
@@ -121,8 +138,11 @@ pub(crate) fn byte_level_bpe(
     })
 }
 
-/// A post-processor that puts `bos` before and `eos` after the text.
+/// A post-processor that puts `bos` before and `eos` after the text; null for neither.
 pub(crate) fn surround(bos: Option<(&str, u32)>, eos: Option<(&str, u32)>) -> Value {
+    if bos.is_none() && eos.is_none() {
+        return Value::Null;
+    }
     let special = |token: &str, kind: u32| json!({"SpecialToken": {"id": token, "type_id": kind}});
     let sequence = |name: &str, kind: u32| json!({"Sequence": {"id": name, "type_id": kind}});
     let half = |name: &str, kind: u32| -> Vec<Value> {

@@ -1,9 +1,9 @@
 //! The tokenizer: text to ids, ids to text, special tokens, chat template.
 //!
 //! Loading follows `transformers` 5: truncation and padding stored in `tokenizer.json` are ignored; the named special
-//! tokens are matched as special even when `tokenizer.json` lists them as ordinary entries; `add_bos_token` and
-//! `add_eos_token` in the configuration, when present, decide what surrounds a text. A named special token that the
-//! vocabulary does not have is left unset (adding it would need a larger embedding).
+//! tokens are matched as special even when `tokenizer.json` lists them as ordinary entries; the post-processor of
+//! `tokenizer.json` decides whether BOS surrounds a text, and `add_bos_token` only counts where there is no such file.
+//! A named special token that the vocabulary does not have is left unset (adding it would need a larger embedding).
 //! Tested in `tests/tokenizer.rs`.
 
 use std::collections::BTreeMap;
@@ -57,8 +57,8 @@ impl Tokenizer {
                 dir: dir.to_owned(),
             });
         };
-        let json = source::from_vocab_and_merges(dir, vocab, merges)?;
         settings.default_to_gpt2();
+        let json = source::from_vocab_and_merges(dir, vocab, merges, &settings)?;
         files.push(("tokenizer.json".to_owned(), json.to_string().into_bytes()));
         Self::build(&shown("vocab.json"), json, settings, files)
     }
@@ -114,17 +114,6 @@ impl Tokenizer {
         };
         if !json.is_object() {
             return Err(refused("it is not an object".to_owned()));
-        }
-        let id_in_json = |text: &str| id_of(&json, text);
-        let named = |name: &str| settings.special_tokens.get(name);
-        let with_id =
-            |name: &str| named(name).and_then(|text| Some((text.as_str(), id_in_json(text)?)));
-        let (bos, eos) = (with_id("bos_token"), with_id("eos_token"));
-        if settings.add_bos.is_some() || settings.add_eos.is_some() {
-            let bos = bos.filter(|_| settings.add_bos == Some(true));
-            let eos = eos.filter(|_| settings.add_eos == Some(true));
-            let post_processor = source::surround(bos, eos);
-            json["post_processor"] = post_processor;
         }
         json["truncation"] = Value::Null;
         json["padding"] = Value::Null;
@@ -271,22 +260,6 @@ impl Tokenizer {
     pub fn fingerprint(&self) -> String {
         self.fingerprint.clone()
     }
-}
-
-/// The id of a token in `added_tokens` or the model's vocabulary (an object, or a list of `[piece, score]`).
-fn id_of(json: &Value, text: &str) -> Option<u32> {
-    let added = json["added_tokens"]
-        .as_array()
-        .and_then(|added| added.iter().find(|token| token["content"] == text));
-    let id = match (added, &json["model"]["vocab"]) {
-        (Some(token), _) => token["id"].as_u64(),
-        (None, Value::Array(pieces)) => pieces
-            .iter()
-            .position(|piece| piece[0] == text)
-            .map(|at| at as u64),
-        (None, vocab) => vocab[text].as_u64(),
-    };
-    id.and_then(|id| u32::try_from(id).ok())
 }
 
 fn pretty(value: &Value) -> Vec<u8> {

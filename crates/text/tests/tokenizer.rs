@@ -30,23 +30,32 @@ fn with_config(changes: &[(&str, Value)]) -> Tokenizer {
     Tokenizer::from_parts(&tiny_json(), Some(&config), None).unwrap()
 }
 
+fn with_processor(post_processor: &Value) -> Tokenizer {
+    let mut json: Value = serde_json::from_slice(&tiny_json()).unwrap();
+    json["post_processor"] = post_processor.clone();
+    Tokenizer::from_parts(json.to_string().as_bytes(), Some(&tiny_config()), None).unwrap()
+}
+
 #[test]
 fn ids_are_those_of_transformers() {
     check_encodings(&tiny(), &expected()["plain"]);
 }
 
 #[test]
-fn add_bos_and_eos_follow_the_configuration() {
+fn the_post_processor_decides_what_surrounds_a_text() {
     let expected = expected();
     check_encodings(
-        &with_config(&[("add_bos_token", json!(true))]),
+        &with_processor(&expected["bos_processor"]),
         &expected["add_bos"],
     );
-    let both = with_config(&[
-        ("add_bos_token", json!(true)),
-        ("add_eos_token", json!(true)),
-    ]);
-    check_encodings(&both, &expected["add_bos_eos"]);
+    check_encodings(
+        &with_processor(&expected["bos_eos_processor"]),
+        &expected["add_bos_eos"],
+    );
+    check_encodings(
+        &with_config(&[("add_bos_token", json!(true))]),
+        &expected["flag_only"],
+    );
 }
 
 #[test]
@@ -156,7 +165,7 @@ fn truncation_and_padding_of_the_file_are_ignored() {
 
 #[test]
 fn fingerprints_tell_tokenizers_apart() {
-    let bos = with_config(&[("add_bos_token", json!(true))]);
+    let bos = with_processor(&expected()["bos_processor"]);
     assert_eq!(tiny().fingerprint(), tiny().fingerprint());
     assert_ne!(tiny().fingerprint(), bos.fingerprint());
     assert_eq!(tiny().fingerprint().len(), 64);

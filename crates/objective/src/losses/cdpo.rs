@@ -28,7 +28,11 @@ pub struct Cdpo {
 
 impl Default for Cdpo {
     fn default() -> Self {
-        Self { beta: 0.1, label_smoothing: 0.1, divergence: Divergence::ReverseKl }
+        Self {
+            beta: 0.1,
+            label_smoothing: 0.1,
+            divergence: Divergence::ReverseKl,
+        }
     }
 }
 
@@ -44,11 +48,17 @@ impl Cdpo {
         defaults: &[
             ("beta", "0.1", "β, per nat"),
             ("label_smoothing", "0.1", "flip probability ε in [0, 0.5)"),
-            ("f_divergence_type", "reverse_kl", "divergence whose score stands for a − r"),
+            (
+                "f_divergence_type",
+                "reverse_kl",
+                "divergence whose score stands for a − r",
+            ),
         ],
         needs_reference: true,
         source: "Mitchell 2023, A note on DPO with noisy preferences and relationship to IPO, eq. 3",
-        trl_differences: Some("not in TRL's DPO: sigmoid there ignores label_smoothing, robust is the debiased loss"),
+        trl_differences: Some(
+            "not in TRL's DPO: sigmoid there ignores label_smoothing, robust is the debiased loss",
+        ),
     };
 
     pub(crate) fn from_options(options: &ObjectiveOptions) -> Result<Self, ObjectiveError> {
@@ -94,17 +104,35 @@ mod tests {
 
     /// Log-probs by hand; lengths 4 and 2.
     fn pair(chosen: f64, rejected: f64, ref_chosen: f64, ref_rejected: f64) -> PairLogps {
-        PairLogps { chosen, rejected, ref_chosen, ref_rejected, chosen_len: 4, rejected_len: 2 }
+        PairLogps {
+            chosen,
+            rejected,
+            ref_chosen,
+            ref_rejected,
+            chosen_len: 4,
+            rejected_len: 2,
+        }
     }
 
     #[test]
     fn by_hand() {
         // h = 0, ε = 0.1, β = 1: ℓ = log 2, d = ½ − 0.1.
-        let got = Cdpo { beta: 1.0, ..Cdpo::default() }.pair(&pair(-4.0, -3.0, -4.0, -3.0));
+        let got = Cdpo {
+            beta: 1.0,
+            ..Cdpo::default()
+        }
+        .pair(&pair(-4.0, -3.0, -4.0, -3.0));
         assert!((got.loss - std::f64::consts::LN_2).abs() < 1e-15);
         assert!((got.d_w - 0.4).abs() < 1e-15 && got.d_w == got.d_l);
         // σ(−h) = ε at h = log 9: the coefficients vanish, and are negative beyond.
-        let at = |h: f64| Cdpo { beta: 1.0, ..Cdpo::default() }.pair(&pair(h, 0.0, 0.0, 0.0)).d_w;
+        let at = |h: f64| {
+            Cdpo {
+                beta: 1.0,
+                ..Cdpo::default()
+            }
+            .pair(&pair(h, 0.0, 0.0, 0.0))
+            .d_w
+        };
         assert!(at(9.0f64.ln()).abs() < 1e-15);
         assert!(at(9.0f64.ln() + 1.0) < 0.0);
     }

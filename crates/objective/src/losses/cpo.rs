@@ -32,7 +32,10 @@ impl Default for Cpo {
         Self {
             beta: 0.1,
             label_smoothing: 0.0,
-            nll: Nll { weight: 1.0, average: NllAverage::BatchTokens },
+            nll: Nll {
+                weight: 1.0,
+                average: NllAverage::BatchTokens,
+            },
         }
     }
 }
@@ -49,7 +52,11 @@ impl Cpo {
         defaults: &[
             ("beta", "0.1", "β, per nat"),
             ("cpo_alpha", "1", "λ, weight of the likelihood term"),
-            ("nll_average", "true", "the likelihood term is a mean over the batch's chosen tokens; false under semantics = paper"),
+            (
+                "nll_average",
+                "true",
+                "the likelihood term is a mean over the batch's chosen tokens; false under semantics = paper",
+            ),
             ("label_smoothing", "0", "flip probability ε"),
         ],
         needs_reference: false,
@@ -105,17 +112,48 @@ mod tests {
 
     /// Log-probs by hand; lengths 4 and 2.
     fn pair(chosen: f64, rejected: f64, ref_chosen: f64, ref_rejected: f64) -> PairLogps {
-        PairLogps { chosen, rejected, ref_chosen, ref_rejected, chosen_len: 4, rejected_len: 2 }
+        PairLogps {
+            chosen,
+            rejected,
+            ref_chosen,
+            ref_rejected,
+            chosen_len: 4,
+            rejected_len: 2,
+        }
     }
 
     #[test]
     fn by_hand() {
         // a_w = a_l = −8, β = 1: c = ½. Sum: Λ = −8, d_w = 1.5. Mean over the batch's 4 tokens: Λ = −2, d_w = ½ + ¼.
         let tied = [pair(-8.0, -8.0, f64::NAN, f64::NAN)];
-        let paper = Cpo { beta: 1.0, nll: Nll { weight: 1.0, average: NllAverage::Sum }, ..Cpo::default() };
+        let paper = Cpo {
+            beta: 1.0,
+            nll: Nll {
+                weight: 1.0,
+                average: NllAverage::Sum,
+            },
+            ..Cpo::default()
+        };
         let ln_2 = std::f64::consts::LN_2;
-        assert_eq!(paper.evaluate(&tied), [PairLoss { loss: ln_2 + 8.0, d_w: 1.5, d_l: 0.5 }]);
-        let trl = Cpo { beta: 1.0, ..Cpo::default() };
-        assert_eq!(trl.evaluate(&tied), [PairLoss { loss: ln_2 + 2.0, d_w: 0.75, d_l: 0.5 }]);
+        assert_eq!(
+            paper.evaluate(&tied),
+            [PairLoss {
+                loss: ln_2 + 8.0,
+                d_w: 1.5,
+                d_l: 0.5
+            }]
+        );
+        let trl = Cpo {
+            beta: 1.0,
+            ..Cpo::default()
+        };
+        assert_eq!(
+            trl.evaluate(&tied),
+            [PairLoss {
+                loss: ln_2 + 2.0,
+                d_w: 0.75,
+                d_l: 0.5
+            }]
+        );
     }
 }

@@ -28,7 +28,11 @@ pub struct Dpo {
 
 impl Default for Dpo {
     fn default() -> Self {
-        Self { beta: 0.1, label_smoothing: 0.0, divergence: Divergence::ReverseKl }
+        Self {
+            beta: 0.1,
+            label_smoothing: 0.0,
+            divergence: Divergence::ReverseKl,
+        }
     }
 }
 
@@ -42,9 +46,21 @@ impl Dpo {
         d_w: "β σ(−βh)",
         d_l: "β σ(−βh)",
         defaults: &[
-            ("beta", "0.1", "β, per nat: how dearly the policy pays for leaving the reference"),
-            ("label_smoothing", "0", "flip probability ε; read under semantics = paper only"),
-            ("f_divergence_type", "reverse_kl", "divergence whose score stands for a − r"),
+            (
+                "beta",
+                "0.1",
+                "β, per nat: how dearly the policy pays for leaving the reference",
+            ),
+            (
+                "label_smoothing",
+                "0",
+                "flip probability ε; read under semantics = paper only",
+            ),
+            (
+                "f_divergence_type",
+                "reverse_kl",
+                "divergence whose score stands for a − r",
+            ),
         ],
         needs_reference: true,
         source: "Rafailov et al. 2023, arXiv:2305.18290, eq. 7",
@@ -103,7 +119,11 @@ mod tests {
             chosen_len: 3,
             rejected_len: 5,
         };
-        let got = Dpo { beta: 1.0, ..Dpo::default() }.pair(&pair);
+        let got = Dpo {
+            beta: 1.0,
+            ..Dpo::default()
+        }
+        .pair(&pair);
         assert!((got.loss - 0.313_261_687_518_222_86).abs() < 1e-15);
         assert!((got.d_w - 0.268_941_421_369_995_1).abs() < 1e-15);
         assert_eq!(got.d_w, got.d_l);
@@ -120,7 +140,12 @@ mod tests {
             chosen_len: 1,
             rejected_len: 1,
         };
-        let got = Dpo { beta: 1.0, divergence: Divergence::ForwardKl, ..Dpo::default() }.pair(&pair);
+        let got = Dpo {
+            beta: 1.0,
+            divergence: Divergence::ForwardKl,
+            ..Dpo::default()
+        }
+        .pair(&pair);
         assert!((got.d_w - 0.5 * 0.377_540_668_798_145_4).abs() < 1e-15);
         assert!((got.d_l - 0.377_540_668_798_145_4).abs() < 1e-15);
     }

@@ -27,7 +27,10 @@ pub struct Dpop {
 
 impl Default for Dpop {
     fn default() -> Self {
-        Self { beta: 0.1, lambda: 50.0 }
+        Self {
+            beta: 0.1,
+            lambda: 50.0,
+        }
     }
 }
 
@@ -64,7 +67,10 @@ impl Dpop {
         let penalty_slope = if fallen > 0.0 { self.lambda } else { 0.0 };
         let (loss, c) = logistic(self.beta * (scores.margin() - self.lambda * fallen), 0.0);
         let dpo = scores.loss(loss, self.beta * c);
-        PairLoss { d_w: dpo.d_w * (1.0 + penalty_slope), ..dpo }
+        PairLoss {
+            d_w: dpo.d_w * (1.0 + penalty_slope),
+            ..dpo
+        }
     }
 }
 
@@ -89,15 +95,32 @@ mod tests {
 
     /// Log-probs by hand; lengths 4 and 2.
     fn pair(chosen: f64, rejected: f64, ref_chosen: f64, ref_rejected: f64) -> PairLogps {
-        PairLogps { chosen, rejected, ref_chosen, ref_rejected, chosen_len: 4, rejected_len: 2 }
+        PairLogps {
+            chosen,
+            rejected,
+            ref_chosen,
+            ref_rejected,
+            chosen_len: 4,
+            rejected_len: 2,
+        }
     }
 
     #[test]
     fn by_hand() {
         // x_w = −1, x_l = −3: h = 2, penalty 2·1: u = 0, c = ½; β = 1, λ = 2: d_w = ½·3, d_l = ½.
-        let dpop = Dpop { beta: 1.0, lambda: 2.0 };
+        let dpop = Dpop {
+            beta: 1.0,
+            lambda: 2.0,
+        };
         let got = dpop.pair(&pair(-1.0, -3.0, 0.0, 0.0));
-        assert_eq!(got, PairLoss { loss: std::f64::consts::LN_2, d_w: 1.5, d_l: 0.5 });
+        assert_eq!(
+            got,
+            PairLoss {
+                loss: std::f64::consts::LN_2,
+                d_w: 1.5,
+                d_l: 0.5
+            }
+        );
         // At the reference itself the penalty has no slope.
         assert_eq!(dpop.pair(&pair(-1.0, -3.0, -1.0, -3.0)).d_w, 0.5);
     }

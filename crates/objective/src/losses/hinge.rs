@@ -25,7 +25,10 @@ pub struct Hinge {
 
 impl Default for Hinge {
     fn default() -> Self {
-        Self { beta: 0.1, divergence: Divergence::ReverseKl }
+        Self {
+            beta: 0.1,
+            divergence: Divergence::ReverseKl,
+        }
     }
 }
 
@@ -40,7 +43,11 @@ impl Hinge {
         d_l: "β [βh < 1]",
         defaults: &[
             ("beta", "0.1", "β, per nat"),
-            ("f_divergence_type", "reverse_kl", "divergence whose score stands for a − r"),
+            (
+                "f_divergence_type",
+                "reverse_kl",
+                "divergence whose score stands for a − r",
+            ),
         ],
         needs_reference: true,
         source: "Liu et al. 2023, arXiv:2309.06657, eq. 10",
@@ -58,7 +65,11 @@ impl Hinge {
     pub fn pair(&self, pair: &PairLogps) -> PairLoss {
         let scores = Scores::log_ratios(pair, self.divergence, false);
         let short = 1.0 - self.beta * scores.margin();
-        if short > 0.0 { scores.loss(short, self.beta) } else { PairLoss::default() }
+        if short > 0.0 {
+            scores.loss(short, self.beta)
+        } else {
+            PairLoss::default()
+        }
     }
 }
 
@@ -83,14 +94,34 @@ mod tests {
 
     /// Log-probs by hand; lengths 4 and 2.
     fn pair(chosen: f64, rejected: f64, ref_chosen: f64, ref_rejected: f64) -> PairLogps {
-        PairLogps { chosen, rejected, ref_chosen, ref_rejected, chosen_len: 4, rejected_len: 2 }
+        PairLogps {
+            chosen,
+            rejected,
+            ref_chosen,
+            ref_rejected,
+            chosen_len: 4,
+            rejected_len: 2,
+        }
     }
 
     #[test]
     fn by_hand() {
         // h = 2, β = ¼: 1 − ½; d = ¼. h = 4: at the corner, nothing.
-        let hinge = Hinge { beta: 0.25, ..Hinge::default() };
-        assert_eq!(hinge.pair(&pair(-1.0, -3.0, -2.0, -2.0)), PairLoss { loss: 0.5, d_w: 0.25, d_l: 0.25 });
-        assert_eq!(hinge.pair(&pair(0.0, -4.0, -2.0, -2.0)), PairLoss::default());
+        let hinge = Hinge {
+            beta: 0.25,
+            ..Hinge::default()
+        };
+        assert_eq!(
+            hinge.pair(&pair(-1.0, -3.0, -2.0, -2.0)),
+            PairLoss {
+                loss: 0.5,
+                d_w: 0.25,
+                d_l: 0.25
+            }
+        );
+        assert_eq!(
+            hinge.pair(&pair(0.0, -4.0, -2.0, -2.0)),
+            PairLoss::default()
+        );
     }
 }

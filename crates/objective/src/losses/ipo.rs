@@ -28,7 +28,11 @@ pub struct Ipo {
 
 impl Default for Ipo {
     fn default() -> Self {
-        Self { beta: 0.1, length_average: true, divergence: Divergence::ReverseKl }
+        Self {
+            beta: 0.1,
+            length_average: true,
+            divergence: Divergence::ReverseKl,
+        }
     }
 }
 
@@ -42,9 +46,21 @@ impl Ipo {
         d_w: "2(1/(2β) − h) / L_w",
         d_l: "2(1/(2β) − h) / L_l",
         defaults: &[
-            ("beta", "0.1", "β (τ in the paper), per nat; the target margin is 1/(2β)"),
-            ("length_average", "true", "divide by the lengths; false under semantics = paper"),
-            ("f_divergence_type", "reverse_kl", "divergence whose score stands for a − r"),
+            (
+                "beta",
+                "0.1",
+                "β (τ in the paper), per nat; the target margin is 1/(2β)",
+            ),
+            (
+                "length_average",
+                "true",
+                "divide by the lengths; false under semantics = paper",
+            ),
+            (
+                "f_divergence_type",
+                "reverse_kl",
+                "divergence whose score stands for a − r",
+            ),
         ],
         needs_reference: true,
         source: "Azar et al. 2023, arXiv:2310.12036, eq. 17",
@@ -94,18 +110,48 @@ mod tests {
 
     /// Log-probs by hand; lengths 4 and 2.
     fn pair(chosen: f64, rejected: f64, ref_chosen: f64, ref_rejected: f64) -> PairLogps {
-        PairLogps { chosen, rejected, ref_chosen, ref_rejected, chosen_len: 4, rejected_len: 2 }
+        PairLogps {
+            chosen,
+            rejected,
+            ref_chosen,
+            ref_rejected,
+            chosen_len: 4,
+            rejected_len: 2,
+        }
     }
 
     #[test]
     fn by_hand() {
         // β = ½: target 1. x_w = 2 over 4 tokens, x_l = −1 over 2: h = ½ + ½ = 1, at the target: no loss, no gradient.
-        let averaged = Ipo { beta: 0.5, ..Ipo::default() };
-        assert_eq!(averaged.pair(&pair(2.0, -1.0, 0.0, 0.0)), PairLoss::default());
+        let averaged = Ipo {
+            beta: 0.5,
+            ..Ipo::default()
+        };
+        assert_eq!(
+            averaged.pair(&pair(2.0, -1.0, 0.0, 0.0)),
+            PairLoss::default()
+        );
         // Sums: h = 3, loss (1 − 3)² = 4, k = 2(1 − 3) = −4: reversed.
-        let summed = Ipo { length_average: false, ..averaged };
-        assert_eq!(summed.pair(&pair(2.0, -1.0, 0.0, 0.0)), PairLoss { loss: 4.0, d_w: -4.0, d_l: -4.0 });
+        let summed = Ipo {
+            length_average: false,
+            ..averaged
+        };
+        assert_eq!(
+            summed.pair(&pair(2.0, -1.0, 0.0, 0.0)),
+            PairLoss {
+                loss: 4.0,
+                d_w: -4.0,
+                d_l: -4.0
+            }
+        );
         // Averaged at h = 0: k = 2, d_w = 2/4, d_l = 2/2, ratio L_l/L_w = ½.
-        assert_eq!(averaged.pair(&pair(0.0, 0.0, 0.0, 0.0)), PairLoss { loss: 1.0, d_w: 0.5, d_l: 1.0 });
+        assert_eq!(
+            averaged.pair(&pair(0.0, 0.0, 0.0, 0.0)),
+            PairLoss {
+                loss: 1.0,
+                d_w: 0.5,
+                d_l: 1.0
+            }
+        );
     }
 }

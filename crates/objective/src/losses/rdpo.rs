@@ -27,7 +27,10 @@ pub struct RDpo {
 
 impl Default for RDpo {
     fn default() -> Self {
-        Self { beta: 0.1, alpha: 0.2 }
+        Self {
+            beta: 0.1,
+            alpha: 0.2,
+        }
     }
 }
 
@@ -42,7 +45,11 @@ impl RDpo {
         d_l: "β σ(−u)",
         defaults: &[
             ("beta", "0.1", "β, per nat"),
-            ("rdpo_alpha", "0.2", "α, reward per token by which the chosen completion is longer"),
+            (
+                "rdpo_alpha",
+                "0.2",
+                "α, reward per token by which the chosen completion is longer",
+            ),
         ],
         needs_reference: true,
         source: "Park et al. 2024, arXiv:2403.19159, eq. 9",
@@ -87,13 +94,31 @@ mod tests {
 
     /// Log-probs by hand; lengths 4 and 2.
     fn pair(chosen: f64, rejected: f64, ref_chosen: f64, ref_rejected: f64) -> PairLogps {
-        PairLogps { chosen, rejected, ref_chosen, ref_rejected, chosen_len: 4, rejected_len: 2 }
+        PairLogps {
+            chosen,
+            rejected,
+            ref_chosen,
+            ref_rejected,
+            chosen_len: 4,
+            rejected_len: 2,
+        }
     }
 
     #[test]
     fn by_hand() {
         // h = −1, β = 1, α = ½, L_w − L_l = 2: u = −1 + 1 = 0, ℓ = log 2, d = ½.
-        let got = RDpo { beta: 1.0, alpha: 0.5 }.pair(&pair(-3.0, -2.0, -2.0, -2.0));
-        assert_eq!(got, PairLoss { loss: std::f64::consts::LN_2, d_w: 0.5, d_l: 0.5 });
+        let got = RDpo {
+            beta: 1.0,
+            alpha: 0.5,
+        }
+        .pair(&pair(-3.0, -2.0, -2.0, -2.0));
+        assert_eq!(
+            got,
+            PairLoss {
+                loss: std::f64::consts::LN_2,
+                d_w: 0.5,
+                d_l: 0.5
+            }
+        );
     }
 }

@@ -22,7 +22,12 @@ pub struct Rrhf {
 
 impl Default for Rrhf {
     fn default() -> Self {
-        Self { nll: Nll { weight: 1.0, average: NllAverage::Sum } }
+        Self {
+            nll: Nll {
+                weight: 1.0,
+                average: NllAverage::Sum,
+            },
+        }
     }
 }
 
@@ -37,7 +42,11 @@ impl Rrhf {
         d_l: "[a_l/L_l > a_w/L_w] / L_l",
         defaults: &[
             ("rrhf_lambda", "1", "λ, weight of the likelihood term"),
-            ("nll_average", "false", "true: the likelihood term is a mean over the batch's chosen tokens"),
+            (
+                "nll_average",
+                "false",
+                "true: the likelihood term is a mean over the batch's chosen tokens",
+            ),
         ],
         needs_reference: false,
         source: "Yuan et al. 2023, arXiv:2304.05302, eq. 2 to 4",
@@ -50,14 +59,23 @@ impl Rrhf {
             Some(true) => NllAverage::BatchTokens,
             _ => default.nll.average,
         };
-        Ok(Self { nll: Nll { weight: options.rrhf_lambda.unwrap_or(default.nll.weight), average } })
+        Ok(Self {
+            nll: Nll {
+                weight: options.rrhf_lambda.unwrap_or(default.nll.weight),
+                average,
+            },
+        })
     }
 
     /// Loss and coefficients of one pair, without the likelihood term.
     pub fn pair(&self, pair: &PairLogps) -> PairLoss {
         let scores = Scores::logps(pair, true);
         let wrong = -scores.margin();
-        if wrong > 0.0 { scores.loss(wrong, 1.0) } else { PairLoss::default() }
+        if wrong > 0.0 {
+            scores.loss(wrong, 1.0)
+        } else {
+            PairLoss::default()
+        }
     }
 }
 
@@ -87,16 +105,37 @@ mod tests {
 
     /// Log-probs by hand; lengths 4 and 2.
     fn pair(chosen: f64, rejected: f64, ref_chosen: f64, ref_rejected: f64) -> PairLogps {
-        PairLogps { chosen, rejected, ref_chosen, ref_rejected, chosen_len: 4, rejected_len: 2 }
+        PairLogps {
+            chosen,
+            rejected,
+            ref_chosen,
+            ref_rejected,
+            chosen_len: 4,
+            rejected_len: 2,
+        }
     }
 
     #[test]
     fn by_hand() {
         // Means −2 and −1: wrong by 1. λ = 1: ℓ = 1 + 8, d_w = ¼ + 1, d_l = ½.
         let wrong = Rrhf::default().evaluate(&[pair(-8.0, -2.0, f64::NAN, f64::NAN)]);
-        assert_eq!(wrong, [PairLoss { loss: 9.0, d_w: 1.25, d_l: 0.5 }]);
+        assert_eq!(
+            wrong,
+            [PairLoss {
+                loss: 9.0,
+                d_w: 1.25,
+                d_l: 0.5
+            }]
+        );
         // Means −1 and −2: right; the likelihood term alone.
         let right = Rrhf::default().evaluate(&[pair(-4.0, -4.0, f64::NAN, f64::NAN)]);
-        assert_eq!(right, [PairLoss { loss: 4.0, d_w: 1.0, d_l: 0.0 }]);
+        assert_eq!(
+            right,
+            [PairLoss {
+                loss: 4.0,
+                d_w: 1.0,
+                d_l: 0.0
+            }]
+        );
     }
 }

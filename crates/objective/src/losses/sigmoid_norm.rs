@@ -26,7 +26,10 @@ pub struct SigmoidNorm {
 
 impl Default for SigmoidNorm {
     fn default() -> Self {
-        Self { beta: 0.1, divergence: Divergence::ReverseKl }
+        Self {
+            beta: 0.1,
+            divergence: Divergence::ReverseKl,
+        }
     }
 }
 
@@ -40,8 +43,16 @@ impl SigmoidNorm {
         d_w: "β σ(−u) / L_w",
         d_l: "β σ(−u) / L_l",
         defaults: &[
-            ("beta", "0.1", "β, per nat of mean token log-ratio (Tülu 3 trains with 5)"),
-            ("f_divergence_type", "reverse_kl", "divergence whose score stands for a − r"),
+            (
+                "beta",
+                "0.1",
+                "β, per nat of mean token log-ratio (Tülu 3 trains with 5)",
+            ),
+            (
+                "f_divergence_type",
+                "reverse_kl",
+                "divergence whose score stands for a − r",
+            ),
         ],
         needs_reference: true,
         source: "Lambert et al. 2024, arXiv:2411.15124, eq. 6",
@@ -88,13 +99,24 @@ mod tests {
 
     /// Log-probs by hand; lengths 4 and 2.
     fn pair(chosen: f64, rejected: f64, ref_chosen: f64, ref_rejected: f64) -> PairLogps {
-        PairLogps { chosen, rejected, ref_chosen, ref_rejected, chosen_len: 4, rejected_len: 2 }
+        PairLogps {
+            chosen,
+            rejected,
+            ref_chosen,
+            ref_rejected,
+            chosen_len: 4,
+            rejected_len: 2,
+        }
     }
 
     #[test]
     fn by_hand() {
         // x_w = 4 over 4 tokens, x_l = 2 over 2: means 1 and 1, u = 0, c = ½; β = 2: d_w = 2·½/4, d_l = 2·½/2.
-        let got = SigmoidNorm { beta: 2.0, ..SigmoidNorm::default() }.pair(&pair(-1.0, -1.0, -5.0, -3.0));
+        let got = SigmoidNorm {
+            beta: 2.0,
+            ..SigmoidNorm::default()
+        }
+        .pair(&pair(-1.0, -1.0, -5.0, -3.0));
         assert_eq!(got.loss, std::f64::consts::LN_2);
         assert_eq!((got.d_w, got.d_l), (0.25, 0.5));
     }

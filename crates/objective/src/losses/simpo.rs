@@ -31,7 +31,12 @@ pub struct SimPo {
 
 impl Default for SimPo {
     fn default() -> Self {
-        Self { beta: 2.0, gamma: 0.5, label_smoothing: 0.0, nll: Nll::OFF }
+        Self {
+            beta: 2.0,
+            gamma: 0.5,
+            label_smoothing: 0.0,
+            nll: Nll::OFF,
+        }
     }
 }
 
@@ -63,14 +68,19 @@ impl SimPo {
             beta: options.beta.unwrap_or(default.beta),
             gamma: options.simpo_gamma.unwrap_or(default.gamma),
             label_smoothing: options.label_smoothing.unwrap_or(default.label_smoothing),
-            nll: nll.map_or(default.nll, |weight| Nll::from_options(weight, NllAverage::Sum, options)),
+            nll: nll.map_or(default.nll, |weight| {
+                Nll::from_options(weight, NllAverage::Sum, options)
+            }),
         })
     }
 
     /// Loss and coefficients of one pair, without the likelihood term.
     pub fn pair(&self, pair: &PairLogps) -> PairLoss {
         let scores = Scores::logps(pair, true);
-        let (loss, c) = logistic(self.beta * scores.margin() - self.gamma, self.label_smoothing);
+        let (loss, c) = logistic(
+            self.beta * scores.margin() - self.gamma,
+            self.label_smoothing,
+        );
         scores.loss(loss, self.beta * c)
     }
 }
@@ -104,13 +114,27 @@ mod tests {
 
     /// Log-probs by hand; lengths 4 and 2.
     fn pair(chosen: f64, rejected: f64, ref_chosen: f64, ref_rejected: f64) -> PairLogps {
-        PairLogps { chosen, rejected, ref_chosen, ref_rejected, chosen_len: 4, rejected_len: 2 }
+        PairLogps {
+            chosen,
+            rejected,
+            ref_chosen,
+            ref_rejected,
+            chosen_len: 4,
+            rejected_len: 2,
+        }
     }
 
     #[test]
     fn by_hand() {
         // Means −1 and −1.25, β = 2: 0.5 − γ = 0, c = ½: d_w = 2·½/4 = ¼, d_l = 2·½/2 = ½.
         let got = SimPo::default().pair(&pair(-4.0, -2.5, f64::NAN, f64::NAN));
-        assert_eq!(got, PairLoss { loss: std::f64::consts::LN_2, d_w: 0.25, d_l: 0.5 });
+        assert_eq!(
+            got,
+            PairLoss {
+                loss: std::f64::consts::LN_2,
+                d_w: 0.25,
+                d_l: 0.5
+            }
+        );
     }
 }

@@ -25,7 +25,13 @@ pub struct Slic {
 
 impl Default for Slic {
     fn default() -> Self {
-        Self { delta: 1.0, nll: Nll { weight: 0.1, average: NllAverage::Sum } }
+        Self {
+            delta: 1.0,
+            nll: Nll {
+                weight: 0.1,
+                average: NllAverage::Sum,
+            },
+        }
     }
 }
 
@@ -41,11 +47,17 @@ impl Slic {
         defaults: &[
             ("slic_delta", "1", "δ, margin of the hinge, nats"),
             ("slic_lambda", "0.1", "λ, weight of the likelihood term"),
-            ("nll_average", "false", "true: the likelihood term is a mean over the batch's chosen tokens"),
+            (
+                "nll_average",
+                "false",
+                "true: the likelihood term is a mean over the batch's chosen tokens",
+            ),
         ],
         needs_reference: false,
         source: "Zhao et al. 2023, arXiv:2305.10425, eq. 1",
-        trl_differences: Some("not in TRL; its hinge is max(0, 1 − βh) on log-ratios, without a likelihood term"),
+        trl_differences: Some(
+            "not in TRL; its hinge is max(0, 1 − βh) on log-ratios, without a likelihood term",
+        ),
     };
 
     pub(crate) fn from_options(options: &ObjectiveOptions) -> Result<Self, ObjectiveError> {
@@ -56,7 +68,10 @@ impl Slic {
         };
         Ok(Self {
             delta: options.slic_delta.unwrap_or(default.delta),
-            nll: Nll { weight: options.slic_lambda.unwrap_or(default.nll.weight), average },
+            nll: Nll {
+                weight: options.slic_lambda.unwrap_or(default.nll.weight),
+                average,
+            },
         })
     }
 
@@ -64,7 +79,11 @@ impl Slic {
     pub fn pair(&self, pair: &PairLogps) -> PairLoss {
         let scores = Scores::logps(pair, false);
         let short = self.delta - scores.margin();
-        if short > 0.0 { scores.loss(short, 1.0) } else { PairLoss::default() }
+        if short > 0.0 {
+            scores.loss(short, 1.0)
+        } else {
+            PairLoss::default()
+        }
     }
 }
 
@@ -95,7 +114,14 @@ mod tests {
 
     /// Log-probs by hand; lengths 4 and 2.
     fn pair(chosen: f64, rejected: f64, ref_chosen: f64, ref_rejected: f64) -> PairLogps {
-        PairLogps { chosen, rejected, ref_chosen, ref_rejected, chosen_len: 4, rejected_len: 2 }
+        PairLogps {
+            chosen,
+            rejected,
+            ref_chosen,
+            ref_rejected,
+            chosen_len: 4,
+            rejected_len: 2,
+        }
     }
 
     #[test]

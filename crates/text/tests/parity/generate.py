@@ -11,7 +11,7 @@ import tempfile
 import jinja2
 import tokenizers
 import transformers
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 
 HERE = pathlib.Path(__file__).parent
 SPECIAL = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"]
@@ -109,13 +109,22 @@ def train(directory):
     (directory / "tokenizer_config.json").write_text(json.dumps(config, indent=1, ensure_ascii=False) + "\n")
 
 
-def load(directory, **changes):
+def load(directory, post_processor=None, **changes):
     with tempfile.TemporaryDirectory() as copy:
         copy = pathlib.Path(copy)
-        (copy / "tokenizer.json").write_bytes((directory / "tokenizer.json").read_bytes())
+        description = json.loads((directory / "tokenizer.json").read_text())
+        description["post_processor"] = post_processor
+        (copy / "tokenizer.json").write_text(json.dumps(description))
         config = json.loads((directory / "tokenizer_config.json").read_text()) | changes
         (copy / "tokenizer_config.json").write_text(json.dumps(config))
         return transformers.AutoTokenizer.from_pretrained(copy)
+
+
+def template_processing(single):
+    """How a tokenizer.json says what surrounds a text."""
+    pair = single + " " + single.replace("$A", "$B")
+    ids = [(token, SPECIAL.index(token)) for token in SPECIAL]
+    return json.loads(processors.TemplateProcessing(single=single, pair=pair, special_tokens=ids).__getstate__())
 
 
 def encodings(tokenizer):
@@ -133,13 +142,17 @@ def render(tokenizer, template, chat, add_generation_prompt):
 
 train(HERE / "tiny")
 plain = load(HERE / "tiny")
+BOS = template_processing("<|endoftext|> $A")
+BOS_EOS = template_processing("<|endoftext|> $A <|im_end|>")
 expected = {
     "versions": {"transformers": transformers.__version__, "tokenizers": tokenizers.__version__,
                  "jinja2": jinja2.__version__},
     "vocab_size": len(plain), "bos": plain.bos_token_id, "eos": plain.eos_token_id, "pad": plain.pad_token_id,
     "plain": encodings(plain),
-    "add_bos": encodings(load(HERE / "tiny", add_bos_token=True)),
-    "add_bos_eos": encodings(load(HERE / "tiny", add_bos_token=True, add_eos_token=True)),
+    "bos_processor": BOS, "add_bos": encodings(load(HERE / "tiny", post_processor=BOS)),
+    "bos_eos_processor": BOS_EOS, "add_bos_eos": encodings(load(HERE / "tiny", post_processor=BOS_EOS)),
+    # With a tokenizer.json the flag has no effect since transformers 5: the file's post-processor decides.
+    "flag_only": encodings(load(HERE / "tiny", add_bos_token=True)),
     "decoded": [{"ids": ids, "text": plain.decode(ids), "skip": plain.decode(ids, skip_special_tokens=True)}
                 for ids in ([], [1, 72, 2], plain("naïve 🙂 日本")["input_ids"][:-1], [0, 0, 100, 101])],
     "chats": [{"template": name, "source": source, "messages": chat, "add_generation_prompt": prompt,

@@ -202,9 +202,9 @@ fn recognise_llama3(
     let theta = config["rope_theta"].as_f64().unwrap_or(10_000.0);
     let plain = frequencies(theta, RopeKind::Default, head_dim);
     let largest = divisors.iter().copied().fold(0.0_f32, f32::max);
-    // Where no frequency is low enough to be divided in full, the factor is not among the values:
-    // then those of Llama 3.1 and 3.2 are tried.
-    for factor in [f64::from(largest), 8.0, 32.0] {
+    // First those of Llama 3.1 and 3.2, also because the factor is not among the divisors where no
+    // frequency is low enough to be divided in full.
+    for factor in [8.0, 32.0, f64::from(largest)] {
         let kind = RopeKind::Llama3 {
             factor,
             low_freq_factor: LLAMA3_LOW,

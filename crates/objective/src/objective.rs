@@ -1,0 +1,570 @@
+//! Which objective, by name or as a value, and its evaluation on a batch of pairs.
+
+use std::borrow::Cow;
+
+use crate::batch::{PairLogps, PairLoss};
+use crate::describe::Description;
+use crate::divergence::Divergence;
+use crate::error::{ObjectiveError, check, not_negative};
+use crate::length_desensitized;
+use crate::losses::{
+    AlphaPo, Aot, AotUnpaired, ApoDown, ApoZero, BcoPair, Cdpo, Cpo, DiscoPop, Dpo, Dpop, ExoPair,
+    Hinge, Ipo, Kto, Loss, NcaPair, Orpo, RDpo, Robust, Rpo, Rrhf, Sft, SigmoidNorm, SimPo, Slic,
+    Sppo,
+};
+use crate::nll::{Nll, NllAverage};
+use crate::options::ObjectiveOptions;
+
+/// An objective with its hyper-parameters. Each variant's type documents formula, derivatives, defaults and source.
+#[derive(Clone, Debug, PartialEq)]
+#[non_exhaustive]
+pub enum Objective {
+    /// `sigmoid`, alias `dpo`.
+    Dpo(Dpo),
+    /// `cdpo`: DPO with label smoothing.
+    Cdpo(Cdpo),
+    /// `sigmoid_norm`: length-normalized DPO.
+    SigmoidNorm(SigmoidNorm),
+    /// `rdpo`, alias `r_dpo`.
+    RDpo(RDpo),
+    /// `simpo`.
+    SimPo(SimPo),
+    /// `ipo`.
+    Ipo(Ipo),
+    /// `rrhf`.
+    Rrhf(Rrhf),
+    /// `slic`, alias `slic_hf`.
+    Slic(Slic),
+    /// `hinge`.
+    Hinge(Hinge),
+    /// `cpo`.
+    Cpo(Cpo),
+    /// `dpop`, alias `pdpo`.
+    Dpop(Dpop),
+    /// `kto`, alias `kto_pair`.
+    KtoPair(Kto),
+    /// `sppo`, alias `sppo_hard`.
+    Sppo(Sppo),
+    /// `robust`.
+    Robust(Robust),
+    /// `exo_pair`.
+    ExoPair(ExoPair),
+    /// `nca_pair`.
+    NcaPair(NcaPair),
+    /// `bco_pair`.
+    BcoPair(BcoPair),
+    /// `aot`, alias `aot_pair`: paired, as in TRL since 1.0.
+    AotPair(Aot),
+    /// `aot_unpaired`.
+    Aot(AotUnpaired),
+    /// `apo_zero`.
+    ApoZero(ApoZero),
+    /// `apo_down`.
+    ApoDown(ApoDown),
+    /// `discopop`.
+    DiscoPop(DiscoPop),
+    /// `orpo`.
+    Orpo(Orpo),
+    /// `rpo`: DPO with a likelihood term.
+    Rpo(Rpo),
+    /// `alphapo`.
+    AlphaPo(AlphaPo),
+    /// `sft`: the likelihood of the chosen completion alone.
+    Sft(Sft),
+    /// An objective that counts the reference's log-probs as 0 (`reference_free`).
+    ReferenceFree(Box<Objective>),
+    /// Σ weight·objective; losses and coefficients are added.
+    Weighted(Vec<(f64, Objective)>),
+}
+
+/// A name's entry in the list of objectives.
+pub(crate) struct Entry {
+    pub(crate) description: &'static Description,
+    build: fn(&ObjectiveOptions) -> Result<Objective, ObjectiveError>,
+    /// Whether it has scores that an f-divergence can replace (or, like `sft`, none that it could spoil).
+    takes_divergence: bool,
+}
+
+/// All objectives, Table 2 of the entanglement paper first.
+pub(crate) static REGISTRY: [Entry; 26] = [
+    entry(
+        &Dpo::DESCRIPTION,
+        |o| Dpo::from_options(o).map(Objective::Dpo),
+        true,
+    ),
+    entry(
+        &RDpo::DESCRIPTION,
+        |o| RDpo::from_options(o).map(Objective::RDpo),
+        false,
+    ),
+    entry(
+        &SimPo::DESCRIPTION,
+        |o| SimPo::from_options(o).map(Objective::SimPo),
+        false,
+    ),
+    entry(
+        &Ipo::DESCRIPTION,
+        |o| Ipo::from_options(o).map(Objective::Ipo),
+        true,
+    ),
+    entry(
+        &Rrhf::DESCRIPTION,
+        |o| Rrhf::from_options(o).map(Objective::Rrhf),
+        false,
+    ),
+    entry(
+        &Slic::DESCRIPTION,
+        |o| Slic::from_options(o).map(Objective::Slic),
+        false,
+    ),
+    entry(
+        &Cpo::DESCRIPTION,
+        |o| Cpo::from_options(o).map(Objective::Cpo),
+        false,
+    ),
+    entry(
+        &Dpop::DESCRIPTION,
+        |o| Dpop::from_options(o).map(Objective::Dpop),
+        false,
+    ),
+    entry(
+        &Kto::DESCRIPTION,
+        |o| Kto::from_options(o).map(Objective::KtoPair),
+        false,
+    ),
+    entry(
+        &Sppo::DESCRIPTION,
+        |o| Sppo::from_options(o).map(Objective::Sppo),
+        false,
+    ),
+    entry(
+        &Hinge::DESCRIPTION,
+        |o| Hinge::from_options(o).map(Objective::Hinge),
+        true,
+    ),
+    entry(
+        &Cdpo::DESCRIPTION,
+        |o| Cdpo::from_options(o).map(Objective::Cdpo),
+        true,
+    ),
+    entry(
+        &Robust::DESCRIPTION,
+        |o| Robust::from_options(o).map(Objective::Robust),
+        true,
+    ),
+    entry(
+        &SigmoidNorm::DESCRIPTION,
+        |o| SigmoidNorm::from_options(o).map(Objective::SigmoidNorm),
+        true,
+    ),
+    entry(
+        &ExoPair::DESCRIPTION,
+        |o| ExoPair::from_options(o).map(Objective::ExoPair),
+        true,
+    ),
+    entry(
+        &NcaPair::DESCRIPTION,
+        |o| NcaPair::from_options(o).map(Objective::NcaPair),
+        false,
+    ),
+    entry(
+        &BcoPair::DESCRIPTION,
+        |o| BcoPair::from_options(o).map(Objective::BcoPair),
+        false,
+    ),
+    entry(
+        &Aot::DESCRIPTION,
+        |o| Aot::from_options(o).map(Objective::AotPair),
+        false,
+    ),
+    entry(
+        &AotUnpaired::DESCRIPTION,
+        |o| AotUnpaired::from_options(o).map(Objective::Aot),
+        false,
+    ),
+    entry(
+        &ApoZero::DESCRIPTION,
+        |o| ApoZero::from_options(o).map(Objective::ApoZero),
+        false,
+    ),
+    entry(
+        &ApoDown::DESCRIPTION,
+        |o| ApoDown::from_options(o).map(Objective::ApoDown),
+        false,
+    ),
+    entry(
+        &DiscoPop::DESCRIPTION,
+        |o| DiscoPop::from_options(o).map(Objective::DiscoPop),
+        true,
+    ),
+    entry(
+        &Orpo::DESCRIPTION,
+        |o| Orpo::from_options(o).map(Objective::Orpo),
+        false,
+    ),
+    entry(
+        &Rpo::DESCRIPTION,
+        |o| Rpo::from_options(o).map(Objective::Rpo),
+        true,
+    ),
+    entry(
+        &AlphaPo::DESCRIPTION,
+        |o| AlphaPo::from_options(o).map(Objective::AlphaPo),
+        false,
+    ),
+    entry(
+        &Sft::DESCRIPTION,
+        |o| Sft::from_options(o).map(Objective::Sft),
+        true,
+    ),
+];
+
+const fn entry(
+    description: &'static Description,
+    build: fn(&ObjectiveOptions) -> Result<Objective, ObjectiveError>,
+    takes_divergence: bool,
+) -> Entry {
+    Entry {
+        description,
+        build,
+        takes_divergence,
+    }
+}
+
+/// The entry with this name or alias.
+pub(crate) fn find(name: &str) -> Option<&'static Entry> {
+    let name = name.trim().to_lowercase().replace('-', "_");
+    REGISTRY.iter().find(|entry| {
+        entry.description.name == name || entry.description.aliases.contains(&name.as_str())
+    })
+}
+
+impl Objective {
+    /// The objective with this name or alias (`-` for `_` and capitals are accepted) under `options`.
+    ///
+    /// `rpo_alpha` with any other objective than `rpo` adds the likelihood term to it, as a weighted sum.
+    ///
+    /// # Errors
+    /// [`ObjectiveError::UnknownObjective`]; [`ObjectiveError::UnsupportedDivergence`] where `f_divergence_type` has no meaning;
+    /// [`ObjectiveError::OutOfRange`] and [`ObjectiveError::UnknownChoice`] for hyper-parameters.
+    pub fn from_name(name: &str, options: &ObjectiveOptions) -> Result<Self, ObjectiveError> {
+        Self::from_names(&[name], &[], options)
+    }
+
+    /// The weighted sum of the named objectives; no `weights` means 1 each. One name of weight 1 is that objective itself.
+    ///
+    /// # Errors
+    /// As [`from_name`](Self::from_name); [`ObjectiveError::WeightCount`] where `weights` is neither empty nor as long as `names`, or
+    /// there is no name.
+    pub fn from_names<S: AsRef<str>>(
+        names: &[S],
+        weights: &[f64],
+        options: &ObjectiveOptions,
+    ) -> Result<Self, ObjectiveError> {
+        if names.is_empty() || !(weights.is_empty() || weights.len() == names.len()) {
+            return Err(ObjectiveError::WeightCount {
+                names: names.len(),
+                weights: weights.len(),
+            });
+        }
+        let mut terms = Vec::with_capacity(names.len() + 1);
+        for (i, name) in names.iter().enumerate() {
+            let weight = weights.get(i).copied().unwrap_or(1.0);
+            terms.push((weight, Self::single(name.as_ref(), options)?));
+        }
+        terms.extend(Self::likelihood_term(&terms, options)?);
+        let objective = match terms.as_slice() {
+            [(1.0, only)] => only.clone(),
+            _ => Self::Weighted(terms),
+        };
+        objective.validate()?;
+        Ok(objective)
+    }
+
+    /// One named objective, without the added likelihood term.
+    fn single(name: &str, options: &ObjectiveOptions) -> Result<Self, ObjectiveError> {
+        let entry = find(name).ok_or_else(|| unknown(name))?;
+        let divergence = Divergence::from_options(options)?;
+        if divergence != Divergence::ReverseKl && !entry.takes_divergence {
+            return Err(ObjectiveError::UnsupportedDivergence {
+                objective: entry.description.name,
+                divergence: divergence.name().to_owned(),
+            });
+        }
+        if let Some(alpha) = options.ld_alpha {
+            length_desensitized::validate(alpha)?;
+        }
+        let objective = (entry.build)(options)?;
+        if options.reference_free == Some(true) && objective.needs_reference() {
+            return Ok(Self::ReferenceFree(Box::new(objective)));
+        }
+        Ok(objective)
+    }
+
+    /// What `rpo_alpha` adds to objectives that do not read it themselves.
+    fn likelihood_term(
+        terms: &[(f64, Self)],
+        options: &ObjectiveOptions,
+    ) -> Result<Option<(f64, Self)>, ObjectiveError> {
+        let Some(alpha) = options.rpo_alpha else {
+            return Ok(None);
+        };
+        not_negative("rpo_alpha", alpha)?;
+        let read = terms
+            .iter()
+            .any(|(_, term)| term.without_wrapper().description() == &Rpo::DESCRIPTION);
+        let nll = Nll::from_options(1.0, NllAverage::PerCompletion, options);
+        Ok((!read && alpha > 0.0).then_some((alpha, Self::Sft(Sft { nll }))))
+    }
+
+    /// Loss, d_w and d_l of every pair of `batch`, in its order, not reduced: the trainer takes the mean.
+    ///
+    /// The whole slice is one batch to the objectives that look across pairs (`kto`, `aot`, `bco_pair` and every term that averages over
+    /// the batch's tokens). An empty batch gives an empty result.
+    ///
+    /// # Errors
+    /// [`ObjectiveError::NonFiniteInput`] and [`ObjectiveError::EmptyCompletion`] for input that the objective reads,
+    /// [`ObjectiveError::NonFiniteResult`] on overflow, and what [`validate`](Self::validate) finds.
+    pub fn evaluate(&self, batch: &[PairLogps]) -> Result<Vec<PairLoss>, ObjectiveError> {
+        self.validate()?;
+        let (needs_reference, by_length) = (self.needs_reference(), self.divides_by_length());
+        for (index, pair) in batch.iter().enumerate() {
+            check_pair(index, pair, needs_reference, by_length)?;
+        }
+        let losses = self.losses(batch);
+        for (index, loss) in losses.iter().enumerate() {
+            if !(loss.loss.is_finite() && loss.d_w.is_finite() && loss.d_l.is_finite()) {
+                let PairLoss { loss, d_w, d_l } = *loss;
+                let objective = self.name().into_owned();
+                return Err(ObjectiveError::NonFiniteResult {
+                    objective,
+                    index,
+                    loss,
+                    d_w,
+                    d_l,
+                });
+            }
+        }
+        Ok(losses)
+    }
+
+    /// The canonical name; of a weighted sum, its terms as `1*sigmoid+0.5*sft`.
+    pub fn name(&self) -> Cow<'static, str> {
+        match self {
+            Self::Weighted(terms) => {
+                let term =
+                    |(weight, objective): &(f64, Self)| format!("{weight}*{}", objective.name());
+                Cow::Owned(terms.iter().map(term).collect::<Vec<_>>().join("+"))
+            }
+            Self::ReferenceFree(inner) => inner.name(),
+            _ => Cow::Borrowed(self.description().name),
+        }
+    }
+
+    /// Whether `ref_chosen` and `ref_rejected` are read.
+    pub fn needs_reference(&self) -> bool {
+        match self {
+            Self::Weighted(terms) => terms.iter().any(|(_, term)| term.needs_reference()),
+            Self::ReferenceFree(_) => false,
+            _ => self.description().needs_reference,
+        }
+    }
+
+    /// Whether it says anything about the rejected completion. `sft` alone does not, and remedies have no meaning for it.
+    pub fn is_pairwise(&self) -> bool {
+        match self {
+            Self::Weighted(terms) => terms
+                .iter()
+                .any(|(weight, term)| *weight != 0.0 && term.is_pairwise()),
+            Self::ReferenceFree(inner) => inner.is_pairwise(),
+            _ => !matches!(self, Self::Sft(_)),
+        }
+    }
+
+    /// Whether one pair's loss depends on which other pairs are in the batch by sorting (`aot`, `aot_unpaired`), so that pair weights
+    /// have no meaning.
+    pub fn mixes_pairs(&self) -> bool {
+        match self {
+            Self::Weighted(terms) => terms.iter().any(|(_, term)| term.mixes_pairs()),
+            Self::ReferenceFree(inner) => inner.mixes_pairs(),
+            _ => matches!(self, Self::Aot(_) | Self::AotPair(_)),
+        }
+    }
+
+    /// Checks the hyper-parameters.
+    ///
+    /// # Errors
+    /// [`ObjectiveError::OutOfRange`] naming the option; [`ObjectiveError::WeightCount`] for a sum of nothing.
+    pub fn validate(&self) -> Result<(), ObjectiveError> {
+        match self {
+            Self::Weighted(terms) if terms.is_empty() => Err(ObjectiveError::WeightCount {
+                names: 0,
+                weights: 0,
+            }),
+            Self::Weighted(terms) => terms.iter().try_for_each(|(weight, term)| {
+                check("loss_weights", *weight, true, "finite numbers")?;
+                term.validate()
+            }),
+            Self::ReferenceFree(inner) => inner.validate(),
+            _ => self.as_loss().validate(),
+        }
+    }
+
+    /// Canonical names of all objectives, Table 2 of the entanglement paper first.
+    pub fn all_names() -> impl Iterator<Item = &'static str> {
+        REGISTRY.iter().map(|entry| entry.description.name)
+    }
+
+    /// The description of a single objective.
+    fn description(&self) -> &'static Description {
+        self.as_loss().description()
+    }
+
+    fn divides_by_length(&self) -> (bool, bool) {
+        match self {
+            Self::Weighted(terms) => {
+                terms
+                    .iter()
+                    .fold((false, false), |(chosen, rejected), (_, term)| {
+                        let by_length = term.divides_by_length();
+                        (chosen || by_length.0, rejected || by_length.1)
+                    })
+            }
+            Self::ReferenceFree(inner) => inner.divides_by_length(),
+            _ => self.as_loss().divides_by_length(),
+        }
+    }
+
+    fn losses(&self, batch: &[PairLogps]) -> Vec<PairLoss> {
+        match self {
+            Self::Weighted(terms) => {
+                let mut sum = vec![PairLoss::default(); batch.len()];
+                for (weight, term) in terms {
+                    for (sum, loss) in sum.iter_mut().zip(term.losses(batch)) {
+                        *sum = sum.plus(loss.scaled(*weight));
+                    }
+                }
+                sum
+            }
+            Self::ReferenceFree(inner) => {
+                let bare: Vec<_> = batch.iter().map(PairLogps::without_reference).collect();
+                inner.losses(&bare)
+            }
+            _ => self.as_loss().evaluate(batch),
+        }
+    }
+
+    fn without_wrapper(&self) -> &Self {
+        match self {
+            Self::ReferenceFree(inner) => inner.without_wrapper(),
+            other => other,
+        }
+    }
+
+    /// The one loss that this is; never called on a wrapper or a sum.
+    fn as_loss(&self) -> &dyn Loss {
+        match self {
+            Self::Dpo(loss) => loss,
+            Self::Cdpo(loss) => loss,
+            Self::SigmoidNorm(loss) => loss,
+            Self::RDpo(loss) => loss,
+            Self::SimPo(loss) => loss,
+            Self::Ipo(loss) => loss,
+            Self::Rrhf(loss) => loss,
+            Self::Slic(loss) => loss,
+            Self::Hinge(loss) => loss,
+            Self::Cpo(loss) => loss,
+            Self::Dpop(loss) => loss,
+            Self::KtoPair(loss) => loss,
+            Self::Sppo(loss) => loss,
+            Self::Robust(loss) => loss,
+            Self::ExoPair(loss) => loss,
+            Self::NcaPair(loss) => loss,
+            Self::BcoPair(loss) => loss,
+            Self::AotPair(loss) => loss,
+            Self::Aot(loss) => loss,
+            Self::ApoZero(loss) => loss,
+            Self::ApoDown(loss) => loss,
+            Self::DiscoPop(loss) => loss,
+            Self::Orpo(loss) => loss,
+            Self::Rpo(loss) => loss,
+            Self::AlphaPo(loss) => loss,
+            Self::Sft(loss) => loss,
+            Self::ReferenceFree(_) | Self::Weighted(_) => {
+                unreachable!(
+                    "every caller matches wrappers and sums before it asks for a single loss"
+                )
+            }
+        }
+    }
+}
+
+/// That every number the objective reads is usable.
+fn check_pair(
+    index: usize,
+    pair: &PairLogps,
+    needs_reference: bool,
+    by_length: (bool, bool),
+) -> Result<(), ObjectiveError> {
+    let fields = [
+        ("chosen", pair.chosen),
+        ("rejected", pair.rejected),
+        ("ref_chosen", pair.ref_chosen),
+        ("ref_rejected", pair.ref_rejected),
+    ];
+    let read = if needs_reference { 4 } else { 2 };
+    for &(field, value) in &fields[..read] {
+        if !value.is_finite() {
+            return Err(ObjectiveError::NonFiniteInput {
+                index,
+                field,
+                value,
+            });
+        }
+    }
+    if by_length.0 && pair.chosen_len == 0 {
+        return Err(ObjectiveError::EmptyCompletion {
+            index,
+            field: "chosen_len",
+        });
+    }
+    if by_length.1 && pair.rejected_len == 0 {
+        return Err(ObjectiveError::EmptyCompletion {
+            index,
+            field: "rejected_len",
+        });
+    }
+    Ok(())
+}
+
+fn unknown(name: &str) -> ObjectiveError {
+    let wanted = name.trim().to_lowercase().replace('-', "_");
+    let all = REGISTRY.iter().flat_map(|entry| {
+        std::iter::once(entry.description.name).chain(entry.description.aliases.iter().copied())
+    });
+    let nearest = all
+        .min_by_key(|known| edit_distance(&wanted, known))
+        .unwrap_or("sigmoid");
+    let known = Objective::all_names().collect::<Vec<_>>().join(", ");
+    ObjectiveError::UnknownObjective {
+        name: name.to_owned(),
+        nearest,
+        known,
+    }
+}
+
+/// Levenshtein distance between two short names.
+fn edit_distance(a: &str, b: &str) -> usize {
+    let b: Vec<char> = b.chars().collect();
+    let mut row: Vec<usize> = (0..=b.len()).collect();
+    for (i, a) in a.chars().enumerate() {
+        let mut diagonal = row[0];
+        row[0] = i + 1;
+        for (j, b) in b.iter().enumerate() {
+            let substitute = diagonal + usize::from(a != *b);
+            diagonal = row[j + 1];
+            row[j + 1] = substitute.min(row[j] + 1).min(diagonal + 1);
+        }
+    }
+    row[b.len()]
+}

@@ -1,0 +1,115 @@
+//! `unbraid inspect`: one pair as the model sees it, coloured by mask.
+//!
+//! The best tool against wrong masks is to look at one: prompt dim, completion green, EOS marked, where the
+//! completion begins, what was cut.
+
+use super::End;
+use super::load;
+use crate::cli::InspectConfig;
+use anyhow::{Result, bail};
+use serde_json::{Value, json};
+use std::io::IsTerminal;
+use unbraid_model::weights::Weights;
+use unbraid_preference::{TokenizedSequence, tokenize_pairs};
+use unbraid_text::Tokenizer;
+
+/// Escape sequences, empty where colour is unwelcome.
+struct Colours {
+    prompt: &'static str,
+    completion: &'static str,
+    eos: &'static str,
+    off: &'static str,
+}
+
+fn colours() -> Colours {
+    let no_color = std::env::var_os("NO_COLOR").is_some_and(|v| !v.is_empty());
+    if no_color || !std::io::stdout().is_terminal() {
+        return Colours { prompt: "", completion: "", eos: "", off: "" };
+    }
+    Colours {
+        prompt: "\x1b[2m",
+        completion: "\x1b[32m",
+        eos: "\x1b[1;7;32m",
+        off: "\x1b[0m",
+    }
+}
+
+fn show(side: &str, s: &TokenizedSequence, tokenizer: &Tokenizer, max_length: Option<usize>) {
+    let c = colours();
+    println!(
+        "{side}: {} prompt tokens (not scored) + {} completion tokens (scored)",
+        s.prompt_len,
+        s.completion().len()
+    );
+    let labels: Vec<String> = s
+        .ids
+        .iter()
+        .enumerate()
+        .map(|(i, &id)| {
+            let colour = if i < s.prompt_len {
+                c.prompt
+            } else if Some(id) == tokenizer.eos_id() {
+                c.eos
+            } else {
+                c.completion
+            };
+            let start = if i == s.prompt_len { "▶" } else { "" };
+            format!("{start}{colour}{}{}", tokenizer.token_label(id), c.off)
+        })
+        .collect();
+    println!("{}", labels.join("│"));
+    let ends = s.ids.last().copied() == tokenizer.eos_id();
+    match (ends, max_length) {
+        (false, Some(limit)) if s.ids.len() == limit => {
+            println!("  cut at max_length {limit}: the completion has no EOS");
+        }
+        (false, _) => println!("  the completion has no EOS"),
+        (true, _) => {}
+    }
+}
+
+fn describe(s: &TokenizedSequence, tokenizer: &Tokenizer) -> Value {
+    let tokens: Vec<String> = s.ids.iter().map(|&id| tokenizer.token_label(id)).collect();
+    let mask: Vec<u8> = (0..s.ids.len()).map(|i| u8::from(i >= s.prompt_len)).collect();
+    json!({ "ids": s.ids, "tokens": tokens, "completion_mask": mask, "prompt_len": s.prompt_len })
+}
+
+/// Shows the pair that `config` names.
+pub(super) fn run(config: &InspectConfig) -> Result<End> {
+    let path = load::locate(&config.model.model_name_or_path)?;
+    let is_gguf = path.extension().is_some_and(|e| e.eq_ignore_ascii_case("gguf"));
+    let weights = if is_gguf { Some(Weights::open(&path)?) } else { None };
+    let tokenizer = load::tokenizer(&path, weights.as_ref())?;
+    let data = &config.data;
+    let rows = load::rows(&data.dataset_name, &data.dataset_train_split, data)?;
+    let Some(row) = rows.get(config.index) else {
+        bail!(
+            "--index {}: {} has {} rows, numbered from 0",
+            config.index,
+            data.dataset_name,
+            rows.len()
+        );
+    };
+    let max_length = data.max_length.0;
+    let dataset = tokenize_pairs(std::slice::from_ref(row), &tokenizer, max_length)?;
+    let Some(pair) = dataset.pairs.first() else {
+        bail!("row {} is dropped: {}", config.index, dataset.report.warnings().join("; "));
+    };
+    if config.json {
+        let pair = json!({
+            "index": config.index,
+            "chosen": describe(&pair.chosen, &tokenizer),
+            "rejected": describe(&pair.rejected, &tokenizer),
+            "warnings": dataset.report.warnings(),
+        });
+        println!("{pair:#}");
+        return Ok(End::Done);
+    }
+    println!("row {} of {} ({})", config.index, data.dataset_name, row.location);
+    show("chosen", &pair.chosen, &tokenizer, max_length);
+    show("rejected", &pair.rejected, &tokenizer, max_length);
+    for warning in dataset.report.warnings() {
+        println!("note: {warning}");
+    }
+    Ok(End::Done)
+}

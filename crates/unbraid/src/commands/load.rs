@@ -1,0 +1,161 @@
+//! Finding and opening models, tokenizers and data.
+
+use crate::cli::{DataArgs, Device, Dtype, ModelArgs};
+use anyhow::{Result, bail};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use unbraid_model::weights::{StoredDtype, Weights};
+use unbraid_model::{LanguageModel, ModelConfig};
+use unbraid_preference::{
+    DatasetSource, Row, TokenizedDataset, TokenizedPair, hub, load_rows, tokenize_pairs,
+};
+use unbraid_tensor::CpuBackend;
+use unbraid_text::{GgufVocabulary, Tokenizer};
+
+/// The backend that commands compute on.
+pub(crate) type Cpu = CpuBackend;
+
+/// A model's files, located.
+pub(crate) struct Source {
+    /// A directory or a GGUF file.
+    pub path: PathBuf,
+    /// Its weights, opened but not read.
+    pub weights: Weights,
+}
+
+/// The path of a model given as a path or a hub id.
+pub(crate) fn locate(name: &str) -> Result<PathBuf> {
+    let path = PathBuf::from(name);
+    if path.exists() {
+        if path.join("adapter_config.json").is_file() {
+            bail!(
+                "{name}: this is a PEFT adapter, and adapters are not supported yet\n\
+                 hint: merge it into its base model first (peft: model.merge_and_unload())"
+            );
+        }
+        return Ok(path);
+    }
+    if hub::is_hub_id(name) {
+        return Ok(hub::fetch_model_repo(name)?);
+    }
+    bail!(
+        "{name}: no such file or directory\n\
+         hint: give a directory with config.json and *.safetensors, a .gguf file, or a hub id (org/name)"
+    )
+}
+
+/// Locates and opens a model without reading its weights.
+pub(crate) fn open(name: &str) -> Result<Source> {
+    let path = locate(name)?;
+    let weights = Weights::open(&path)?;
+    Ok(Source { path, weights })
+}
+
+/// The tokenizer that belongs to a model's files.
+pub(crate) fn tokenizer(path: &Path, weights: Option<&Weights>) -> Result<Tokenizer> {
+    if let Some(gguf) = weights.and_then(Weights::gguf_tokenizer) {
+        let g = gguf.clone();
+        return Ok(Tokenizer::from_gguf(GgufVocabulary {
+            model: g.model.unwrap_or_default(),
+            pre: g.pre,
+            tokens: g.tokens,
+            scores: g.scores,
+            token_types: g.token_types,
+            merges: g.merges.unwrap_or_default(),
+            bos: g.bos,
+            eos: g.eos,
+            pad: g.pad,
+            add_bos: g.add_bos,
+            add_space_prefix: g.add_space_prefix,
+            chat_template: g.chat_template,
+        })?);
+    }
+    let dir = if path.is_dir() { path } else { path.parent().unwrap_or(path) };
+    Ok(Tokenizer::from_dir(dir)?)
+}
+
+/// Refuses devices and says once what becomes of number formats.
+pub(crate) fn check_machine(args: &ModelArgs, bf16: bool) -> Result<()> {
+    if let Device::Cuda(_) = args.device {
+        bail!(
+            "--device {}: this build computes on the CPU only\nhint: leave --device out, or say --device cpu",
+            args.device
+        );
+    }
+    if bf16 {
+        eprintln!("note: bf16: the CPU backend computes in float32; results are at least as precise");
+    }
+    Ok(())
+}
+
+/// Number format of written weights.
+pub(crate) fn stored_dtype(args: &ModelArgs) -> StoredDtype {
+    match args.dtype {
+        Dtype::Bfloat16 => StoredDtype::Bf16,
+        Dtype::Auto | Dtype::Float32 => StoredDtype::F32,
+    }
+}
+
+/// Reads a model's weights.
+pub(crate) fn model(source: &Source) -> Result<LanguageModel<Cpu>> {
+    let config = ModelConfig::for_weights(&source.weights)?;
+    let backend = Arc::new(CpuBackend::new());
+    Ok(LanguageModel::from_weights(backend, config, &source.weights)?)
+}
+
+/// The rows of one split.
+pub(crate) fn rows(name: &str, split: &str, data: &DataArgs) -> Result<Vec<Row>> {
+    Ok(load_rows(&DatasetSource {
+        name: name.to_owned(),
+        split: split.to_owned(),
+        max_samples: data.max_samples,
+    })?)
+}
+
+/// Tokenised pairs of one split, with what happened to them said on stderr.
+pub(crate) fn pairs(
+    name: &str,
+    split: &str,
+    data: &DataArgs,
+    tokenizer: &Tokenizer,
+) -> Result<TokenizedDataset> {
+    let rows = rows(name, split, data)?;
+    let dataset = tokenize_pairs(&rows, tokenizer, data.max_length.0)?;
+    for warning in dataset.report.warnings() {
+        eprintln!("note: {name}: {warning}");
+    }
+    Ok(dataset)
+}
+
+/// Refuses sequences that the model cannot read: ids beyond its vocabulary, more tokens than it has positions.
+pub(crate) fn check_fits<'a>(
+    config: &ModelConfig,
+    sequences: impl Iterator<Item = &'a [u32]>,
+) -> Result<()> {
+    let (vocabulary, positions) = (config.vocab_size(), config.max_positions());
+    for ids in sequences {
+        if let Some(id) = ids.iter().find(|&&id| id as usize >= vocabulary) {
+            bail!(
+                "the tokenizer produced token id {id}, but the model's vocab_size is {vocabulary}\n\
+                 hint: tokenizer.json and config.json do not belong together"
+            );
+        }
+        if ids.len() > positions + 1 {
+            bail!(
+                "a sequence of {} tokens is longer than the model's {positions} positions\n\
+                 hint: set --max-length {positions}",
+                ids.len()
+            );
+        }
+    }
+    Ok(())
+}
+
+/// Both sequences of every pair.
+pub(crate) fn pair_ids<'a>(
+    pairs: impl IntoIterator<Item = &'a TokenizedPair>,
+) -> impl Iterator<Item = &'a [u32]> {
+    pairs
+        .into_iter()
+        .flat_map(|p| [&p.chosen.ids[..], &p.rejected.ids[..]])
+}

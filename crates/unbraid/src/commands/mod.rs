@@ -1,0 +1,90 @@
+//! One file per command: what to load, what to call, what to write and say.
+//!
+//! People's output goes to stderr, data to stdout. Long work listens to Ctrl-C between batches ([`Interrupt`]).
+
+mod demo;
+mod generate;
+mod inspect;
+mod load;
+mod objectives;
+mod output;
+mod progress;
+mod report;
+mod score;
+mod sft;
+mod train;
+mod training;
+
+use crate::cli::Command;
+use anyhow::{Context, Result};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+/// How a command ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum End {
+    /// It did what was asked.
+    Done,
+    /// The user stopped it; what it had is saved.
+    Interrupted,
+}
+
+/// Tells whether Ctrl-C was pressed. A second press ends the program at once.
+#[derive(Clone, Default)]
+pub(crate) struct Interrupt(Arc<AtomicBool>);
+
+impl Interrupt {
+    fn install() -> Self {
+        let interrupt = Interrupt::default();
+        let flag = Arc::clone(&interrupt.0);
+        let handler = move || {
+            if flag.swap(true, Ordering::SeqCst) {
+                std::process::exit(130);
+            }
+            eprintln!("stopping after this step; press Ctrl-C again to stop at once");
+        };
+        if let Err(error) = ctrlc::set_handler(handler) {
+            eprintln!("note: Ctrl-C will stop without saving: {error}");
+        }
+        interrupt
+    }
+
+    /// Whether the user wants to stop.
+    pub(crate) fn pressed(&self) -> bool {
+        self.0.load(Ordering::SeqCst)
+    }
+}
+
+/// Runs a command.
+///
+/// # Errors
+/// One message that says what is wrong and where; nothing is left half-written.
+pub fn run(command: Command) -> Result<End> {
+    let threads = threads(&command);
+    let pool = rayon::ThreadPoolBuilder::new()
+        .num_threads(threads.unwrap_or(0))
+        .build()
+        .context("cannot start the worker threads")?;
+    let interrupt = Interrupt::install();
+    pool.install(|| match command {
+        Command::Train(config) => train::run(&config, &interrupt),
+        Command::Sft(config) => sft::run(&config, &interrupt),
+        Command::Score(config) => score::run(&config, &interrupt),
+        Command::Generate(config) => generate::run(&config, &interrupt),
+        Command::Inspect(config) => inspect::run(&config),
+        Command::Objectives(config) => objectives::run(&config),
+        Command::Report(config) => report::run(&config),
+        Command::Demo(config) => demo::run(&config, &interrupt),
+    })
+}
+
+fn threads(command: &Command) -> Option<usize> {
+    match command {
+        Command::Train(config) => config.model.threads,
+        Command::Sft(config) => config.model.threads,
+        Command::Score(config) => config.model.threads,
+        Command::Generate(config) => config.model.threads,
+        Command::Demo(config) => config.threads,
+        Command::Inspect(_) | Command::Objectives(_) | Command::Report(_) => None,
+    }
+}

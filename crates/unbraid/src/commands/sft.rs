@@ -1,0 +1,82 @@
+//! `unbraid sft`: supervised fine-tuning, and pre-training of small models from a configuration.
+
+use super::load;
+use super::{End, Interrupt, output, training};
+use crate::cli::{SftConfig, Strategy};
+use anyhow::Result;
+use std::path::Path;
+use std::sync::Arc;
+use unbraid_model::{LanguageModel, ModelConfig};
+use unbraid_preference::{SftDataset, SftOptions, tokenize_sft};
+use unbraid_tensor::{Backend, CpuBackend};
+use unbraid_text::Tokenizer;
+use unbraid_train::SftTask;
+
+fn sequences(
+    config: &SftConfig,
+    name: &str,
+    split: &str,
+    tokenizer: &Tokenizer,
+) -> Result<SftDataset> {
+    let rows = load::rows(name, split, &config.data)?;
+    let options = SftOptions {
+        completion_only: config.completion_only_loss.unwrap_or(true),
+        packing: config.packing,
+    };
+    let dataset = tokenize_sft(&rows, tokenizer, config.data.max_length.0, options)?;
+    for warning in dataset.report.warnings() {
+        eprintln!("note: {name}: {warning}");
+    }
+    Ok(dataset)
+}
+
+/// The model to start from, with its tokenizer.
+fn start(config: &SftConfig) -> Result<(LanguageModel<load::Cpu>, Tokenizer)> {
+    let name = &config.model.model_name_or_path;
+    if let Some(path) = &config.init_config {
+        let text = std::fs::read_to_string(path)
+            .map_err(|e| anyhow::anyhow!("cannot read {}: {e}", path.display()))?;
+        let model_config = ModelConfig::from_json_str(&text, &path.display().to_string())?;
+        let tokenizer = load::tokenizer(Path::new(name), None)?;
+        let backend = Arc::new(CpuBackend::new());
+        let model = LanguageModel::random(backend, model_config, config.model.seed);
+        return Ok((model, tokenizer));
+    }
+    let source = load::open(name)?;
+    let tokenizer = load::tokenizer(&source.path, Some(&source.weights))?;
+    Ok((load::model(&source)?, tokenizer))
+}
+
+/// Fine-tunes as `config` says.
+pub(super) fn run(config: &SftConfig, interrupt: &Interrupt) -> Result<End> {
+    let options = &config.trainer;
+    load::check_machine(&config.model, options.bf16)?;
+    let (mut model, tokenizer) = start(config)?;
+    let data = &config.data;
+    let train = sequences(config, &data.dataset_name, &data.dataset_train_split, &tokenizer)?;
+    let eval = if options.eval_strategy == Strategy::No {
+        None
+    } else {
+        let name = options.eval_dataset.as_ref().unwrap_or(&data.dataset_name);
+        Some(sequences(config, name, &data.dataset_test_split, &tokenizer)?)
+    };
+    let all = train.sequences.iter().chain(eval.iter().flat_map(|e| &e.sequences));
+    load::check_fits(&model.config, all.map(|s| &s.ids[..]))?;
+    output::prepare_dir(&options.output_dir, options.overwrite_output_dir)?;
+    let facts = [
+        ("machine", model.backend.describe()),
+        ("parameters", model.params.count().to_string()),
+        ("sequences", train.sequences.len().to_string()),
+    ];
+    output::write_run_yaml(&options.output_dir, config, &facts)?;
+    let mut task = SftTask {
+        train: &train,
+        eval: eval.as_ref(),
+        keep: training::keep(options),
+        eval_batch: options.per_device_eval_batch_size,
+    };
+    let lengths = (0..task.examples()).map(|i| task.length(i)).collect();
+    let plan = training::plan(options, config.model.seed, lengths);
+    let common = (options, &config.model);
+    training::run(&mut model, &mut task, &plan, common, &tokenizer, interrupt)
+}
