@@ -228,7 +228,7 @@ def review_row(source, seen):
 
 def jotting_row(source):
     text, label = jotting(source)
-    return with_verdict(source, text, label, source.chance(HASTY))
+    return with_verdict(source, text, label, False)
 
 
 def plain_row(source):

@@ -1,7 +1,7 @@
 //! The f-divergence that holds the policy to its reference, as a transformation of the log-ratio.
 //!
 //! DPO's reward β·x is the reverse-KL case of β·f'(π/π_ref); another f replaces the score x by s(x) = f'(e^x), up to a
-//! constant that the difference of two scores removes (Wang et al. 2023, arXiv:2309.16240, eq. 10 and Table 1). So only
+//! constant that the difference of two scores removes (Wang et al. 2023, arXiv:2309.16240, section 4). So only
 //! losses that read the difference of the two scores can take one.
 
 use crate::ObjectiveError;

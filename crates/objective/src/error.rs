@@ -40,7 +40,7 @@ pub enum ObjectiveError {
     },
     /// The divergence has no meaning for this objective.
     #[error(
-        "`f_divergence_type = {divergence}` has no meaning for `{objective}`\nhint: it goes with sigmoid, cdpo, sigmoid_norm, hinge, ipo, exo_pair, robust, discopop"
+        "`f_divergence_type = {divergence}` has no meaning for `{objective}`\nhint: it goes with sigmoid, cdpo, sigmoid_norm, hinge, ipo, exo_pair, robust, discopop, rpo, sft"
     )]
     UnsupportedDivergence {
         /// The objective.

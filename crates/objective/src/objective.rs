@@ -411,8 +411,11 @@ impl Objective {
     }
 
     /// Canonical names of all objectives, Table 2 of the entanglement paper first.
-    pub fn all_names() -> impl Iterator<Item = &'static str> {
-        REGISTRY.iter().map(|entry| entry.description.name)
+    pub fn all_names() -> Vec<&'static str> {
+        REGISTRY
+            .iter()
+            .map(|entry| entry.description.name)
+            .collect()
     }
 
     /// The description of a single objective.
@@ -545,7 +548,7 @@ fn unknown(name: &str) -> ObjectiveError {
     let nearest = all
         .min_by_key(|known| edit_distance(&wanted, known))
         .unwrap_or("sigmoid");
-    let known = Objective::all_names().collect::<Vec<_>>().join(", ");
+    let known = Objective::all_names().join(", ");
     ObjectiveError::UnknownObjective {
         name: name.to_owned(),
         nearest,

@@ -1,6 +1,6 @@
 //! Remedies as coefficient rules: (d_w, d_l) and the pair's Gram in, (d_w', d_l') out.
 //!
-//! Conditions (9) and (10) both hold exactly when ρ = d_w/d_l lies in the [band](crate::condition::band) that the Gram spans. All
+//! Conditions (9) and (10) both hold exactly when ρ = d_w/d_l lies in the [band] that the Gram spans. All
 //! three rules move ρ into it or towards its middle √(‖g_l‖²/‖g_w‖²) and keep the product d_w·d_l (up to
 //! a scale), so the objective still decides how hard a pair is pushed.
 //!
@@ -124,8 +124,8 @@ pub fn calibration_gap(d_w: f64, d_l: f64, gram: Gram) -> Option<f64> {
 /// Reward calibration of a batch: every pair's d_w is multiplied and d_l divided by s = √(r*/r), where log(r*/r) is first averaged over
 /// the batch's pairs (those that have one) and then over time. Hands back the coefficients, in order, and the next state.
 ///
-/// The published method takes r* from batch means of one layer's gradients; the mean over pairs of the log, over all parameters, is
-/// **ours**. It centres the batch, so single pairs may stay outside their own band: [`guarded`] and [`normalized`] do not.
+/// The published method averages log(d_w/d_l) and log(‖g_w‖/‖g_l‖) over time, with batch means of one layer's gradients; the mean over
+/// the pairs of the log, over all parameters, is **ours** (the two averages are one, being linear). It centres the batch, so single pairs may stay outside their own band: [`guarded`] and [`normalized`] do not.
 pub fn calibrated(
     pairs: &[(f64, f64, Gram)],
     state: Calibration,

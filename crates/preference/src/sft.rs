@@ -11,6 +11,7 @@
 
 use std::collections::{BTreeMap, VecDeque};
 
+use rayon::prelude::*;
 use unbraid_text::Tokenizer;
 
 use crate::error::{PreferenceError, Result};
@@ -121,8 +122,10 @@ pub fn tokenize_sft(
         ..Default::default()
     };
     let mut sequences = Vec::with_capacity(rows.len());
-    for (index, row) in rows.iter().enumerate() {
-        let Some(encoded) = encode_row(row, tok)? else {
+    // In parallel, but gathered in order: the first bad row is the one that is reported.
+    let encoded: Vec<Result<Option<Encoded>>> = rows.par_iter().map(|row| encode_row(row, tok)).collect();
+    for (index, (row, encoded)) in rows.iter().zip(encoded).enumerate() {
+        let Some(encoded) = encoded? else {
             report.dropped_empty += 1;
             continue;
         };

@@ -15,6 +15,7 @@
 //! Identical chosen and rejected are kept, as in TRL, and counted: their gradient is zero in every margin loss.
 //! Source: `trl/trainer/dpo_trainer.py` 1.16, `_prepare_dataset` and the collator. Tested in `tests/parity.rs`.
 
+use rayon::prelude::*;
 use sha2::{Digest, Sha256};
 use unbraid_text::{Message, TextError, Tokenizer};
 
@@ -83,7 +84,7 @@ pub struct TokenizationReport {
     pub dropped_empty_completion: usize,
     /// Pairs dropped because no prompt token precedes the completion.
     pub dropped_empty_prompt: usize,
-    /// Kept pairs whose chosen and rejected ids are equal: they teach a margin loss nothing.
+    /// Kept pairs whose chosen and rejected ids are equal (after truncation): they teach a margin loss nothing.
     pub identical: usize,
     /// Kept pairs of which a sequence was cut at `max_length`.
     pub truncated: usize,
@@ -160,81 +161,79 @@ pub fn tokenize_pairs(
         return Err(PreferenceError::MaxLength { got });
     }
     let limit = max_length.unwrap_or(usize::MAX);
-    let mut report = TokenizationReport {
-        total: rows.len(),
-        ..Default::default()
-    };
+    // In parallel, but gathered in order: the first bad row is the one that is reported.
+    let outcomes: Vec<Result<Outcome>> =
+        rows.par_iter().enumerate().map(|(index, row)| tokenize_pair(index, row, tok, limit)).collect();
+    let mut report = TokenizationReport { total: rows.len(), ..Default::default() };
     let mut pairs = Vec::with_capacity(rows.len());
-    for (index, row) in rows.iter().enumerate() {
-        let RowKind::Preference {
-            prompt,
-            chosen,
-            rejected,
-        } = &row.kind
-        else {
-            return Err(PreferenceError::WrongKind {
-                location: row.location.clone(),
-                got: row.kind.name(),
-                needed: "rows need `chosen` and `rejected`",
-            });
-        };
-        if is_blank(chosen, tok) || is_blank(rejected, tok) {
-            report.dropped_empty_completion += 1;
-            continue;
-        }
-        let prepared = prepare(&row.location, tok, prompt, [chosen, rejected])?;
-        let whole_prompt = prepared.prompt_ids.len();
-        let [mut chosen, mut rejected] = prepared.full_ids;
-        let prompt_len = common_prefix(&prepared.prompt_ids, &chosen)
-            .min(common_prefix(&prepared.prompt_ids, &rejected));
-        if prompt_len == 0 {
-            report.dropped_empty_prompt += 1;
-            continue;
-        }
-        if prompt_len >= limit {
-            report.dropped_long_prompt += 1;
-            continue;
-        }
-        report.identical += usize::from(chosen == rejected);
-        report.truncated += usize::from(chosen.len() > limit || rejected.len() > limit);
-        if prompt_len < whole_prompt {
-            report.boundary_mismatches += 1;
-            if report.first_mismatch.is_none() {
-                let left_out = tok
-                    .decode(&prepared.prompt_ids[prompt_len..], false)
-                    .map_err(at(&row.location))?;
-                report.first_mismatch = Some(Mismatch { index, left_out });
+    for outcome in outcomes {
+        match outcome? {
+            Outcome::EmptyCompletion => report.dropped_empty_completion += 1,
+            Outcome::EmptyPrompt => report.dropped_empty_prompt += 1,
+            Outcome::LongPrompt => report.dropped_long_prompt += 1,
+            Outcome::Usable { pair, truncated, mismatch } => {
+                report.identical += usize::from(pair.chosen.ids == pair.rejected.ids);
+                report.truncated += usize::from(truncated);
+                report.boundary_mismatches += usize::from(mismatch.is_some());
+                report.first_mismatch = report.first_mismatch.or(mismatch);
+                pairs.push(*pair);
             }
         }
-        chosen.truncate(limit);
-        rejected.truncate(limit);
-        let [chosen_text, rejected_text] = prepared.completions;
-        pairs.push(TokenizedPair {
-            index,
-            chosen: TokenizedSequence {
-                ids: chosen,
-                prompt_len,
-            },
-            rejected: TokenizedSequence {
-                ids: rejected,
-                prompt_len,
-            },
-            weight: row.weight,
-            text: PairText {
-                prompt: prepared.prompt,
-                chosen: chosen_text,
-                rejected: rejected_text,
-            },
-        });
     }
     if pairs.is_empty() {
         let reasons = report.warnings().join("; ");
-        return Err(PreferenceError::NothingLeft {
-            total: report.total,
-            reasons,
-        });
+        return Err(PreferenceError::NothingLeft { total: report.total, reasons });
     }
     Ok(TokenizedDataset { pairs, report })
+}
+
+/// What became of a row.
+enum Outcome {
+    EmptyCompletion,
+    EmptyPrompt,
+    LongPrompt,
+    Usable { pair: Box<TokenizedPair>, truncated: bool, mismatch: Option<Mismatch> },
+}
+
+fn tokenize_pair(index: usize, row: &Row, tok: &Tokenizer, limit: usize) -> Result<Outcome> {
+    let RowKind::Preference { prompt, chosen, rejected } = &row.kind else {
+        return Err(PreferenceError::WrongKind {
+            location: row.location.clone(),
+            got: row.kind.name(),
+            needed: "rows need `chosen` and `rejected`",
+        });
+    };
+    if is_blank(chosen, tok) || is_blank(rejected, tok) {
+        return Ok(Outcome::EmptyCompletion);
+    }
+    let prepared = prepare(&row.location, tok, prompt, [chosen, rejected])?;
+    let [mut chosen, mut rejected] = prepared.full_ids;
+    let prompt_len =
+        common_prefix(&prepared.prompt_ids, &chosen).min(common_prefix(&prepared.prompt_ids, &rejected));
+    if prompt_len == 0 {
+        return Ok(Outcome::EmptyPrompt);
+    }
+    if prompt_len >= limit {
+        return Ok(Outcome::LongPrompt);
+    }
+    let left_out = &prepared.prompt_ids[prompt_len..];
+    let mismatch = if left_out.is_empty() {
+        None
+    } else {
+        Some(Mismatch { index, left_out: tok.decode(left_out, false).map_err(at(&row.location))? })
+    };
+    let truncated = chosen.len() > limit || rejected.len() > limit;
+    chosen.truncate(limit);
+    rejected.truncate(limit);
+    let [chosen_text, rejected_text] = prepared.completions;
+    let pair = TokenizedPair {
+        index,
+        chosen: TokenizedSequence { ids: chosen, prompt_len },
+        rejected: TokenizedSequence { ids: rejected, prompt_len },
+        weight: row.weight,
+        text: PairText { prompt: prepared.prompt, chosen: chosen_text, rejected: rejected_text },
+    };
+    Ok(Outcome::Usable { pair: Box::new(pair), truncated, mismatch })
 }
 
 /// A prompt with `N` completions, as text and as ids.

@@ -1,5 +1,7 @@
 //! Chat templates against what Jinja2 under `transformers` rendered (`parity/generate.py`).
 
+#![allow(clippy::unwrap_used, reason = "a test helper that fails should stop the test")]
+
 mod common;
 
 use common::{expected, tiny, tiny_config, tiny_json};

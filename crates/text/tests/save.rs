@@ -1,5 +1,7 @@
 //! A saved tokenizer is the same tokenizer.
 
+#![allow(clippy::unwrap_used, reason = "a test helper that fails should stop the test")]
+
 mod common;
 
 use common::{expected, tiny, tiny_config, tiny_dir, tiny_json};

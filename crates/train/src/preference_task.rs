@@ -12,7 +12,8 @@ use crate::score::{ScoredPair, score_pairs};
 use crate::trainer::Task;
 use unbraid_geometry::{Cluster, GramSink};
 use unbraid_model::{Accumulate, Batch, Forest, GradientPlan, Gradients, Keep, LanguageModel};
-use unbraid_objective::{Case, Gram, Objective, PairLogps, PairLoss, classify, predicted_change};
+use unbraid_objective::condition::{classify, predicted_change};
+use unbraid_objective::{Case, Gram, Objective, PairLogps, PairLoss};
 use unbraid_preference::TokenizedPair;
 use unbraid_tensor::Backend;
 

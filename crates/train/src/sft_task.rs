@@ -72,7 +72,12 @@ impl<B: Backend> Task<B> for SftTask<'_> {
             }
             let count = batch.targets() as f64;
             metrics.add_weighted("loss", -sum / count.max(1.0), count);
-            let seeds = vec![-1.0 / tokens.max(1) as f64; batch.targets()];
+            let weights = packs.iter().flat_map(|&p| &self.train.packs[p]);
+            let weights = weights.map(|&s| self.train.sequences[s].weight);
+            let mut seeds = vec![0.0; batch.targets()];
+            for (response, weight) in batch.forest.responses.iter().zip(weights) {
+                seeds[response.targets.clone()].fill(-weight / tokens.max(1) as f64);
+            }
             let plan = GradientPlan::summed(&*model.backend, &batch.forest);
             model.backward(&batch, &plan, forward, &seeds, &mut Accumulate(gradients));
         }

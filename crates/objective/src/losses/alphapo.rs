@@ -14,7 +14,7 @@ use crate::options::ObjectiveOptions;
 ///
 /// - Coefficients: with c = σ(−u), d_w = βc e^{−αp_w}/L_w, d_l = βc e^{−αp_l}/L_l: for α > 0 unlikely completions are pushed harder.
 /// - Stability: softplus; the exponent −αp is held at 80, slope 0 beyond.
-/// - Source: Gupta et al. 2025, arXiv:2501.03884, eq. 5 and 6. α 0.25 is one of the paper's settings; β and γ are this crate's SimPO.
+/// - Source: Gupta et al. 2025, arXiv:2501.03884. α 0.25 is one of the paper's settings (Table 3); β and γ are this crate's SimPO.
 /// - TRL: the experimental CPO trainer with `loss_type = "alphapo"` (which is "simpo" without likelihood term) and `alpha`; its α is 0 and β 0.1 unless
 ///   said, and it computes e^p before the power, which underflows.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -56,7 +56,7 @@ impl AlphaPo {
             ("label_smoothing", "0", "flip probability ε"),
         ],
         needs_reference: false,
-        source: "Gupta et al. 2025, arXiv:2501.03884, eq. 5 and 6",
+        source: "Gupta et al. 2025, arXiv:2501.03884",
         trl_differences: Some("TRL's alpha is 0 (SimPO) and its beta 0.1 unless said"),
     };
 

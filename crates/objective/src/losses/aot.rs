@@ -15,7 +15,7 @@ use crate::options::ObjectiveOptions;
 /// - Coefficients: the pair whose margin has rank k gets d_w = d_l = β(σ(−u_k) − ε). With one pair this is DPO.
 /// - Ties are ranked in batch order. The loss is not smooth where two margins cross; the coefficients are continuous elsewhere.
 /// - Stability: softplus; finite for every finite log-prob.
-/// - Source: Melnyk et al. 2024, arXiv:2406.05882, eq. 10.
+/// - Source: Melnyk et al. 2024, arXiv:2406.05882, section 3.
 /// - TRL: `loss_type = "aot"` (called `aot_pair` before its 1.0); it keeps losses in sorted order, here each stays with its pair.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Aot {
@@ -48,7 +48,7 @@ impl Aot {
             ("label_smoothing", "0", "flip probability ε"),
         ],
         needs_reference: true,
-        source: "Melnyk et al. 2024, arXiv:2406.05882, eq. 10",
+        source: "Melnyk et al. 2024, arXiv:2406.05882, section 3",
         trl_differences: Some(
             "TRL before 1.0 called this aot_pair, and gave the name aot to what is now aot_unpaired",
         ),
@@ -99,7 +99,7 @@ impl Loss for Aot {
 ///   the two may belong to different pairs, so a pair's d_w and d_l differ. The loss is shown with the chosen side's pair.
 /// - Ties are ranked in batch order. With one pair this is DPO.
 /// - Stability: softplus; finite for every finite log-prob.
-/// - Source: Melnyk et al. 2024, arXiv:2406.05882, eq. 11.
+/// - Source: Melnyk et al. 2024, arXiv:2406.05882, section 3.
 /// - TRL: `loss_type = "aot_unpaired"` (called `aot` before its 1.0).
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct AotUnpaired {
@@ -132,7 +132,7 @@ impl AotUnpaired {
             ("label_smoothing", "0", "flip probability ε"),
         ],
         needs_reference: true,
-        source: "Melnyk et al. 2024, arXiv:2406.05882, eq. 11",
+        source: "Melnyk et al. 2024, arXiv:2406.05882, section 3",
         trl_differences: Some("TRL before 1.0 called this aot"),
     };
 

@@ -13,7 +13,7 @@ use crate::options::ObjectiveOptions;
 /// - Coefficients: d_w = β σ(δ − βx_w), d_l = β σ(βx_l − δ), with δ held constant.
 /// - δ: 0, the batch's mean reward, or what the caller's [`RunningMean`] gives (the paper's moving average).
 /// - Stability: softplus; finite for every finite log-prob.
-/// - Source: Jung et al. 2024, arXiv:2404.04656, eq. 15 (reward shift δ = ½(E r_w + E r_l)).
+/// - Source: Jung et al. 2024, arXiv:2404.04656, section 4 (reward shift δ = ½(E r_w + E r_l)).
 /// - TRL: `loss_type = "bco_pair"` has no shift (δ = 0), the default here; under semantics = paper, the batch's mean.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct BcoPair {
@@ -81,7 +81,7 @@ impl BcoPair {
             ),
         ],
         needs_reference: true,
-        source: "Jung et al. 2024, arXiv:2404.04656, eq. 15",
+        source: "Jung et al. 2024, arXiv:2404.04656, section 4",
         trl_differences: Some(
             "TRL's bco_pair has no reward shift (δ = 0); the paper's is a running mean of the rewards",
         ),

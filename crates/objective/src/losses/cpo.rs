@@ -14,7 +14,7 @@ use crate::options::ObjectiveOptions;
 ///
 /// - Coefficients: with c = σ(−u), d_w = βc + λ, d_l = βc.
 /// - Stability: softplus; finite for every finite log-prob.
-/// - Source: Xu et al. 2024, arXiv:2401.08417, eq. 5 and 6 (L_prefer, L_NLL), as in arXiv:2410.13828, Table 2.
+/// - Source: Xu et al. 2024, arXiv:2401.08417, eq. 3 with L_NLL; arXiv:2410.13828, Table 2.
 /// - TRL: the experimental CPO trainer with `loss_type = "sigmoid"`: the likelihood term is a mean over the chosen tokens of
 ///   the micro-batch (smaller than λ a_w by the length, and long completions weigh more); `label_smoothing` is read.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -60,7 +60,7 @@ impl Cpo {
             ("label_smoothing", "0", "flip probability ε"),
         ],
         needs_reference: false,
-        source: "Xu et al. 2024, arXiv:2401.08417, eq. 5 and 6",
+        source: "Xu et al. 2024, arXiv:2401.08417, eq. 3 with L_NLL, as in arXiv:2410.13828, Table 2",
         trl_differences: Some(
             "TRL averages the likelihood term over the chosen tokens of the micro-batch; the paper's is the sequence's log-prob",
         ),

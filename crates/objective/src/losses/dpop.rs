@@ -15,7 +15,7 @@ use crate::options::ObjectiveOptions;
 /// - Coefficients: with c = σ(−u), d_l = βc; d_w = βc while x_w ≥ 0 and βc(1 + λ) once x_w < 0. The slope at x_w = 0 (the
 ///   first step, policy equal to reference) is DPO's.
 /// - Stability: softplus; finite for every finite log-prob.
-/// - Source: Pal et al. 2024 (Smaug), arXiv:2402.13228, eq. 3.
+/// - Source: Pal et al. 2024 (Smaug), arXiv:2402.13228; arXiv:2410.13828, Table 2.
 /// - TRL 1.16 has no such loss.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Dpop {
@@ -48,7 +48,7 @@ impl Dpop {
             ("dpop_lambda", "50", "λ, weight of the penalty"),
         ],
         needs_reference: true,
-        source: "Pal et al. 2024, arXiv:2402.13228, eq. 3",
+        source: "Pal et al. 2024, arXiv:2402.13228, as in arXiv:2410.13828, Table 2",
         trl_differences: Some("not in TRL"),
     };
 

@@ -13,7 +13,7 @@ use crate::options::ObjectiveOptions;
 ///
 /// - Coefficients: d_w = d_l = β inside the hinge (βh < 1), 0 outside.
 /// - Stability: piecewise linear; the slope at the corner is taken as 0, as PyTorch's relu does.
-/// - Source: Liu et al. 2023 (RSO), arXiv:2309.06657, eq. 10; SLiC's hinge on normalised likelihoods.
+/// - Source: Liu et al. 2023 (RSO), arXiv:2309.06657 (hinge-norm); after SLiC, Zhao et al. 2023, arXiv:2305.10425, section 2.
 /// - TRL: `loss_type = "hinge"`, the same.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Hinge {
@@ -50,7 +50,7 @@ impl Hinge {
             ),
         ],
         needs_reference: true,
-        source: "Liu et al. 2023, arXiv:2309.06657, eq. 10",
+        source: "Liu et al. 2023, arXiv:2309.06657 (hinge-norm); after Zhao et al. 2023, arXiv:2305.10425, section 2",
         trl_differences: None,
     };
 

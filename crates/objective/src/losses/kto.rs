@@ -15,7 +15,7 @@ use crate::options::ObjectiveOptions;
 ///   batch's 2B completions (**ours**; no second scoring), never below 0.
 /// - Unpaired rows: [`Kto::row`].
 /// - Stability: logistic functions of both signs; saturates to 0 at both ends, so hopeless and settled rows stop moving.
-/// - Source: Ethayarajh et al. 2024, arXiv:2402.01306, eq. 7 and 8; arXiv:2410.13828, Table 2, drops the constant λ_w + λ_l.
+/// - Source: Ethayarajh et al. 2024, arXiv:2402.01306, eq. 7; arXiv:2410.13828, Table 2, drops the constant λ_w + λ_l.
 /// - TRL: `KTOTrainer` on unpaired rows; it takes the mean over rows, so a pair's coefficients there are half of these, and z from
 ///   completions shifted by one row within the batch.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -69,7 +69,7 @@ impl Kto {
             ),
         ],
         needs_reference: true,
-        source: "Ethayarajh et al. 2024, arXiv:2402.01306, eq. 7 and 8",
+        source: "Ethayarajh et al. 2024, arXiv:2402.01306, eq. 7, as in arXiv:2410.13828, Table 2",
         trl_differences: Some(
             "TRL's KTO reads unpaired rows, averages over rows (half these coefficients for a pair) and estimates KL from completions shifted by one row; its former kto_pair is gone",
         ),

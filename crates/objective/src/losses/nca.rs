@@ -12,7 +12,7 @@ use crate::options::ObjectiveOptions;
 ///
 /// - Coefficients: d_w = β(σ(−βx_w) − ½σ(βx_w)), d_l = ½β σ(βx_l). d_w turns negative past βx_w = log 2: the chosen reward is held there.
 /// - Stability: softplus; finite for every finite log-prob.
-/// - Source: Chen et al. 2024, arXiv:2402.05369, the pairwise case of eq. 11 (K = 2).
+/// - Source: Chen et al. 2024, arXiv:2402.05369, section 4.1 with K = 2.
 /// - TRL: `loss_type = "nca_pair"`, the same.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct NcaPair {
@@ -37,7 +37,7 @@ impl NcaPair {
         d_l: "½ β σ(βx_l)",
         defaults: &[("beta", "0.1", "β, per nat")],
         needs_reference: true,
-        source: "Chen et al. 2024, arXiv:2402.05369, eq. 11",
+        source: "Chen et al. 2024, arXiv:2402.05369, section 4.1 with K = 2",
         trl_differences: None,
     };
 

@@ -14,7 +14,7 @@ use crate::options::ObjectiveOptions;
 ///
 /// - Coefficients: with c = σ(−(o_w − o_l)), d_w = λc/(L_w(1 − e^p_w)) + Λ', d_l = λc/(L_l(1 − e^p_l)).
 /// - Stability: log(1 − e^p) by expm1 or log1p; p is held at −1e-12 (a completion that certain has no odds to speak of), with the slope there.
-/// - Source: Hong et al. 2024, arXiv:2403.07691, eq. 4, 6 and 7; λ 0.1.
+/// - Source: Hong et al. 2024, arXiv:2403.07691, eq. 4 and 7; λ 0.1.
 /// - TRL: the experimental ORPO trainer, λ under the name `beta`, in float32. Its likelihood term runs over *prompt and completion* tokens of the
 ///   micro-batch, which sums over the completion cannot express: here the completion's alone (mean over the batch's chosen tokens; under
 ///   semantics = paper, each completion's own mean).
@@ -60,7 +60,7 @@ impl Orpo {
             ),
         ],
         needs_reference: false,
-        source: "Hong et al. 2024, arXiv:2403.07691, eq. 4, 6 and 7",
+        source: "Hong et al. 2024, arXiv:2403.07691, eq. 4 and 7",
         trl_differences: Some(
             "TRL's likelihood term also runs over the prompt's tokens; here, over the completion's alone",
         ),

@@ -14,7 +14,7 @@ use crate::options::ObjectiveOptions;
 ///
 /// - Coefficients: d_w = d_l = β[(1−ε) σ(−βh) + ε σ(βh)]/(1−2ε); never below βε/(1−2ε), so the push does not end.
 /// - Stability: softplus; finite for every finite h and ε < ½. Not bounded below: ℓ → −∞ as h → ∞.
-/// - Source: Chowdhury et al. 2024, arXiv:2403.00409, eq. 12.
+/// - Source: Chowdhury et al. 2024, arXiv:2403.00409, section 3.1.
 /// - TRL: `loss_type = "robust"`, the same. ε = 0 (TRL's default, and this one's) is DPO.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Robust {
@@ -59,7 +59,7 @@ impl Robust {
             ),
         ],
         needs_reference: true,
-        source: "Chowdhury et al. 2024, arXiv:2403.00409, eq. 12",
+        source: "Chowdhury et al. 2024, arXiv:2403.00409, section 3.1",
         trl_differences: None,
     };
 

@@ -12,7 +12,7 @@ use crate::options::ObjectiveOptions;
 ///
 /// - Coefficients: where the ranking is wrong, d_w = 1/L_w + λ, d_l = 1/L_l; where it is right (or tied), d_w = λ, d_l = 0.
 /// - Stability: piecewise linear; the slope at the tie is taken as 0, as PyTorch's relu does.
-/// - Source: Yuan et al. 2023, arXiv:2304.05302, eq. 2 to 4, for two completions.
+/// - Source: Yuan et al. 2023, arXiv:2304.05302, for two completions as in arXiv:2410.13828, Table 2.
 /// - TRL 1.16 has no such loss.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Rrhf {
@@ -49,7 +49,7 @@ impl Rrhf {
             ),
         ],
         needs_reference: false,
-        source: "Yuan et al. 2023, arXiv:2304.05302, eq. 2 to 4",
+        source: "Yuan et al. 2023, arXiv:2304.05302, as in arXiv:2410.13828, Table 2",
         trl_differences: Some("not in TRL"),
     };
 

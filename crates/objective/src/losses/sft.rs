@@ -11,7 +11,7 @@ use crate::options::ObjectiveOptions;
 ///
 /// - Coefficients: d_w = B/ΣL_w, d_l = 0.
 /// - Stability: linear.
-/// - Source: maximum likelihood; as a term of preference losses arXiv:2403.07691, eq. 2.
+/// - Source: maximum likelihood; as a term of preference losses, TRL's `sft`.
 /// - TRL: `loss_type = "sft"`, the same (mean over the micro-batch's chosen tokens). With `nll_average = false`, the sum: ℓ = −a_w.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Sft {
@@ -45,7 +45,7 @@ impl Sft {
             "mean over the batch's chosen tokens; false: the sum over the completion",
         )],
         needs_reference: false,
-        source: "maximum likelihood; Hong et al. 2024, arXiv:2403.07691, eq. 2",
+        source: "maximum likelihood; Λ of arXiv:2410.13828, eq. 6, alone",
         trl_differences: None,
     };
 

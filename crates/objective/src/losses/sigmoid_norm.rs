@@ -14,7 +14,7 @@ use crate::options::ObjectiveOptions;
 ///
 /// - Coefficients: with c = σ(−u), d_w = βc/L_w, d_l = βc/L_l; so d_w/d_l = L_l/L_w, not 1.
 /// - Stability: softplus; finite for every finite log-prob and length ≥ 1.
-/// - Source: Lambert et al. 2024 (Tülu 3), arXiv:2411.15124, eq. 6.
+/// - Source: Lambert et al. 2024 (Tülu 3), arXiv:2411.15124, section 5 (length-normalized DPO).
 /// - TRL: `loss_type = "sigmoid_norm"`, the same.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct SigmoidNorm {
@@ -55,7 +55,7 @@ impl SigmoidNorm {
             ),
         ],
         needs_reference: true,
-        source: "Lambert et al. 2024, arXiv:2411.15124, eq. 6",
+        source: "Lambert et al. 2024, arXiv:2411.15124, section 5 (length-normalized DPO)",
         trl_differences: None,
     };
 

@@ -14,7 +14,7 @@ use crate::options::ObjectiveOptions;
 ///
 /// - Coefficients: with c = σ(−u), d_w = βc/L_w, d_l = βc/L_l; so d_w/d_l = L_l/L_w.
 /// - Stability: softplus; finite for every finite log-prob and length ≥ 1.
-/// - Source: Meng et al. 2024, arXiv:2405.14734, eq. 6.
+/// - Source: Meng et al. 2024, arXiv:2405.14734, eq. 6; arXiv:2410.13828, Table 2.
 /// - TRL: the experimental CPO trainer with `loss_type = "simpo"`: β 0.1 and γ 0.5 there by default, `label_smoothing` read,
 ///   and, unless `cpo_alpha = 0` is said, a likelihood term of weight 1 added (CPO-SimPO).
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -55,7 +55,7 @@ impl SimPo {
             ("label_smoothing", "0", "flip probability ε"),
         ],
         needs_reference: false,
-        source: "Meng et al. 2024, arXiv:2405.14734, eq. 6",
+        source: "Meng et al. 2024, arXiv:2405.14734, eq. 6, as in arXiv:2410.13828, Table 2",
         trl_differences: Some(
             "TRL's CPO trainer defaults to beta 0.1 (gamma 0.5) and adds a likelihood term of weight 1 unless cpo_alpha = 0; here beta is 2 and there is none unless semantics = trl and cpo_alpha is given",
         ),

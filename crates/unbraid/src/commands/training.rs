@@ -61,6 +61,9 @@ pub(crate) fn settings(options: &TrainerOptions, plan: &TrainingPlan) -> Result<
         LrSchedulerType::ConstantWithWarmup => ScheduleKind::ConstantWithWarmup,
         LrSchedulerType::Polynomial => ScheduleKind::Polynomial,
         LrSchedulerType::InverseSqrt => ScheduleKind::InverseSqrt,
+        LrSchedulerType::WarmupStableDecay => {
+            bail!("--lr-scheduler-type warmup_stable_decay is not supported yet")
+        }
     };
     Ok(Settings {
         optimizer,
