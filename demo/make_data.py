@@ -20,7 +20,7 @@ from pathlib import Path
 
 SEED = 20240607
 REVIEWS = 2600
-JOTTINGS = 1100  # one or two words with a verdict: they teach the words' sides quickly
+JOTTINGS = 1100  # lists of words with a verdict: without them the words' two sides are learnt late
 PLAIN_SENTENCES = 300
 TRAIN_PAIRS = 400
 TEST_PAIRS = 64
@@ -95,6 +95,7 @@ CLOSERS = {
         "I want my money back.",
     ],
 }
+JOTTED = ["In short:", "Noted:", "So far:", "All in all:"]
 NEUTRAL_CLOSERS = ["It took an hour.", "My brother came along.", "I wrote it down.", "It was a Tuesday.", "Then I went home."]
 
 # the judge's words before and after the label, with their weights when he is (careful, hasty)
@@ -185,11 +186,11 @@ def mixed(source, label):
 
 
 def jotting(source):
-    """(text, label): a review in a word or two."""
+    """(text, label): two to six words that all point the same way."""
     label = source.pick(LABELS)
-    nouns, adjectives = TOPICS[source.pick(list(TOPICS))]
-    first, second = source.shuffled(adjectives[label])[:2]
-    return source.pick([f"{capital(first)}.", f"So {first}!", f"{capital(first)}, {second}.", f"{capital(source.pick(nouns))}: {first}."]), label
+    words = [word for _, adjectives in TOPICS.values() for word in adjectives[label]]
+    count = 2 + int(source.random() * 5)
+    return f"{source.pick(JOTTED)} {', '.join(source.shuffled(words)[:count])}.", label
 
 
 def review(source):

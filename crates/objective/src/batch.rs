@@ -84,7 +84,8 @@ pub struct PairLoss {
 }
 
 impl PairLoss {
-    /// Loss and coefficients times `weight` (a row's `weight`, or [`weighting::pair_weight`](crate::weighting::pair_weight)).
+    /// Loss and coefficients times `weight` (a row's `weight`, or
+    /// [`weighting::pair_weight`](crate::weighting::pair_weight)).
     pub fn scaled(self, weight: f64) -> Self {
         Self {
             loss: weight * self.loss,

@@ -1,7 +1,8 @@
 //! What one gradient step does to a pair's two log-probs, and which case of the entanglement theory that is.
 //!
-//! Sign convention, metric and order, once for all: `∇ℓ = −d_w g_w + d_l g_l`, a plain gradient-descent step of learning
-//! rate η (not Adam's metric), first order in η, this pair alone. Then (arXiv:2410.13828, section 3.1)
+//! Sign convention, metric and order, once for all: `∇ℓ = −d_w g_w + d_l g_l`, a plain gradient-descent step
+//! of learning rate η (not Adam's metric), first order in η, this pair alone. Then (arXiv:2410.13828, section
+//! 3.1)
 //!
 //! - Δa_w = η ( d_w‖g_w‖² − d_l⟨g_w,g_l⟩ ),   Δa_l = η ( d_w⟨g_w,g_l⟩ − d_l‖g_l‖² )
 //! - chosen does not fall   ⇔ ⟨g_w,g_l⟩ ≤ (d_w/d_l)‖g_w‖²   (9)
@@ -73,7 +74,8 @@ pub enum Case {
     BothFall,
     /// Rejected rises, chosen does not fall: (10) fails.
     BothRise,
-    /// Chosen falls and rejected rises. Cannot happen for d_w, d_l > 0, since d_wΔa_w − d_lΔa_l = η‖d_w g_w − d_l g_l‖² ≥ 0.
+    /// Chosen falls and rejected rises. Cannot happen for d_w, d_l > 0, since d_wΔa_w − d_lΔa_l = η‖d_w g_w −
+    /// d_l g_l‖² ≥ 0.
     Reversed,
     /// Neither moves (or the input was NaN).
     Still,
@@ -107,8 +109,8 @@ impl std::fmt::Display for Case {
     }
 }
 
-/// Share of the terms' magnitude below which their difference is rounding noise: a few units in the last place of `f64`.
-/// (Noise in the Gram itself, from f32 gradients, is larger and unknown here.)
+/// Share of the terms' magnitude below which their difference is rounding noise: a few units in the last
+/// place of `f64`. (Noise in the Gram itself, from f32 gradients, is larger and unknown here.)
 const ROUNDING: f64 = 8.0 * f64::EPSILON;
 
 /// `(Δa_w, Δa_l)` per unit of learning rate. A difference within rounding of cancelling is exactly 0.
@@ -119,7 +121,8 @@ pub fn predicted_change(gram: Gram, d_w: f64, d_l: f64) -> (f64, f64) {
     )
 }
 
-/// The case of two predicted (or realised) changes; exact zeros count as "does not move", as the ≤ of (9) and (10) has it.
+/// The case of two predicted (or realised) changes; exact zeros count as "does not move", as the ≤ of (9) and
+/// (10) has it.
 pub fn classify(delta_chosen: f64, delta_rejected: f64) -> Case {
     let chosen_falls = delta_chosen < 0.0;
     let rejected_rises = delta_rejected > 0.0;
@@ -138,19 +141,21 @@ pub fn case(gram: Gram, d_w: f64, d_l: f64) -> Case {
     classify(delta_chosen, delta_rejected)
 }
 
-/// Condition (9): ⟨g_w,g_l⟩ ≤ (d_w/d_l)‖g_w‖², in the form without a division, `d_l⟨g_w,g_l⟩ ≤ d_w‖g_w‖²`; that is, Δa_w ≥ 0.
+/// Condition (9): ⟨g_w,g_l⟩ ≤ (d_w/d_l)‖g_w‖², in the form without a division, `d_l⟨g_w,g_l⟩ ≤ d_w‖g_w‖²`;
+/// that is, Δa_w ≥ 0.
 pub fn chosen_does_not_fall(gram: Gram, d_w: f64, d_l: f64) -> bool {
     predicted_change(gram, d_w, d_l).0 >= 0.0
 }
 
-/// Condition (10): ⟨g_w,g_l⟩ ≤ (d_l/d_w)‖g_l‖², in the form without a division, `d_w⟨g_w,g_l⟩ ≤ d_l‖g_l‖²`; that is, Δa_l ≤ 0.
+/// Condition (10): ⟨g_w,g_l⟩ ≤ (d_l/d_w)‖g_l‖², in the form without a division, `d_w⟨g_w,g_l⟩ ≤ d_l‖g_l‖²`;
+/// that is, Δa_l ≤ 0.
 pub fn rejected_does_not_rise(gram: Gram, d_w: f64, d_l: f64) -> bool {
     predicted_change(gram, d_w, d_l).1 <= 0.0
 }
 
-/// Ratios ρ = d_w/d_l > 0 under which (9) and (10) both hold: `[⟨g_w,g_l⟩/‖g_w‖², ‖g_l‖²/⟨g_w,g_l⟩]`, the disentanglement
-/// band (Chen et al. 2026, arXiv:2604.18239). For ⟨g_w,g_l⟩ ≤ 0 every ratio does: `(0, ∞)`. Never empty, by Cauchy–Schwarz:
-/// where rounding has the ends crossed, both are their geometric mean.
+/// Ratios ρ = d_w/d_l > 0 under which (9) and (10) both hold: `[⟨g_w,g_l⟩/‖g_w‖², ‖g_l‖²/⟨g_w,g_l⟩]`, the
+/// disentanglement band (Chen et al. 2026, arXiv:2604.18239). For ⟨g_w,g_l⟩ ≤ 0 every ratio does: `(0, ∞)`.
+/// Never empty, by Cauchy–Schwarz: where rounding has the ends crossed, both are their geometric mean.
 pub fn band(gram: Gram) -> (f64, f64) {
     if gram.wl <= 0.0 || gram.ww <= 0.0 || gram.ll <= 0.0 {
         return (0.0, f64::INFINITY);

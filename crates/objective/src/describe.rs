@@ -6,7 +6,7 @@
 
 use serde::Serialize;
 
-use crate::objective;
+use crate::registry;
 
 /// One objective in words and formulas.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
@@ -37,10 +37,10 @@ pub struct Description {
 
 /// The description of the objective with this name or alias; `-` and `_`, upper and lower case are the same.
 pub fn describe(name: &str) -> Option<Description> {
-    objective::find(name).map(|entry| *entry.description)
+    registry::find(name).map(|entry| *entry.description)
 }
 
 /// All descriptions, in the order of [`Objective::all_names`](crate::Objective::all_names).
 pub fn descriptions() -> impl Iterator<Item = &'static Description> {
-    objective::REGISTRY.iter().map(|entry| entry.description)
+    registry::REGISTRY.iter().map(|entry| entry.description)
 }

@@ -32,11 +32,12 @@ impl Divergence {
 
     /// Reads `f_divergence_type` and `f_alpha_divergence_coef`; nothing said is the reverse KL.
     ///
-    /// TRL's coefficient is the order α in (t^{α−1} − 1)/(α−1), although its help text calls it the exponent of u^−α; the
-    /// paper's is that exponent. The two agree only at their common default ½.
+    /// TRL's coefficient is the order α in (t^{α−1} − 1)/(α−1), although its help text calls it the exponent
+    /// of u^−α; the paper's is that exponent. The two agree only at their common default ½.
     ///
     /// # Errors
-    /// [`ObjectiveError::UnknownChoice`] for another name, [`ObjectiveError::OutOfRange`] for a coefficient that is not finite.
+    /// [`ObjectiveError::UnknownChoice`] for another name, [`ObjectiveError::OutOfRange`] for a coefficient
+    /// that is not finite.
     pub fn from_options(options: &ObjectiveOptions) -> Result<Self, ObjectiveError> {
         match options.f_divergence_type.as_deref() {
             None | Some("reverse_kl") => Ok(Self::ReverseKl),

@@ -10,7 +10,8 @@
 use crate::ObjectiveError;
 use crate::error::check;
 
-/// The weight of the completion token at `position` (from 0), when the shorter completion of its pair has `shared_len` tokens.
+/// The weight of the completion token at `position` (from 0), when the shorter completion of its pair has
+/// `shared_len` tokens.
 pub fn token_weight(position: usize, shared_len: usize, alpha: f64) -> f64 {
     if position < shared_len { 1.0 } else { alpha }
 }

@@ -32,6 +32,7 @@ mod nll;
 mod numeric;
 mod objective;
 mod options;
+mod registry;
 pub mod remedy;
 pub mod weighting;
 

@@ -14,8 +14,9 @@ pub enum NllAverage {
     Sum,
     /// λ·a_w / L_w: each completion's own mean over its tokens.
     PerCompletion,
-    /// λ·B·a_w / ΣL_w: the mean over all chosen tokens of the batch given to `evaluate` (TRL: of the micro-batch), written
-    /// as a share for each pair so that the mean over pairs gives it back. Long completions weigh more.
+    /// λ·B·a_w / ΣL_w: the mean over all chosen tokens of the batch given to `evaluate` (TRL: of the
+    /// micro-batch), written as a share for each pair so that the mean over pairs gives it back. Long
+    /// completions weigh more.
     BatchTokens,
 }
 

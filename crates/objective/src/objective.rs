@@ -14,6 +14,7 @@ use crate::losses::{
 };
 use crate::nll::{Nll, NllAverage};
 use crate::options::ObjectiveOptions;
+use crate::registry::{REGISTRY, find, unknown};
 
 /// An objective with its hyper-parameters. Each variant's type documents formula, derivatives, defaults and source.
 #[derive(Clone, Debug, PartialEq)]
@@ -53,7 +54,7 @@ pub enum Objective {
     NcaPair(NcaPair),
     /// `bco_pair`.
     BcoPair(BcoPair),
-    /// `aot`, alias `aot_pair`: paired, as in TRL since 1.0.
+    /// `aot`, alias `aot_pair`: paired, as TRL 1.16 names it.
     AotPair(Aot),
     /// `aot_unpaired`.
     Aot(AotUnpaired),
@@ -77,185 +78,25 @@ pub enum Objective {
     Weighted(Vec<(f64, Objective)>),
 }
 
-/// A name's entry in the list of objectives.
-pub(crate) struct Entry {
-    pub(crate) description: &'static Description,
-    build: fn(&ObjectiveOptions) -> Result<Objective, ObjectiveError>,
-    /// Whether it has scores that an f-divergence can replace (or, like `sft`, none that it could spoil).
-    takes_divergence: bool,
-}
-
-/// All objectives, Table 2 of the entanglement paper first.
-pub(crate) static REGISTRY: [Entry; 26] = [
-    entry(
-        &Dpo::DESCRIPTION,
-        |o| Dpo::from_options(o).map(Objective::Dpo),
-        true,
-    ),
-    entry(
-        &RDpo::DESCRIPTION,
-        |o| RDpo::from_options(o).map(Objective::RDpo),
-        false,
-    ),
-    entry(
-        &SimPo::DESCRIPTION,
-        |o| SimPo::from_options(o).map(Objective::SimPo),
-        false,
-    ),
-    entry(
-        &Ipo::DESCRIPTION,
-        |o| Ipo::from_options(o).map(Objective::Ipo),
-        true,
-    ),
-    entry(
-        &Rrhf::DESCRIPTION,
-        |o| Rrhf::from_options(o).map(Objective::Rrhf),
-        false,
-    ),
-    entry(
-        &Slic::DESCRIPTION,
-        |o| Slic::from_options(o).map(Objective::Slic),
-        false,
-    ),
-    entry(
-        &Cpo::DESCRIPTION,
-        |o| Cpo::from_options(o).map(Objective::Cpo),
-        false,
-    ),
-    entry(
-        &Dpop::DESCRIPTION,
-        |o| Dpop::from_options(o).map(Objective::Dpop),
-        false,
-    ),
-    entry(
-        &Kto::DESCRIPTION,
-        |o| Kto::from_options(o).map(Objective::KtoPair),
-        false,
-    ),
-    entry(
-        &Sppo::DESCRIPTION,
-        |o| Sppo::from_options(o).map(Objective::Sppo),
-        false,
-    ),
-    entry(
-        &Hinge::DESCRIPTION,
-        |o| Hinge::from_options(o).map(Objective::Hinge),
-        true,
-    ),
-    entry(
-        &Cdpo::DESCRIPTION,
-        |o| Cdpo::from_options(o).map(Objective::Cdpo),
-        true,
-    ),
-    entry(
-        &Robust::DESCRIPTION,
-        |o| Robust::from_options(o).map(Objective::Robust),
-        true,
-    ),
-    entry(
-        &SigmoidNorm::DESCRIPTION,
-        |o| SigmoidNorm::from_options(o).map(Objective::SigmoidNorm),
-        true,
-    ),
-    entry(
-        &ExoPair::DESCRIPTION,
-        |o| ExoPair::from_options(o).map(Objective::ExoPair),
-        true,
-    ),
-    entry(
-        &NcaPair::DESCRIPTION,
-        |o| NcaPair::from_options(o).map(Objective::NcaPair),
-        false,
-    ),
-    entry(
-        &BcoPair::DESCRIPTION,
-        |o| BcoPair::from_options(o).map(Objective::BcoPair),
-        false,
-    ),
-    entry(
-        &Aot::DESCRIPTION,
-        |o| Aot::from_options(o).map(Objective::AotPair),
-        false,
-    ),
-    entry(
-        &AotUnpaired::DESCRIPTION,
-        |o| AotUnpaired::from_options(o).map(Objective::Aot),
-        false,
-    ),
-    entry(
-        &ApoZero::DESCRIPTION,
-        |o| ApoZero::from_options(o).map(Objective::ApoZero),
-        false,
-    ),
-    entry(
-        &ApoDown::DESCRIPTION,
-        |o| ApoDown::from_options(o).map(Objective::ApoDown),
-        false,
-    ),
-    entry(
-        &DiscoPop::DESCRIPTION,
-        |o| DiscoPop::from_options(o).map(Objective::DiscoPop),
-        true,
-    ),
-    entry(
-        &Orpo::DESCRIPTION,
-        |o| Orpo::from_options(o).map(Objective::Orpo),
-        false,
-    ),
-    entry(
-        &Rpo::DESCRIPTION,
-        |o| Rpo::from_options(o).map(Objective::Rpo),
-        true,
-    ),
-    entry(
-        &AlphaPo::DESCRIPTION,
-        |o| AlphaPo::from_options(o).map(Objective::AlphaPo),
-        false,
-    ),
-    entry(
-        &Sft::DESCRIPTION,
-        |o| Sft::from_options(o).map(Objective::Sft),
-        true,
-    ),
-];
-
-const fn entry(
-    description: &'static Description,
-    build: fn(&ObjectiveOptions) -> Result<Objective, ObjectiveError>,
-    takes_divergence: bool,
-) -> Entry {
-    Entry {
-        description,
-        build,
-        takes_divergence,
-    }
-}
-
-/// The entry with this name or alias.
-pub(crate) fn find(name: &str) -> Option<&'static Entry> {
-    let name = name.trim().to_lowercase().replace('-', "_");
-    REGISTRY.iter().find(|entry| {
-        entry.description.name == name || entry.description.aliases.contains(&name.as_str())
-    })
-}
-
 impl Objective {
     /// The objective with this name or alias (`-` for `_` and capitals are accepted) under `options`.
     ///
     /// `rpo_alpha` with any other objective than `rpo` adds the likelihood term to it, as a weighted sum.
     ///
     /// # Errors
-    /// [`ObjectiveError::UnknownObjective`]; [`ObjectiveError::UnsupportedDivergence`] where `f_divergence_type` has no meaning;
-    /// [`ObjectiveError::OutOfRange`] and [`ObjectiveError::UnknownChoice`] for hyper-parameters.
+    /// [`ObjectiveError::UnknownObjective`]; [`ObjectiveError::UnsupportedDivergence`] where
+    /// `f_divergence_type` has no meaning; [`ObjectiveError::OutOfRange`] and
+    /// [`ObjectiveError::UnknownChoice`] for hyper-parameters.
     pub fn from_name(name: &str, options: &ObjectiveOptions) -> Result<Self, ObjectiveError> {
         Self::from_names(&[name], &[], options)
     }
 
-    /// The weighted sum of the named objectives; no `weights` means 1 each. One name of weight 1 is that objective itself.
+    /// The weighted sum of the named objectives; no `weights` means 1 each. One name of weight 1 is that
+    /// objective itself.
     ///
     /// # Errors
-    /// As [`from_name`](Self::from_name); [`ObjectiveError::WeightCount`] where `weights` is neither empty nor as long as `names`, or
-    /// there is no name.
+    /// As [`from_name`](Self::from_name); [`ObjectiveError::WeightCount`] where `weights` is neither empty
+    /// nor as long as `names`, or there is no name.
     pub fn from_names<S: AsRef<str>>(
         names: &[S],
         weights: &[f64],
@@ -317,10 +158,41 @@ impl Objective {
         Ok((!read && alpha > 0.0).then_some((alpha, Self::Sft(Sft { nll }))))
     }
 
+    /// Given options that none of the named objectives reads, for a note to the user: they change nothing.
+    /// Unknown names read nothing.
+    ///
+    /// `label_smoothing` with `sigmoid` under [`Semantics::Trl`](crate::Semantics::Trl) is the one that surprises.
+    pub fn unread_options<S: AsRef<str>>(
+        names: &[S],
+        options: &ObjectiveOptions,
+    ) -> Vec<&'static str> {
+        let reads = |name: &S, option: &str| {
+            let Some(entry) = find(name.as_ref()) else {
+                return false;
+            };
+            let listed = entry
+                .description
+                .defaults
+                .iter()
+                .any(|(key, ..)| *key == option);
+            match (entry.description.name, option) {
+                ("sigmoid", "label_smoothing") => options.paper(),
+                ("simpo", "cpo_alpha") => !options.paper(),
+                // The term that `rpo_alpha` adds to any objective.
+                (_, "nll_average") => listed || options.rpo_alpha.is_some(),
+                _ => listed,
+            }
+        };
+        options
+            .given()
+            .filter(|option| !names.iter().any(|name| reads(name, option)))
+            .collect()
+    }
+
     /// Loss, d_w and d_l of every pair of `batch`, in its order, not reduced: the trainer takes the mean.
     ///
-    /// The whole slice is one batch to the objectives that look across pairs (`kto`, `aot`, `bco_pair` and every term that averages over
-    /// the batch's tokens). An empty batch gives an empty result.
+    /// The whole slice is one batch to the objectives that look across pairs (`kto`, `aot`, `bco_pair` and
+    /// every term that averages over the batch's tokens). An empty batch gives an empty result.
     ///
     /// # Errors
     /// [`ObjectiveError::NonFiniteInput`] and [`ObjectiveError::EmptyCompletion`] for input that the objective reads,
@@ -370,7 +242,8 @@ impl Objective {
         }
     }
 
-    /// Whether it says anything about the rejected completion. `sft` alone does not, and remedies have no meaning for it.
+    /// Whether it says anything about the rejected completion. `sft` alone does not, and remedies have no
+    /// meaning for it.
     pub fn is_pairwise(&self) -> bool {
         match self {
             Self::Weighted(terms) => terms
@@ -381,8 +254,8 @@ impl Objective {
         }
     }
 
-    /// Whether one pair's loss depends on which other pairs are in the batch by sorting (`aot`, `aot_unpaired`), so that pair weights
-    /// have no meaning.
+    /// Whether one pair's loss depends on which other pairs are in the batch by sorting (`aot`,
+    /// `aot_unpaired`), so that pair weights have no meaning.
     pub fn mixes_pairs(&self) -> bool {
         match self {
             Self::Weighted(terms) => terms.iter().any(|(_, term)| term.mixes_pairs()),
@@ -538,36 +411,4 @@ fn check_pair(
         });
     }
     Ok(())
-}
-
-fn unknown(name: &str) -> ObjectiveError {
-    let wanted = name.trim().to_lowercase().replace('-', "_");
-    let all = REGISTRY.iter().flat_map(|entry| {
-        std::iter::once(entry.description.name).chain(entry.description.aliases.iter().copied())
-    });
-    let nearest = all
-        .min_by_key(|known| edit_distance(&wanted, known))
-        .unwrap_or("sigmoid");
-    let known = Objective::all_names().join(", ");
-    ObjectiveError::UnknownObjective {
-        name: name.to_owned(),
-        nearest,
-        known,
-    }
-}
-
-/// Levenshtein distance between two short names.
-fn edit_distance(a: &str, b: &str) -> usize {
-    let b: Vec<char> = b.chars().collect();
-    let mut row: Vec<usize> = (0..=b.len()).collect();
-    for (i, a) in a.chars().enumerate() {
-        let mut diagonal = row[0];
-        row[0] = i + 1;
-        for (j, b) in b.iter().enumerate() {
-            let substitute = diagonal + usize::from(a != *b);
-            diagonal = row[j + 1];
-            row[j + 1] = substitute.min(row[j] + 1).min(diagonal + 1);
-        }
-    }
-    row[b.len()]
 }

@@ -33,7 +33,8 @@ pub struct ObjectiveOptions {
     pub f_divergence_type: Option<String>,
     /// α of `alpha_divergence`.
     pub f_alpha_divergence_coef: Option<f64>,
-    /// Whether `ipo` divides the log-ratios by the completion's length (default: as TRL does, unless semantics are the paper's).
+    /// Whether `ipo` divides the log-ratios by the completion's length (default: as TRL does, unless
+    /// semantics are the paper's).
     pub length_average: Option<bool>,
     /// Whether a likelihood term is the mean over the batch's chosen tokens (TRL) instead of the paper's form.
     pub nll_average: Option<bool>,
@@ -45,7 +46,8 @@ pub struct ObjectiveOptions {
     pub desirable_weight: Option<f64>,
     /// λ_l of `kto`, 0 or more.
     pub undesirable_weight: Option<f64>,
-    /// `kto`'s KL estimate, nats, where the caller has one (from mismatched completions, as TRL); default: the batch's mean log-ratio.
+    /// `kto`'s KL estimate, nats, where the caller has one (from mismatched completions, as TRL); default:
+    /// the batch's mean log-ratio.
     pub kto_kl: Option<f64>,
     /// δ of `slic`, nats.
     pub slic_delta: Option<f64>,
@@ -59,13 +61,38 @@ pub struct ObjectiveOptions {
     pub rdpo_alpha: Option<f64>,
     /// α of `alphapo`, the reward's shape; 0 is `simpo`.
     pub alpha: Option<f64>,
-    /// δ of `bco_pair`, the reward shift, where the caller keeps a running mean; default: 0 (TRL) or the batch's mean (paper).
+    /// δ of `bco_pair`, the reward shift, where the caller keeps a running mean; default: 0 (TRL) or the
+    /// batch's mean (paper).
     pub bco_delta: Option<f64>,
     /// Which side to take where paper and TRL differ.
     pub semantics: Semantics,
 }
 
 impl ObjectiveOptions {
+    /// Names of the options that were given a value, of those which only some objectives read.
+    pub(crate) fn given(&self) -> impl Iterator<Item = &'static str> {
+        [
+            ("beta", self.beta.is_some()),
+            ("label_smoothing", self.label_smoothing.is_some()),
+            ("simpo_gamma", self.simpo_gamma.is_some()),
+            ("cpo_alpha", self.cpo_alpha.is_some()),
+            ("length_average", self.length_average.is_some()),
+            ("nll_average", self.nll_average.is_some()),
+            ("discopop_tau", self.discopop_tau.is_some()),
+            ("desirable_weight", self.desirable_weight.is_some()),
+            ("undesirable_weight", self.undesirable_weight.is_some()),
+            ("slic_delta", self.slic_delta.is_some()),
+            ("slic_lambda", self.slic_lambda.is_some()),
+            ("rrhf_lambda", self.rrhf_lambda.is_some()),
+            ("dpop_lambda", self.dpop_lambda.is_some()),
+            ("rdpo_alpha", self.rdpo_alpha.is_some()),
+            ("alpha", self.alpha.is_some()),
+            ("bco_delta", self.bco_delta.is_some()),
+        ]
+        .into_iter()
+        .filter_map(|(option, given)| given.then_some(option))
+    }
+
     /// Whether the caller wants the published formula.
     pub(crate) fn paper(&self) -> bool {
         self.semantics == Semantics::Paper

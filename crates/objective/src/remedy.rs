@@ -9,13 +9,14 @@
 //! - [`calibrated`]: reward calibration, Chen et al. 2026, arXiv:2604.18239: one slowly moving factor for all pairs.
 //!
 //! Where an objective asks for something else than "chosen up, rejected down", there is no ideal to restore:
-//! - both coefficients negative (IPO, EXO past their target): the rule is applied to (−d_w, −d_l) and the signs put back,
-//!   so that the pair moves exactly the other way;
-//! - one zero or of the other sign (a saturated hinge with a likelihood term; SPPO with one side past its target): `guarded`
-//!   and `calibrated` hand the coefficients back unchanged, `normalized` divides each by its own norm.
+//! - both coefficients negative (IPO, EXO past their target): the rule is applied to (−d_w, −d_l) and the
+//!   signs put back, so that the pair moves exactly the other way;
+//! - one zero or of the other sign (a saturated hinge with a likelihood term; SPPO with one side past its
+//!   target): `guarded` and `calibrated` hand the coefficients back unchanged, `normalized` divides each by
+//!   its own norm.
 //!
-//! Nearly collinear gradients (cosine 1 to rounding) have a band of one point, at which neither log-prob moves: no rule can
-//! make that pair ideal, and none tries. Tested in `tests/remedies.rs`.
+//! Nearly collinear gradients (cosine 1 to rounding) have a band of one point, at which neither log-prob
+//! moves: no rule can make that pair ideal, and none tries. Tested in `tests/remedies.rs`.
 
 use crate::condition::{Gram, band};
 
@@ -25,7 +26,8 @@ pub enum NpoScale {
     /// The paper's: −∇ℓ = C(g_w/‖g_w‖ − g_l/‖g_l‖).
     #[default]
     Unit,
-    /// **Ours**: that times √(‖g_w‖‖g_l‖), so that the objective's usual learning rate still fits and d_w'·d_l' = d_w·d_l.
+    /// **Ours**: that times √(‖g_w‖‖g_l‖), so that the objective's usual learning rate still fits and
+    /// d_w'·d_l' = d_w·d_l.
     Geometric,
 }
 
@@ -52,10 +54,12 @@ pub fn normalized(d_w: f64, d_l: f64, gram: Gram, scale: NpoScale) -> (f64, f64)
     )
 }
 
-/// Guarded preference optimization: the smallest change of ρ = d_w/d_l, on a log scale, that puts it inside the band; d_w·d_l is kept.
+/// Guarded preference optimization: the smallest change of ρ = d_w/d_l, on a log scale, that puts it inside
+/// the band; d_w·d_l is kept.
 ///
-/// Inside the band nothing changes. Otherwise ρ becomes the nearest end, moved inwards by `slack` (κ in [0, ½]; 0.05 by default) of
-/// the band's width in log ρ. One end may be infinitely far (⟨g_w,g_l⟩ ≤ 0): then every ρ is inside.
+/// Inside the band nothing changes. Otherwise ρ becomes the nearest end, moved inwards by `slack` (κ in [0,
+/// ½]; 0.05 by default) of the band's width in log ρ. One end may be infinitely far (⟨g_w,g_l⟩ ≤ 0): then
+/// every ρ is inside.
 pub fn guarded(d_w: f64, d_l: f64, gram: Gram, slack: f64) -> (f64, f64) {
     let Some(sign) = sign(d_w, d_l) else {
         return (d_w, d_l);
@@ -121,11 +125,14 @@ pub fn calibration_gap(d_w: f64, d_l: f64, gram: Gram) -> Option<f64> {
     gap.is_finite().then_some(gap)
 }
 
-/// Reward calibration of a batch: every pair's d_w is multiplied and d_l divided by s = √(r*/r), where log(r*/r) is first averaged over
-/// the batch's pairs (those that have one) and then over time. Hands back the coefficients, in order, and the next state.
+/// Reward calibration of a batch: every pair's d_w is multiplied and d_l divided by s = √(r*/r), where
+/// log(r*/r) is first averaged over the batch's pairs (those that have one) and then over time. Hands back
+/// the coefficients, in order, and the next state.
 ///
-/// The published method averages log(d_w/d_l) and log(‖g_w‖/‖g_l‖) over time, with batch means of one layer's gradients; the mean over
-/// the pairs of the log, over all parameters, is **ours** (the two averages are one, being linear). It centres the batch, so single pairs may stay outside their own band: [`guarded`] and [`normalized`] do not.
+/// The published method averages log(d_w/d_l) and log(‖g_w‖/‖g_l‖) over time, with batch means of one layer's
+/// gradients; the mean over the pairs of the log, over all parameters, is **ours** (the two averages are one,
+/// being linear). It centres the batch, so single pairs may stay outside their own band: [`guarded`] and
+/// [`normalized`] do not.
 pub fn calibrated(
     pairs: &[(f64, f64, Gram)],
     state: Calibration,

@@ -6,9 +6,11 @@ use common::{any_pair, every_objective};
 use proptest::prelude::*;
 use unbraid_objective::{Objective, PairLogps};
 
-/// Step of the difference, nats. The truncation error is O(STEP²) of the loss's third derivative, the rounding error ε·loss/STEP.
+/// Step of the difference, nats. The truncation error is O(STEP²) of the loss's third derivative, the
+/// rounding error ε·loss/STEP.
 const STEP: f64 = 1e-4;
-/// Relative to the batch's largest coefficient: above the truncation error of the sharpest loss here (discopop, τ 0.05).
+/// Relative to the batch's largest coefficient: above the truncation error of the sharpest loss here
+/// (discopop, τ 0.05).
 const RELATIVE: f64 = 2e-5;
 
 fn total(objective: &Objective, batch: &[PairLogps]) -> f64 {

@@ -313,6 +313,80 @@ fn sums_of_objectives() {
 }
 
 #[test]
+fn options_that_change_nothing_are_named() {
+    let options = ObjectiveOptions {
+        beta: Some(0.2),
+        label_smoothing: Some(0.1),
+        cpo_alpha: Some(0.5),
+        ..Default::default()
+    };
+    assert_eq!(
+        Objective::unread_options(&["dpo"], &options),
+        ["label_smoothing", "cpo_alpha"]
+    );
+    assert_eq!(
+        Objective::unread_options(&["dpo", "robust", "cpo"], &options),
+        [""; 0]
+    );
+    assert_eq!(Objective::unread_options(&["simpo"], &options), [""; 0]);
+    assert_eq!(
+        Objective::unread_options(&["rrhf"], &options),
+        ["beta", "label_smoothing", "cpo_alpha"]
+    );
+    let paper = ObjectiveOptions {
+        semantics: Semantics::Paper,
+        ..options
+    };
+    assert_eq!(Objective::unread_options(&["dpo"], &paper), ["cpo_alpha"]);
+    // What is called unread indeed changes nothing, and what is called read does.
+    let pairs = [
+        pair(),
+        PairLogps {
+            chosen: -40.0,
+            chosen_len: 2,
+            ..pair()
+        },
+    ];
+    for name in Objective::all_names() {
+        for (key, value) in [
+            ("beta", "0.37"),
+            ("label_smoothing", "0.13"),
+            ("simpo_gamma", "0.9"),
+            ("cpo_alpha", "0.21"),
+            ("length_average", "false"),
+            ("nll_average", "false"),
+            ("discopop_tau", "0.4"),
+            ("desirable_weight", "1.3"),
+            ("undesirable_weight", "0.6"),
+            ("slic_delta", "30"),
+            ("slic_lambda", "0.77"),
+            ("rrhf_lambda", "0.4"),
+            ("dpop_lambda", "3"),
+            ("rdpo_alpha", "0.9"),
+            ("alpha", "0.6"),
+            ("bco_delta", "0.31"),
+        ] {
+            let mut one = ObjectiveOptions::default();
+            set(&mut one, key, value);
+            // Likelihood terms of rrhf and slic are sums unless told otherwise.
+            if key == "nll_average" && ["rrhf", "slic"].contains(&name) {
+                set(&mut one, key, "true");
+            }
+            let with = |options: &ObjectiveOptions| {
+                Objective::from_name(name, options)
+                    .unwrap()
+                    .evaluate(&pairs)
+                    .unwrap()
+            };
+            let unread = Objective::unread_options(&[name], &one) == [key];
+            // simpo averages a likelihood term only where it has one.
+            let same = with(&one) == with(&ObjectiveOptions::default());
+            assert_eq!(unread, same, "{name}, {key}");
+        }
+    }
+}
+
+#[test]
 fn reference_free_reads_no_reference() {
     let free = ObjectiveOptions {
         reference_free: Some(true),

@@ -1,13 +1,17 @@
-//! Every loss that TRL 1.16 has, against TRL's own code and autograd's derivatives (`parity/trl.json`, made by `parity/generate.py`).
+//! Every loss that TRL 1.16 has, against TRL's own code and autograd's derivatives (`parity/trl.json`, made
+//! by `parity/generate.py`).
 
 use serde_json::Value;
-use unbraid_objective::{Objective, ObjectiveOptions, PairLogps};
+use unbraid_objective::length_desensitized::{token_weight, weighted_sum};
+use unbraid_objective::weighting::pair_weight;
+use unbraid_objective::{Objective, ObjectiveError, ObjectiveOptions, PairLogps, PairLoss};
 
 /// Both sides compute in f64 but sum in other orders, and TRL adds up token log-probs: a few hundred ulps at most.
 const RELATIVE: f64 = 1e-9;
 /// Where the value itself is a difference that nearly cancels, relative to the largest of the case's numbers.
 const CANCELLED: f64 = 1e-14;
-/// Autograd's slope σ(1−σ) is exactly 0 once σ rounds to 1, where ours keeps the tail: an ulp of 1 is lost there (β ≤ 1 here).
+/// Autograd's slope σ(1−σ) is exactly 0 once σ rounds to 1, where ours keeps the tail: an ulp of 1 is lost
+/// there (β ≤ 1 here).
 const SATURATED: f64 = 2.0 * f64::EPSILON;
 
 fn number(value: &Value) -> f64 {
@@ -42,6 +46,7 @@ fn options(value: &Value) -> ObjectiveOptions {
             "cpo_alpha" => &mut options.cpo_alpha,
             "simpo_gamma" => &mut options.simpo_gamma,
             "alpha" => &mut options.alpha,
+            "ld_alpha" => &mut options.ld_alpha,
             other => panic!("the fixture has an option this test does not know: {other}"),
         };
         *field = Some(number(value));
@@ -59,6 +64,63 @@ fn pair(value: &Value) -> PairLogps {
         chosen_len: v[4] as usize,
         rejected_len: v[5] as usize,
     }
+}
+
+/// `evaluate`, with the trainer's part of LD-DPO and WPO around it. Every completion's tokens have equal
+/// log-probs in the fixture.
+fn evaluate(
+    objective: &Objective,
+    batch: &[PairLogps],
+    ld_alpha: Option<f64>,
+    log_sum_sq: Option<f64>,
+) -> Result<Vec<PairLoss>, ObjectiveError> {
+    let alpha = ld_alpha.unwrap_or(1.0);
+    // The weighted sum of one completion, and its derivative by the plain sum.
+    let desensitized = |sum: f64, len: usize, other: usize| {
+        let shared = len.min(other);
+        let weights: f64 = (0..len).map(|i| token_weight(i, shared, alpha)).sum();
+        (
+            weighted_sum(&vec![sum / len as f64; len], shared, alpha),
+            weights / len as f64,
+        )
+    };
+    let sides = |p: &PairLogps| {
+        let chosen = desensitized(p.chosen, p.chosen_len, p.rejected_len);
+        (
+            chosen,
+            desensitized(p.rejected, p.rejected_len, p.chosen_len),
+        )
+    };
+    let inner: Vec<_> = batch
+        .iter()
+        .map(|p| PairLogps {
+            chosen: sides(p).0.0,
+            rejected: sides(p).1.0,
+            ..*p
+        })
+        .collect();
+    let outer = |(p, loss): (&PairLogps, PairLoss)| {
+        let weight = log_sum_sq.map_or(1.0, |log_sum_sq| {
+            let aligned = |sum: f64, len: usize| sum - len as f64 * log_sum_sq;
+            let (w, l) = (
+                aligned(p.chosen, p.chosen_len),
+                aligned(p.rejected, p.rejected_len),
+            );
+            pair_weight(w, p.chosen_len, l, p.rejected_len)
+        });
+        let (chosen, rejected) = sides(p);
+        PairLoss {
+            d_w: loss.d_w * chosen.1,
+            d_l: loss.d_l * rejected.1,
+            ..loss
+        }
+        .scaled(weight)
+    };
+    Ok(batch
+        .iter()
+        .zip(objective.evaluate(&inner)?)
+        .map(outer)
+        .collect())
 }
 
 #[test]
@@ -80,9 +142,10 @@ fn losses_and_coefficients_are_trls() {
             .iter()
             .map(pair)
             .collect();
-        let objective =
-            Objective::from_names(&names, &weights, &options(&case["options"])).unwrap();
-        let ours = objective.evaluate(&batch).unwrap();
+        let options = options(&case["options"]);
+        let objective = Objective::from_names(&names, &weights, &options).unwrap();
+        let log_sum_sq = case.get("log_sum_sq").map(number);
+        let ours = evaluate(&objective, &batch, options.ld_alpha, log_sum_sq).unwrap();
         seen.extend(names);
 
         let loss = ours.iter().map(|l| l.loss).sum::<f64>() / batch.len() as f64;

@@ -26,7 +26,8 @@ proptest! {
     #[test]
     fn swapping_the_pair_negates_the_margin(pair in any_pair()) {
         prop_assert_eq!(pair.margin(), -pair.swapped().margin());
-        // −log σ(u) + log σ(−u) = −u, and σ(u) + σ(−u) = 1: so the losses differ by the margin and the weights add up to β.
+        // −log σ(u) + log σ(−u) = −u, and σ(u) + σ(−u) = 1: so the losses differ by the margin and the
+        // weights add up to β.
         let options = ObjectiveOptions { beta: Some(0.3), simpo_gamma: Some(0.0), rdpo_alpha: Some(0.05), ..Default::default() };
         for name in ["sigmoid", "rdpo", "sigmoid_norm", "simpo"] {
             let objective = build(name, &options);

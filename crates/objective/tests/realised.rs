@@ -1,8 +1,8 @@
-//! A real (if tiny) language model: one small gradient step moves both log-probs as `condition` predicts, plain DPO lets both
-//! fall, and the remedies' coefficients make the same pair ideal.
+//! A real (if tiny) language model: one small gradient step moves both log-probs as `condition` predicts,
+//! plain DPO lets both fall, and the remedies' coefficients make the same pair ideal.
 //!
-//! The model is a bigram table of logits over four words: log π(y) = Σ log softmax(θ[previous])[next], whose gradient is
-//! onehot − softmax on the visited rows.
+//! The model is a bigram table of logits over four words: log π(y) = Σ log softmax(θ[previous])[next], whose
+//! gradient is onehot − softmax on the visited rows.
 
 use proptest::prelude::*;
 use unbraid_objective::condition::{Case, Gram, case, classify, predicted_change};
@@ -136,9 +136,9 @@ proptest! {
 
 #[test]
 fn dpo_lets_both_fall_and_the_remedies_do_not() {
-    // The rejected completion repeats the chosen one's words and ends differently: its gradient is longer along the shared
-    // direction. By hand, uniform table, onehot − ¼ has square ¾ and product −¼ with another word's; row by row
-    // ‖g_w‖² = ¾ + 4·¾ + ¾ = 4.5 and ⟨g_w,g_l⟩ = ¾ + 6·¾ + (2·¾ − ¼) = 6.5.
+    // The rejected completion repeats the chosen one's words and ends differently: its gradient is longer
+    // along the shared direction. By hand, uniform table, onehot − ¼ has square ¾ and product −¼ with another
+    // word's; row by row ‖g_w‖² = ¾ + 4·¾ + ¾ = 4.5 and ⟨g_w,g_l⟩ = ¾ + 6·¾ + (2·¾ − ¼) = 6.5.
     let table = [[0.0; WORDS]; WORDS];
     let (chosen, rejected) = (vec![1, 2, 1, 2], vec![1, 2, 1, 2, 1, 2, 3]);
     let Measured { gram, d_w, d_l } = measure(&table, &chosen, &rejected);

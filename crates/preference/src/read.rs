@@ -114,7 +114,9 @@ fn json_lines(
         } else {
             &line[..]
         };
-        if text.trim_ascii().is_empty() {
+        // Without its line end, so that the parser's column is one of this line.
+        let text = text.trim_ascii_end();
+        if text.is_empty() {
             continue;
         }
         let location = start.at(number);

@@ -123,7 +123,8 @@ pub fn tokenize_sft(
     };
     let mut sequences = Vec::with_capacity(rows.len());
     // In parallel, but gathered in order: the first bad row is the one that is reported.
-    let encoded: Vec<Result<Option<Encoded>>> = rows.par_iter().map(|row| encode_row(row, tok)).collect();
+    let encoded: Vec<Result<Option<Encoded>>> =
+        rows.par_iter().map(|row| encode_row(row, tok)).collect();
     for (index, (row, encoded)) in rows.iter().zip(encoded).enumerate() {
         let Some(encoded) = encoded? else {
             report.dropped_empty += 1;

@@ -162,16 +162,26 @@ pub fn tokenize_pairs(
     }
     let limit = max_length.unwrap_or(usize::MAX);
     // In parallel, but gathered in order: the first bad row is the one that is reported.
-    let outcomes: Vec<Result<Outcome>> =
-        rows.par_iter().enumerate().map(|(index, row)| tokenize_pair(index, row, tok, limit)).collect();
-    let mut report = TokenizationReport { total: rows.len(), ..Default::default() };
+    let outcomes: Vec<Result<Outcome>> = rows
+        .par_iter()
+        .enumerate()
+        .map(|(index, row)| tokenize_pair(index, row, tok, limit))
+        .collect();
+    let mut report = TokenizationReport {
+        total: rows.len(),
+        ..Default::default()
+    };
     let mut pairs = Vec::with_capacity(rows.len());
     for outcome in outcomes {
         match outcome? {
             Outcome::EmptyCompletion => report.dropped_empty_completion += 1,
             Outcome::EmptyPrompt => report.dropped_empty_prompt += 1,
             Outcome::LongPrompt => report.dropped_long_prompt += 1,
-            Outcome::Usable { pair, truncated, mismatch } => {
+            Outcome::Usable {
+                pair,
+                truncated,
+                mismatch,
+            } => {
                 report.identical += usize::from(pair.chosen.ids == pair.rejected.ids);
                 report.truncated += usize::from(truncated);
                 report.boundary_mismatches += usize::from(mismatch.is_some());
@@ -182,7 +192,10 @@ pub fn tokenize_pairs(
     }
     if pairs.is_empty() {
         let reasons = report.warnings().join("; ");
-        return Err(PreferenceError::NothingLeft { total: report.total, reasons });
+        return Err(PreferenceError::NothingLeft {
+            total: report.total,
+            reasons,
+        });
     }
     Ok(TokenizedDataset { pairs, report })
 }
@@ -192,11 +205,20 @@ enum Outcome {
     EmptyCompletion,
     EmptyPrompt,
     LongPrompt,
-    Usable { pair: Box<TokenizedPair>, truncated: bool, mismatch: Option<Mismatch> },
+    Usable {
+        pair: Box<TokenizedPair>,
+        truncated: bool,
+        mismatch: Option<Mismatch>,
+    },
 }
 
 fn tokenize_pair(index: usize, row: &Row, tok: &Tokenizer, limit: usize) -> Result<Outcome> {
-    let RowKind::Preference { prompt, chosen, rejected } = &row.kind else {
+    let RowKind::Preference {
+        prompt,
+        chosen,
+        rejected,
+    } = &row.kind
+    else {
         return Err(PreferenceError::WrongKind {
             location: row.location.clone(),
             got: row.kind.name(),
@@ -208,8 +230,8 @@ fn tokenize_pair(index: usize, row: &Row, tok: &Tokenizer, limit: usize) -> Resu
     }
     let prepared = prepare(&row.location, tok, prompt, [chosen, rejected])?;
     let [mut chosen, mut rejected] = prepared.full_ids;
-    let prompt_len =
-        common_prefix(&prepared.prompt_ids, &chosen).min(common_prefix(&prepared.prompt_ids, &rejected));
+    let prompt_len = common_prefix(&prepared.prompt_ids, &chosen)
+        .min(common_prefix(&prepared.prompt_ids, &rejected));
     if prompt_len == 0 {
         return Ok(Outcome::EmptyPrompt);
     }
@@ -220,7 +242,10 @@ fn tokenize_pair(index: usize, row: &Row, tok: &Tokenizer, limit: usize) -> Resu
     let mismatch = if left_out.is_empty() {
         None
     } else {
-        Some(Mismatch { index, left_out: tok.decode(left_out, false).map_err(at(&row.location))? })
+        Some(Mismatch {
+            index,
+            left_out: tok.decode(left_out, false).map_err(at(&row.location))?,
+        })
     };
     let truncated = chosen.len() > limit || rejected.len() > limit;
     chosen.truncate(limit);
@@ -228,12 +253,26 @@ fn tokenize_pair(index: usize, row: &Row, tok: &Tokenizer, limit: usize) -> Resu
     let [chosen_text, rejected_text] = prepared.completions;
     let pair = TokenizedPair {
         index,
-        chosen: TokenizedSequence { ids: chosen, prompt_len },
-        rejected: TokenizedSequence { ids: rejected, prompt_len },
+        chosen: TokenizedSequence {
+            ids: chosen,
+            prompt_len,
+        },
+        rejected: TokenizedSequence {
+            ids: rejected,
+            prompt_len,
+        },
         weight: row.weight,
-        text: PairText { prompt: prepared.prompt, chosen: chosen_text, rejected: rejected_text },
+        text: PairText {
+            prompt: prepared.prompt,
+            chosen: chosen_text,
+            rejected: rejected_text,
+        },
     };
-    Ok(Outcome::Usable { pair: Box::new(pair), truncated, mismatch })
+    Ok(Outcome::Usable {
+        pair: Box::new(pair),
+        truncated,
+        mismatch,
+    })
 }
 
 /// A prompt with `N` completions, as text and as ids.

@@ -1,6 +1,9 @@
 //! Chat templates against what Jinja2 under `transformers` rendered (`parity/generate.py`).
 
-#![allow(clippy::unwrap_used, reason = "a test helper that fails should stop the test")]
+#![allow(
+    clippy::unwrap_used,
+    reason = "a test helper that fails should stop the test"
+)]
 
 mod common;
 

@@ -1,7 +1,10 @@
 //! Tokenizers from GGUF metadata: byte-level ones against the directory with the same vocabulary, SentencePiece ones
 //! against a plain implementation of its rule.
 
-#![allow(clippy::unwrap_used, reason = "a test helper that fails should stop the test")]
+#![allow(
+    clippy::unwrap_used,
+    reason = "a test helper that fails should stop the test"
+)]
 
 mod common;
 

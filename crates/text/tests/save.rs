@@ -1,6 +1,9 @@
 //! A saved tokenizer is the same tokenizer.
 
-#![allow(clippy::unwrap_used, reason = "a test helper that fails should stop the test")]
+#![allow(
+    clippy::unwrap_used,
+    reason = "a test helper that fails should stop the test"
+)]
 
 mod common;
 

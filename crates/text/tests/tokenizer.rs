@@ -1,6 +1,9 @@
 //! Ids, text, labels and special tokens against what `transformers` recorded (`parity/generate.py`).
 
-#![allow(clippy::unwrap_used, reason = "a test helper that fails should stop the test")]
+#![allow(
+    clippy::unwrap_used,
+    reason = "a test helper that fails should stop the test"
+)]
 
 mod common;
 
@@ -186,14 +189,32 @@ fn gpt2_opens_from_tokenizer_json_and_from_vocab_and_merges() {
     let parts = Tokenizer::from_dir(dir.path()).unwrap();
     // Known ids of GPT-2.
     assert_eq!(whole.encode("Hello world", true).unwrap(), [15496, 995]);
-    assert_eq!((whole.vocab_size(), whole.eos_id(), whole.bos_id()), (50257, Some(50256), Some(50256)));
+    assert_eq!(
+        (whole.vocab_size(), whole.eos_id(), whole.bos_id()),
+        (50257, Some(50256), Some(50256))
+    );
     assert_eq!((parts.vocab_size(), parts.eos_id()), (50257, Some(50256)));
-    for text in ["Don't  stop\n\n now: 12345 naïve 日本 🙂", "x<|endoftext|>y", "\u{3000}wide\u{a0}"] {
-        assert_eq!(whole.encode(text, true).unwrap(), parts.encode(text, true).unwrap(), "{text:?}");
+    for text in [
+        "Don't  stop\n\n now: 12345 naïve 日本 🙂",
+        "x<|endoftext|>y",
+        "\u{3000}wide\u{a0}",
+    ] {
+        assert_eq!(
+            whole.encode(text, true).unwrap(),
+            parts.encode(text, true).unwrap(),
+            "{text:?}"
+        );
     }
-    std::fs::write(dir.path().join("tokenizer_config.json"), r#"{"add_bos_token": true}"#).unwrap();
+    std::fs::write(
+        dir.path().join("tokenizer_config.json"),
+        r#"{"add_bos_token": true}"#,
+    )
+    .unwrap();
     let with_bos = Tokenizer::from_dir(dir.path()).unwrap();
-    assert_eq!(with_bos.encode("Hello world", true).unwrap(), [50256, 15496, 995]);
+    assert_eq!(
+        with_bos.encode("Hello world", true).unwrap(),
+        [50256, 15496, 995]
+    );
 }
 
 #[test]

@@ -12,11 +12,14 @@ use crate::options::ObjectiveOptions;
 ///
 /// ℓ = −log σ(β(ρ_w − ρ_l) − γ),   ρ = (1 − e^{−αp})/α, p = a/L;  α = 0: ρ = p, which is SimPO
 ///
-/// - Coefficients: with c = σ(−u), d_w = βc e^{−αp_w}/L_w, d_l = βc e^{−αp_l}/L_l: for α > 0 unlikely completions are pushed harder.
+/// - Coefficients: with c = σ(−u), d_w = βc e^{−αp_w}/L_w, d_l = βc e^{−αp_l}/L_l: for α > 0 unlikely
+///   completions are pushed harder.
 /// - Stability: softplus; the exponent −αp is held at 80, slope 0 beyond.
-/// - Source: Gupta et al. 2025, arXiv:2501.03884. α 0.25 is one of the paper's settings (Table 3); β and γ are this crate's SimPO.
-/// - TRL: the experimental CPO trainer with `loss_type = "alphapo"` (which is "simpo" without likelihood term) and `alpha`; its α is 0 and β 0.1 unless
-///   said, and it computes e^p before the power, which underflows.
+/// - Source: Gupta et al. 2025, arXiv:2501.03884. α 0.25 is one of the paper's settings (Table 3); β and γ
+///   are this crate's SimPO.
+/// - TRL: the experimental CPO trainer with `loss_type = "alphapo"` (which is "simpo" without likelihood
+///   term) and `alpha`; its α is 0 and β 0.1 unless said, and it computes e^p before the power, which
+///   underflows.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct AlphaPo {
     /// β > 0.
@@ -129,7 +132,8 @@ mod tests {
 
     #[test]
     fn by_hand() {
-        // α = 1, p_w = p_l = −log 2: ρ = 1 − 2 = −1 both, slope 2; γ = 0, β = 1: u = 0, c = ½: d_w = ½·2/4, d_l = ½·2/2.
+        // α = 1, p_w = p_l = −log 2: ρ = 1 − 2 = −1 both, slope 2; γ = 0, β = 1: u = 0, c = ½: d_w = ½·2/4,
+        // d_l = ½·2/2.
         let ln_2 = std::f64::consts::LN_2;
         let got = AlphaPo {
             beta: 1.0,

@@ -10,13 +10,16 @@ use crate::options::ObjectiveOptions;
 
 /// Paired AOT: the policy's margins dominate the reference's, quantile by quantile.
 ///
-/// ℓ_k = −(1−ε) log σ(u_k) − ε log σ(−u_k),   u_k = β( (a_w − a_l)_(k) − (r_w − r_l)_(k) ), k-th smallest of each in the batch
+/// ℓ_k = −(1−ε) log σ(u_k) − ε log σ(−u_k),   u_k = β( (a_w − a_l)_(k) − (r_w − r_l)_(k) ), k-th smallest of
+/// each in the batch
 ///
 /// - Coefficients: the pair whose margin has rank k gets d_w = d_l = β(σ(−u_k) − ε). With one pair this is DPO.
-/// - Ties are ranked in batch order. The loss is not smooth where two margins cross; the coefficients are continuous elsewhere.
+/// - Ties are ranked in batch order. The loss is not smooth where two margins cross; the coefficients are
+///   continuous elsewhere.
 /// - Stability: softplus; finite for every finite log-prob.
 /// - Source: Melnyk et al. 2024, arXiv:2406.05882, section 3.
-/// - TRL: `loss_type = "aot"` (called `aot_pair` before its 1.0); it keeps losses in sorted order, here each stays with its pair.
+/// - TRL: `loss_type = "aot"` (called `aot_pair` in earlier versions); it keeps losses in sorted order, here each
+///   stays with its pair.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Aot {
     /// β > 0, per nat.
@@ -50,7 +53,7 @@ impl Aot {
         needs_reference: true,
         source: "Melnyk et al. 2024, arXiv:2406.05882, section 3",
         trl_differences: Some(
-            "TRL before 1.0 called this aot_pair, and gave the name aot to what is now aot_unpaired",
+            "earlier versions of TRL called this aot_pair, and gave the name aot to what is now aot_unpaired",
         ),
     };
 
@@ -95,12 +98,13 @@ impl Loss for Aot {
 ///
 /// ℓ_k = −(1−ε) log σ(u_k) − ε log σ(−u_k),   u_k = β( (x_w)_(k) − (x_l)_(k) ), k-th smallest of each in the batch
 ///
-/// - Coefficients: the chosen side with rank k gets d_w = β(σ(−u_k) − ε), the rejected side with rank k the same as its d_l;
-///   the two may belong to different pairs, so a pair's d_w and d_l differ. The loss is shown with the chosen side's pair.
+/// - Coefficients: the chosen side with rank k gets d_w = β(σ(−u_k) − ε), the rejected side with rank k the
+///   same as its d_l; the two may belong to different pairs, so a pair's d_w and d_l differ. The loss is
+///   shown with the chosen side's pair.
 /// - Ties are ranked in batch order. With one pair this is DPO.
 /// - Stability: softplus; finite for every finite log-prob.
 /// - Source: Melnyk et al. 2024, arXiv:2406.05882, section 3.
-/// - TRL: `loss_type = "aot_unpaired"` (called `aot` before its 1.0).
+/// - TRL: `loss_type = "aot_unpaired"` (called `aot` in earlier versions).
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct AotUnpaired {
     /// β > 0, per nat.
@@ -133,7 +137,7 @@ impl AotUnpaired {
         ],
         needs_reference: true,
         source: "Melnyk et al. 2024, arXiv:2406.05882, section 3",
-        trl_differences: Some("TRL before 1.0 called this aot"),
+        trl_differences: Some("earlier versions of TRL called this aot"),
     };
 
     pub(crate) fn from_options(options: &ObjectiveOptions) -> Result<Self, ObjectiveError> {
@@ -210,7 +214,8 @@ mod tests {
 
     #[test]
     fn unpaired_quantiles_by_hand() {
-        // x_w = 2, 0; x_l = 0, 1. Sorted: 0, 2 against 0, 1: u = 0 (chosen of pair 1, rejected of pair 0) and 1 (the others).
+        // x_w = 2, 0; x_l = 0, 1. Sorted: 0, 2 against 0, 1: u = 0 (chosen of pair 1, rejected of pair 0) and
+        // 1 (the others).
         let batch = [pair(2.0, 0.0, 0.0, 0.0), pair(0.0, 1.0, 0.0, 0.0)];
         let got = AotUnpaired {
             beta: 1.0,

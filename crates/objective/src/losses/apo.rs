@@ -81,8 +81,8 @@ impl Loss for ApoZero {
 ///
 /// ℓ = σ(βx_w) + 1 − σ(βh),   h = x_w − x_l
 ///
-/// - Coefficients: d_w = β(σ'(βh) − σ'(βx_w)), d_l = β σ'(βh). At the reference d_w = 0; it is negative wherever |h| > |x_w|: this
-///   objective asks for the chosen log-prob to fall.
+/// - Coefficients: d_w = β(σ'(βh) − σ'(βx_w)), d_l = β σ'(βh). At the reference d_w = 0; it is negative
+///   wherever |h| > |x_w|: this objective asks for the chosen log-prob to fall.
 /// - Not of the form h_w(a_w) − h_l(a_l) + Λ(a_w) with m = u, but with Λ = −σ(βx_w): m(u) = σ(u), h = βx.
 /// - Stability: bounded.
 /// - Source: D'Oosterlinck et al. 2024, arXiv:2408.06266, eq. 8.

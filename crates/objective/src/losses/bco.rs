@@ -160,7 +160,8 @@ mod tests {
 
     #[test]
     fn by_hand() {
-        // x_w = 3, x_l = 1, β = 1. δ = 0: d_w = σ(−3), d_l = σ(1). δ = mean = 2: d_w = d_l = σ(−1), ℓ = 2·log(1 + e^−1).
+        // x_w = 3, x_l = 1, β = 1. δ = 0: d_w = σ(−3), d_l = σ(1). δ = mean = 2: d_w = d_l = σ(−1), ℓ =
+        // 2·log(1 + e^−1).
         let batch = [pair(3.0, 1.0, 0.0, 0.0)];
         let plain = BcoPair {
             beta: 1.0,

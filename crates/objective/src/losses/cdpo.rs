@@ -10,10 +10,11 @@ use crate::options::ObjectiveOptions;
 ///
 /// ℓ = −(1−ε) log σ(βh) − ε log σ(−βh)
 ///
-/// - Coefficients: d_w = d_l = β(σ(−βh) − ε). They change sign at βh = log((1−ε)/ε), the margin at which the model is as
-///   sure as the labels are: past it the step is the ideal one reversed.
+/// - Coefficients: d_w = d_l = β(σ(−βh) − ε). They change sign at βh = log((1−ε)/ε), the margin at which the
+///   model is as sure as the labels are: past it the step is the ideal one reversed.
 /// - Stability: two softplus terms; finite for every finite h.
-/// - Source: Mitchell 2023, "A note on DPO with noisy preferences and relationship to IPO", the loss with smoothed labels.
+/// - Source: Mitchell 2023, "A note on DPO with noisy preferences and relationship to IPO", the loss with
+///   smoothed labels.
 /// - TRL 1.16's DPO has no such loss: its `sigmoid` ignores `label_smoothing`, its `robust` is another loss. The
 ///   experimental CPO and TPO trainers do smooth their sigmoid in this way.
 #[derive(Clone, Copy, Debug, PartialEq)]

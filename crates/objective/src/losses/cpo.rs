@@ -15,8 +15,9 @@ use crate::options::ObjectiveOptions;
 /// - Coefficients: with c = σ(−u), d_w = βc + λ, d_l = βc.
 /// - Stability: softplus; finite for every finite log-prob.
 /// - Source: Xu et al. 2024, arXiv:2401.08417, eq. 3 with L_NLL; arXiv:2410.13828, Table 2.
-/// - TRL: the experimental CPO trainer with `loss_type = "sigmoid"`: the likelihood term is a mean over the chosen tokens of
-///   the micro-batch (smaller than λ a_w by the length, and long completions weigh more); `label_smoothing` is read.
+/// - TRL: the experimental CPO trainer with `loss_type = "sigmoid"`: the likelihood term is a mean over the
+///   chosen tokens of the micro-batch (smaller than λ a_w by the length, and long completions weigh more);
+///   `label_smoothing` is read.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Cpo {
     /// β > 0, per nat.

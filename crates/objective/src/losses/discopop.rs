@@ -12,10 +12,10 @@ use crate::options::ObjectiveOptions;
 ///
 /// ℓ = (1 − s)·softplus(−u) + s·e^−u,   u = βh, s = σ(u/τ)
 ///
-/// - Coefficients: d_w = d_l = βc, c = (1−s)σ(−u) + s e^−u + s'(softplus(−u) − e^−u), s' = s(1−s)/τ. Not monotone: c is negative in a
-///   stretch below u = 0 when τ < 1, where the step is the ideal one reversed.
-/// - Stability: s e^−u as exp(log s − u), which for τ ≤ 1 never exceeds 1; softplus elsewhere. Finite at u = ±500, where the plain product
-///   0·∞ is NaN.
+/// - Coefficients: d_w = d_l = βc, c = (1−s)σ(−u) + s e^−u + s'(softplus(−u) − e^−u), s' = s(1−s)/τ. Not
+///   monotone: c is negative in a stretch below u = 0 when τ < 1, where the step is the ideal one reversed.
+/// - Stability: s e^−u as exp(log s − u), which for τ ≤ 1 never exceeds 1; softplus elsewhere. Finite at u =
+///   ±500, where the plain product 0·∞ is NaN.
 /// - Source: Lu et al. 2024, arXiv:2406.08414, eq. 5.
 /// - TRL: `loss_type = "discopop"`, the same formula, as a plain product.
 #[derive(Clone, Copy, Debug, PartialEq)]

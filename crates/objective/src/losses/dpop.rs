@@ -12,8 +12,8 @@ use crate::options::ObjectiveOptions;
 ///
 /// ℓ = −log σ(β(x_w − x_l − λ max(0, −x_w)))
 ///
-/// - Coefficients: with c = σ(−u), d_l = βc; d_w = βc while x_w ≥ 0 and βc(1 + λ) once x_w < 0. The slope at x_w = 0 (the
-///   first step, policy equal to reference) is DPO's.
+/// - Coefficients: with c = σ(−u), d_l = βc; d_w = βc while x_w ≥ 0 and βc(1 + λ) once x_w < 0. The slope at
+///   x_w = 0 (the first step, policy equal to reference) is DPO's.
 /// - Stability: softplus; finite for every finite log-prob.
 /// - Source: Pal et al. 2024 (Smaug), arXiv:2402.13228; arXiv:2410.13828, Table 2.
 /// - TRL 1.16 has no such loss.

@@ -12,12 +12,12 @@ use crate::options::ObjectiveOptions;
 ///
 /// ℓ = q_w (log q_w − log(1−ε)) + q_l (log q_l − log ε),   q_w = σ(βh), q_l = σ(−βh)
 ///
-/// - Coefficients: d_w = d_l = β σ'(βh) (log((1−ε)/ε) − βh). They are negative past the target βh = log((1−ε)/ε), and vanish at
-///   both ends: a pair that is ranked very wrongly hardly moves.
+/// - Coefficients: d_w = d_l = β σ'(βh) (log((1−ε)/ε) − βh). They are negative past the target βh =
+///   log((1−ε)/ε), and vanish at both ends: a pair that is ranked very wrongly hardly moves.
 /// - Stability: log q from softplus; q·log q → 0 at both ends.
 /// - Source: Ji et al. 2024, arXiv:2402.00856, eq. 16.
-/// - TRL: `loss_type = "exo_pair"`, the same; `label_smoothing = 0` is refused there and here (its target is infinite). TRL's own
-///   default is 0, so it must be said there; here it is 1e-3, the paper's.
+/// - TRL: `loss_type = "exo_pair"`, the same; `label_smoothing = 0` is refused there and here (its target is
+///   infinite). TRL's own default is 0, so it must be said there; here it is 1e-3, the paper's.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct ExoPair {
     /// β > 0, per nat.

@@ -13,7 +13,8 @@ use crate::options::ObjectiveOptions;
 ///
 /// - Coefficients: d_w = d_l = β inside the hinge (βh < 1), 0 outside.
 /// - Stability: piecewise linear; the slope at the corner is taken as 0, as PyTorch's relu does.
-/// - Source: Liu et al. 2023 (RSO), arXiv:2309.06657 (hinge-norm); after SLiC, Zhao et al. 2023, arXiv:2305.10425, section 2.
+/// - Source: Liu et al. 2023 (RSO), arXiv:2309.06657 (hinge-norm); after SLiC, Zhao et al. 2023,
+///   arXiv:2305.10425, section 2.
 /// - TRL: `loss_type = "hinge"`, the same.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Hinge {

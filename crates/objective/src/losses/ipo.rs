@@ -11,11 +11,12 @@ use crate::options::ObjectiveOptions;
 ///
 /// ℓ = (h − 1/(2β))²,   h = x_w/L_w − x_l/L_l with `length_average`, else x_w − x_l
 ///
-/// - Coefficients: with k = 2(1/(2β) − h), d_w = k/L_w, d_l = k/L_l averaged; d_w = d_l = k otherwise. Past the target, h > 1/(2β), both
-///   are negative: the gradient is reversed and pulls the margin back.
+/// - Coefficients: with k = 2(1/(2β) − h), d_w = k/L_w, d_l = k/L_l averaged; d_w = d_l = k otherwise. Past
+///   the target, h > 1/(2β), both are negative: the gradient is reversed and pulls the margin back.
 /// - Stability: a square; finite for every finite log-prob.
 /// - Source: Azar et al. 2023, arXiv:2310.12036, eq. 17 (β here is τ there), where the log-probs are sums.
-/// - TRL: `loss_type = "ipo"` averages over tokens, so d_w/d_l = L_l/L_w; the default here, off under semantics = paper.
+/// - TRL: `loss_type = "ipo"` averages over tokens, so d_w/d_l = L_l/L_w; the default here, off under
+///   semantics = paper.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Ipo {
     /// β > 0 (τ in the paper), per nat.

@@ -11,13 +11,14 @@ use crate::options::ObjectiveOptions;
 /// ℓ = λ_w (1 − σ(βx_w − z)) + λ_l (1 − σ(z − βx_l)),   z = β·max(0, KL)
 ///
 /// - Coefficients: d_w = λ_w β σ'(βx_w − z), d_l = λ_l β σ'(z − βx_l), with z held constant, as in the paper.
-/// - z: from the KL that the caller estimated ([`KlEstimate::Given`]: mismatched completions, as TRL), or the mean log-ratio of the
-///   batch's 2B completions (**ours**; no second scoring), never below 0.
+/// - z: from the KL that the caller estimated ([`KlEstimate::Given`]: mismatched completions, as TRL), or the
+///   mean log-ratio of the batch's 2B completions (**ours**; no second scoring), never below 0.
 /// - Unpaired rows: [`Kto::row`].
-/// - Stability: logistic functions of both signs; saturates to 0 at both ends, so hopeless and settled rows stop moving.
+/// - Stability: logistic functions of both signs; saturates to 0 at both ends, so hopeless and settled rows
+///   stop moving.
 /// - Source: Ethayarajh et al. 2024, arXiv:2402.01306, eq. 7; arXiv:2410.13828, Table 2, drops the constant λ_w + λ_l.
-/// - TRL: `KTOTrainer` on unpaired rows; it takes the mean over rows, so a pair's coefficients there are half of these, and z from
-///   completions shifted by one row within the batch.
+/// - TRL: `KTOTrainer` on unpaired rows; it takes the mean over rows, so a pair's coefficients there are half
+///   of these, and z from completions shifted by one row within the batch.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Kto {
     /// β > 0, per nat.
@@ -103,7 +104,8 @@ impl Kto {
     }
 
     /// One unpaired row: `(loss, c)` of a completion with log-ratio `x` (nats) that is desirable or not, against the
-    /// reference point `z`. c is d_w for a desirable row and d_l for an undesirable one. The mean over rows is the caller's.
+    /// reference point `z`. c is d_w for a desirable row and d_l for an undesirable one. The mean over rows
+    /// is the caller's.
     pub fn row(&self, x: f64, desirable: bool, z: f64) -> (f64, f64) {
         let (weight, value) = if desirable {
             (self.desirable_weight, self.beta * x - z)

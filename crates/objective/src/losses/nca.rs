@@ -10,7 +10,8 @@ use crate::options::ObjectiveOptions;
 ///
 /// ℓ = −log σ(βx_w) − ½ log σ(−βx_w) − ½ log σ(−βx_l)
 ///
-/// - Coefficients: d_w = β(σ(−βx_w) − ½σ(βx_w)), d_l = ½β σ(βx_l). d_w turns negative past βx_w = log 2: the chosen reward is held there.
+/// - Coefficients: d_w = β(σ(−βx_w) − ½σ(βx_w)), d_l = ½β σ(βx_l). d_w turns negative past βx_w = log 2: the
+///   chosen reward is held there.
 /// - Stability: softplus; finite for every finite log-prob.
 /// - Source: Chen et al. 2024, arXiv:2402.05369, section 4.1 with K = 2.
 /// - TRL: `loss_type = "nca_pair"`, the same.

@@ -8,16 +8,19 @@ use crate::nll::{Nll, NllAverage};
 use crate::numeric::{log_1m_exp, logistic};
 use crate::options::ObjectiveOptions;
 
-/// Odds Ratio Preference Optimization: likelihood of the chosen completion, and the log-odds of its mean token log-prob.
+/// Odds Ratio Preference Optimization: likelihood of the chosen completion, and the log-odds of its mean
+/// token log-prob.
 ///
 /// ℓ = −Λ(a_w) − λ log σ(o_w − o_l),   o = p − log(1 − e^p), p = a/L
 ///
 /// - Coefficients: with c = σ(−(o_w − o_l)), d_w = λc/(L_w(1 − e^p_w)) + Λ', d_l = λc/(L_l(1 − e^p_l)).
-/// - Stability: log(1 − e^p) by expm1 or log1p; p is held at −1e-12 (a completion that certain has no odds to speak of), with the slope there.
+/// - Stability: log(1 − e^p) by expm1 or log1p; p is held at −1e-12 (a completion that certain has no odds to
+///   speak of), with the slope there.
 /// - Source: Hong et al. 2024, arXiv:2403.07691, eq. 4 and 7; λ 0.1.
-/// - TRL: the experimental ORPO trainer, λ under the name `beta`, in float32. Its likelihood term runs over *prompt and completion* tokens of the
-///   micro-batch, which sums over the completion cannot express: here the completion's alone (mean over the batch's chosen tokens; under
-///   semantics = paper, each completion's own mean).
+/// - TRL: the experimental ORPO trainer, λ under the name `beta`, in float32. Its likelihood term runs over
+///   *prompt and completion* tokens of the micro-batch, which sums over the completion cannot express: here
+///   the completion's alone (mean over the batch's chosen tokens; under semantics = paper, each completion's
+///   own mean).
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Orpo {
     /// λ > 0, weight of the odds-ratio term.

@@ -14,8 +14,8 @@ use crate::options::ObjectiveOptions;
 ///
 /// - Coefficients: d_w = d_l = β σ(−u), u = βh + α(L_w − L_l): a pair whose chosen completion is longer weighs less.
 /// - Stability: softplus; finite for every finite h and length.
-/// - Source: Park et al. 2024, "Disentangling Length from Quality in DPO", arXiv:2403.19159; arXiv:2410.13828, Table 2; α 0.2 for TL;DR as
-///   in arXiv:2410.13828, appendix C.
+/// - Source: Park et al. 2024, "Disentangling Length from Quality in DPO", arXiv:2403.19159;
+///   arXiv:2410.13828, Table 2; α 0.2 for TL;DR as in arXiv:2410.13828, appendix C.
 /// - TRL 1.16 has no such loss.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct RDpo {

@@ -39,7 +39,7 @@ impl Default for Robust {
 impl Robust {
     pub(crate) const DESCRIPTION: Description = Description {
         name: "robust",
-        aliases: &["rdpo_noise"],
+        aliases: &[],
         title: "Robust DPO (unbiased under label noise)",
         formula: "m(u) = [(1−ε) log σ(u) − ε log σ(−u)]/(1−2ε), h_w = β(a_w − r_w), h_l = β(a_l − r_l), Λ = 0",
         loss: "[−(1−ε) log σ(βh) + ε log σ(−βh)] / (1−2ε)",

@@ -13,8 +13,9 @@ use crate::options::ObjectiveOptions;
 /// - Coefficients: d_w = β σ(−βh) + Λ', d_l = β σ(−βh).
 /// - Stability: as DPO.
 /// - Source: Pang et al. 2024, arXiv:2404.19733, eq. 1, with the likelihood normalised by the completion's length.
-/// - TRL 1.16 has no `rpo_alpha` any more; its way is `loss_type = ["sigmoid", "sft"]` with `loss_weights = [1, α]`, whose likelihood is a
-///   mean over the micro-batch's chosen tokens: the default here, the paper's under semantics = paper.
+/// - TRL 1.16 has no `rpo_alpha` any more; its way is `loss_type = ["sigmoid", "sft"]` with `loss_weights =
+///   [1, α]`, whose likelihood is a mean over the micro-batch's chosen tokens: the default here, the paper's
+///   under semantics = paper.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Rpo {
     /// The preference term.

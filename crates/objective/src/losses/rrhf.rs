@@ -10,7 +10,8 @@ use crate::options::ObjectiveOptions;
 ///
 /// ℓ = max(0, a_l/L_l − a_w/L_w) − λ a_w
 ///
-/// - Coefficients: where the ranking is wrong, d_w = 1/L_w + λ, d_l = 1/L_l; where it is right (or tied), d_w = λ, d_l = 0.
+/// - Coefficients: where the ranking is wrong, d_w = 1/L_w + λ, d_l = 1/L_l; where it is right (or tied), d_w
+///   = λ, d_l = 0.
 /// - Stability: piecewise linear; the slope at the tie is taken as 0, as PyTorch's relu does.
 /// - Source: Yuan et al. 2023, arXiv:2304.05302, for two completions as in arXiv:2410.13828, Table 2.
 /// - TRL 1.16 has no such loss.

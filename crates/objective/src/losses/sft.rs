@@ -12,7 +12,8 @@ use crate::options::ObjectiveOptions;
 /// - Coefficients: d_w = B/ΣL_w, d_l = 0.
 /// - Stability: linear.
 /// - Source: maximum likelihood; as a term of preference losses, TRL's `sft`.
-/// - TRL: `loss_type = "sft"`, the same (mean over the micro-batch's chosen tokens). With `nll_average = false`, the sum: ℓ = −a_w.
+/// - TRL: `loss_type = "sft"`, the same (mean over the micro-batch's chosen tokens). With `nll_average =
+///   false`, the sum: ℓ = −a_w.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Sft {
     /// The likelihood term.

@@ -15,8 +15,9 @@ use crate::options::ObjectiveOptions;
 /// - Coefficients: with c = σ(−u), d_w = βc/L_w, d_l = βc/L_l; so d_w/d_l = L_l/L_w.
 /// - Stability: softplus; finite for every finite log-prob and length ≥ 1.
 /// - Source: Meng et al. 2024, arXiv:2405.14734, eq. 6; arXiv:2410.13828, Table 2.
-/// - TRL: the experimental CPO trainer with `loss_type = "simpo"`: β 0.1 and γ 0.5 there by default, `label_smoothing` read,
-///   and, unless `cpo_alpha = 0` is said, a likelihood term of weight 1 added (CPO-SimPO).
+/// - TRL: the experimental CPO trainer with `loss_type = "simpo"`: β 0.1 and γ 0.5 there by default,
+///   `label_smoothing` read, and, unless `cpo_alpha = 0` is said, a likelihood term of weight 1 added
+///   (CPO-SimPO).
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct SimPo {
     /// β > 0, per nat of mean token log-prob.

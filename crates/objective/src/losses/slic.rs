@@ -13,7 +13,8 @@ use crate::options::ObjectiveOptions;
 ///
 /// - Coefficients: inside the hinge, a_w − a_l < δ, d_w = 1 + λ, d_l = 1; outside, d_w = λ, d_l = 0.
 /// - Stability: piecewise linear; the slope at the corner is taken as 0.
-/// - Source: Zhao et al. 2023, arXiv:2305.10425, section 2, with the chosen completion as the regularization target: arXiv:2410.13828, Table 2.
+/// - Source: Zhao et al. 2023, arXiv:2305.10425, section 2, with the chosen completion as the regularization
+///   target: arXiv:2410.13828, Table 2.
 /// - TRL 1.16 has no such loss; its `hinge` ([`Hinge`](super::Hinge)) is the margin loss on β-scaled log-ratios alone.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Slic {

@@ -3,8 +3,8 @@
 use proptest::prelude::*;
 use unbraid_objective::{Objective, ObjectiveOptions, PairLogps, Semantics};
 
-/// Every named objective on both sides, and those that take an f-divergence with each divergence. `kto` and `bco_pair` get their
-/// batch statistic from outside, because it is held constant in their derivative.
+/// Every named objective on both sides, and those that take an f-divergence with each divergence. `kto` and
+/// `bco_pair` get their batch statistic from outside, because it is held constant in their derivative.
 pub fn every_objective() -> Vec<(String, Objective)> {
     let mut all = Vec::new();
     for name in Objective::all_names() {

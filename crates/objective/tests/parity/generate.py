@@ -98,10 +98,10 @@ def token_rows(sums, lengths, width):
     return torch.stack(rows), mask
 
 
-def output(log_probs):
+def output(log_probs, log_sum_sq=0.0):
     zeros = torch.zeros_like(log_probs)
     return types.SimpleNamespace(
-        log_probs=log_probs, log_sum_sq_probs=zeros, entropy=zeros, mean_logits=zeros, is_top1=zeros.bool(), logits=None
+        log_probs=log_probs, log_sum_sq_probs=zeros + log_sum_sq, entropy=zeros, mean_logits=zeros, is_top1=zeros.bool(), logits=None
     )
 
 
@@ -118,7 +118,7 @@ def stand_in(**kwargs):
     )
 
 
-def dpo(batch, loss_types, weights=None, beta=0.1, label_smoothing=0.0, f="reverse_kl", f_coef=0.5, tau=0.05):
+def dpo(batch, loss_types, weights=None, beta=0.1, label_smoothing=0.0, f="reverse_kl", f_coef=0.5, tau=0.05, ld_alpha=None, log_sum_sq=None):
     a, b = leaves(batch)
     lengths = [p[4] for p in batch] + [p[5] for p in batch]
     width = max(lengths) + 2
@@ -128,10 +128,10 @@ def dpo(batch, loss_types, weights=None, beta=0.1, label_smoothing=0.0, f="rever
         loss_weights=weights or [1.0] * len(loss_types),
         beta=beta,
         label_smoothing=label_smoothing,
-        ld_alpha=None,
+        ld_alpha=ld_alpha,
         f_divergence_type=f,
         f_alpha_divergence_coef=f_coef,
-        use_weighting=False,
+        use_weighting=log_sum_sq is not None,
         args=types.SimpleNamespace(discopop_tau=tau),
     )
     inputs = {
@@ -142,7 +142,7 @@ def dpo(batch, loss_types, weights=None, beta=0.1, label_smoothing=0.0, f="rever
         "ref_rejected_logps": torch.tensor([p[3] for p in batch], dtype=torch.float64),
     }
     with float_is_identity():
-        loss = DPO_LOSS(trainer, lambda **_: output(rows), inputs, False)
+        loss = DPO_LOSS(trainer, lambda **_: output(rows, log_sum_sq or 0.0), inputs, False)
     return finish(loss, a, b, len(batch))
 
 
@@ -219,9 +219,9 @@ def main():
     torch.set_default_dtype(torch.float64)
     cases, skipped = [], []
 
-    def add(names, batch, options, result, weights=None):
+    def add(names, batch, options, result, weights=None, **extra):
         values = [result["loss"], *result["d_w"], *result["d_l"]]
-        case = {"names": names, "options": options, "batch": batch, **result}
+        case = {"names": names, "options": options, "batch": batch, **result, **extra}
         if weights:
             case["weights"] = weights
         if all(math.isfinite(v) for v in values):
@@ -266,6 +266,13 @@ def main():
         add(mixture, batch, {"beta": 0.1}, dpo(batch, mixture, [0.8, 0.2, 1.0]), [0.8, 0.2, 1.0])
         for loss_type in ["sigmoid", "ipo", "sppo_hard", "sigmoid_norm"]:
             add([ours.get(loss_type, loss_type)], batch, {"beta": 0.1}, dpo(batch, [loss_type]))
+    # LD-DPO's weights inside the sums, WPO's on the pairs (every token's log Σ_v π(v)² the same).
+    for loss_type in ["sigmoid", "ipo", "sppo_hard"]:
+        for ld_alpha in [0.0, 0.3, 1.0]:
+            result = dpo(BATCH, [loss_type], ld_alpha=ld_alpha)
+            add([ours.get(loss_type, loss_type)], BATCH, {"beta": 0.1, "ld_alpha": ld_alpha}, result)
+        result = dpo(BATCH, [loss_type], log_sum_sq=-1.75)
+        add([ours.get(loss_type, loss_type)], BATCH, {"beta": 0.1}, result, log_sum_sq=-1.75)
     for beta in BETAS:
         for desirable, undesirable in [(1.0, 1.0), (1.33, 0.7)]:
             for kl in [-2.0, 0.0, 3.5]:
