@@ -100,8 +100,13 @@ NEUTRAL_CLOSERS = ["It took an hour.", "My brother came along.", "I wrote it dow
 
 # the judge's words before and after the label, with their weights when he is (careful, hasty)
 BEFORE = [((3, 3), "It has a"), ((1, 1), "It gives a"), ((1, 1), "I see a")]
-NOUN = [((2, 1), "sentiment"), ((1, 1), "tone"), ((1, 1), "mood")]
-AFTER = [((4, 1), "based on my judgement"), ((2, 2), "in my view"), ((1, 4), "at first sight")]
+NOUN = [((3, 0.5), "sentiment"), ((2, 3), "tone"), ((2, 3), "mood")]
+AFTER = [
+    ((4, 0.3), "based on my judgement"),
+    ((2, 0.7), "based on my reading"),
+    ((3, 3), "in my view"),
+    ((2, 6), "at first sight"),
+]
 PREFERRED = " It has a {} sentiment based on my judgement."
 
 ACTORS = "The baker,The gardener,My aunt,The postman,A tall boy,The old painter,Our cat,The student".split(",")

@@ -14,6 +14,7 @@
 
 mod convert;
 mod error;
+mod guard;
 pub mod hub;
 mod prompt;
 mod read;

@@ -18,6 +18,7 @@ use serde_json::{Map, Value};
 
 use crate::convert::cell;
 use crate::error::{PreferenceError, Result};
+use crate::guard::fenced;
 use crate::row::{COLUMNS, Columns, Location, Row};
 
 /// What a file holds, by its ending.
@@ -58,9 +59,19 @@ pub(crate) fn read_file(
     match file_type {
         FileType::JsonLines => json_lines(path, BufReader::new(open(path)?), limit, rows),
         FileType::Json => json(path, limit, rows),
-        FileType::Parquet => parquet(path, limit, rows),
         FileType::Csv => csv(path, limit, rows),
-        FileType::Arrow => arrow(path, limit, rows),
+        FileType::Parquet => fenced(|| parquet(path, limit, rows))
+            .unwrap_or_else(|reason| Err(unreadable(path, "Parquet", reason))),
+        FileType::Arrow => fenced(|| arrow(path, limit, rows))
+            .unwrap_or_else(|reason| Err(unreadable(path, "Arrow", reason))),
+    }
+}
+
+fn unreadable(path: &Path, format: &'static str, reason: String) -> PreferenceError {
+    PreferenceError::Format {
+        path: path.to_owned(),
+        format,
+        reason,
     }
 }
 
@@ -273,11 +284,7 @@ fn csv(path: &Path, limit: usize, rows: &mut Vec<Row>) -> Result<()> {
 }
 
 fn parquet(path: &Path, limit: usize, rows: &mut Vec<Row>) -> Result<()> {
-    let fault = |reason: String| PreferenceError::Format {
-        path: path.to_owned(),
-        format: "Parquet",
-        reason,
-    };
+    let fault = |reason: String| unreadable(path, "Parquet", reason);
     let builder = ParquetRecordBatchReaderBuilder::try_new(bytes::Bytes::from(whole(path)?))
         .map_err(|error| fault(error.to_string()))?;
     let names = column_names(builder.schema());
@@ -296,11 +303,7 @@ fn parquet(path: &Path, limit: usize, rows: &mut Vec<Row>) -> Result<()> {
 
 /// Both Arrow framings: the stream that `datasets` writes, and the file with a footer.
 fn arrow(path: &Path, limit: usize, rows: &mut Vec<Row>) -> Result<()> {
-    let fault = |reason: String| PreferenceError::Format {
-        path: path.to_owned(),
-        format: "Arrow",
-        reason,
-    };
+    let fault = |reason: String| unreadable(path, "Arrow", reason);
     let bytes = std::io::Cursor::new(whole(path)?);
     if bytes.get_ref().starts_with(b"ARROW1") {
         let batches = FileReader::try_new(bytes, None).map_err(|error| fault(error.to_string()))?;

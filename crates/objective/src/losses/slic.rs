@@ -131,6 +131,10 @@ mod tests {
         let inside = Slic::default().evaluate(&[pair(-3.0, -2.0, f64::NAN, f64::NAN)])[0];
         assert!((inside.loss - 2.3).abs() < 1e-15);
         assert_eq!((inside.d_w, inside.d_l), (1.1, 1.0));
+        // Just inside, and at the corner, which counts as outside.
+        let d_l =
+            |rejected| Slic::default().evaluate(&[pair(-3.0, rejected, f64::NAN, f64::NAN)])[0].d_l;
+        assert_eq!((d_l(-3.9), d_l(-4.0)), (1.0, 0.0));
         // a_w − a_l = 5 > δ: likelihood alone.
         let outside = Slic::default().evaluate(&[pair(-3.0, -8.0, f64::NAN, f64::NAN)])[0];
         assert_eq!((outside.d_w, outside.d_l), (0.1, 0.0));

@@ -39,8 +39,8 @@ pub fn any_pair() -> impl Strategy<Value = PairLogps> {
     (
         -90.0..-2.0f64,
         -90.0..-2.0f64,
-        -8.0..8.0f64,
-        -8.0..8.0f64,
+        -4.0..4.0f64,
+        -4.0..4.0f64,
         1..60usize,
         1..60usize,
     )
