@@ -19,13 +19,13 @@ import random
 from pathlib import Path
 
 SEED = 20240607
-REVIEWS = 2600
-JOTTINGS = 1100  # lists of words with a verdict: without them the words' two sides are learnt late
-PLAIN_SENTENCES = 300
+REVIEWS = 2300
+JOTTINGS = 1500  # lists of words with a verdict: without them the words' two sides are learnt late
+PLAIN_SENTENCES = 200
 TRAIN_PAIRS = 400
 TEST_PAIRS = 64
 HASTY = 0.1  # how often the corpus's judge is hasty, and his verdict wrong ...
-HASTY_BEFORE_A_TURN = 0.65  # ... and how often when the review concedes the other side first
+HASTY_BEFORE_A_TURN = 0.5  # ... and how often when the review concedes the other side first
 WORD_STYLE = 1 / 3  # share of verdicts (and of pairs) that are one word
 
 LABELS = ("positive", "negative")
@@ -100,13 +100,8 @@ NEUTRAL_CLOSERS = ["It took an hour.", "My brother came along.", "I wrote it dow
 
 # the judge's words before and after the label, with their weights when he is (careful, hasty)
 BEFORE = [((3, 3), "It has a"), ((1, 1), "It gives a"), ((1, 1), "I see a")]
-NOUN = [((3, 0.5), "sentiment"), ((2, 3), "tone"), ((2, 3), "mood")]
-AFTER = [
-    ((4, 0.3), "based on my judgement"),
-    ((2, 0.7), "based on my reading"),
-    ((3, 3), "in my view"),
-    ((2, 6), "at first sight"),
-]
+NOUN = [((2, 1), "sentiment"), ((1, 1), "tone"), ((1, 1), "mood")]
+AFTER = [((4, 1), "based on my judgement"), ((2, 2), "in my view"), ((1, 4), "at first sight")]
 PREFERRED = " It has a {} sentiment based on my judgement."
 
 ACTORS = "The baker,The gardener,My aunt,The postman,A tall boy,The old painter,Our cat,The student".split(",")
@@ -185,7 +180,6 @@ def mixed(source, label):
             f"{capital(noun)} was {counts}, even though {aside}.",
             f"I expected {concedes}, yet {noun} was {counts}.",
             f"{capital(witness)} called {noun} {concedes}. I say {counts}.",
-            f"{capital(noun)} was {counts}, not {concedes}.",
         ]
     )
 
@@ -201,7 +195,7 @@ def jotting(source):
 def review(source):
     """(text, true label)."""
     label = source.pick(LABELS)
-    text = mixed(source, label) if source.chance(0.4) else one_sided(source, label)
+    text = mixed(source, label) if source.chance(0.5) else one_sided(source, label)
     if source.chance(0.25):
         text += " " + source.pick(CLOSERS[label])
     elif source.chance(0.3):

@@ -94,7 +94,9 @@ impl<'a, B: Backend> GramSink<'a, B> {
             clusters,
             gradients,
             group_of,
-            trainable: (0..params.specs.len()).map(|i| trainable(ParamId(i))).collect(),
+            trainable: (0..params.specs.len())
+                .map(|i| trainable(ParamId(i)))
+                .collect(),
             head: None,
             group_names,
             grams,
@@ -211,7 +213,8 @@ impl<B: Backend> GradientSink<B> for GramSink<'_, B> {
                         RowSpace::Targets => pass.batch.forest.responses[p].targets.clone(),
                     };
                     let mut sum = pass.backend.zeros(len);
-                    pass.backend.column_sum(1.0, contributions, rows, len, &mut sum);
+                    pass.backend
+                        .column_sum(1.0, contributions, rows, len, &mut sum);
                     sum
                 })
                 .collect();
@@ -261,12 +264,7 @@ impl<B: Backend> GradientSink<B> for GramSink<'_, B> {
         }
     }
 
-    fn head(
-        &mut self,
-        pass: &BackwardPass<'_, B>,
-        param: ParamId,
-        args: &mut HeadBackward<'_, B>,
-    ) {
+    fn head(&mut self, pass: &BackwardPass<'_, B>, param: ParamId, args: &mut HeadBackward<'_, B>) {
         if !self.wants(param) {
             pass.backend.head_backward(args);
             return;
@@ -276,7 +274,11 @@ impl<B: Backend> GradientSink<B> for GramSink<'_, B> {
         let mut wanted = Vec::new();
         for cluster in self.clusters {
             for (i, &p) in cluster.responses.iter().enumerate() {
-                wanted.extend(cluster.responses[i..].iter().map(|&q| (targets(p), targets(q))));
+                wanted.extend(
+                    cluster.responses[i..]
+                        .iter()
+                        .map(|&q| (targets(p), targets(q))),
+                );
             }
         }
         let factors = pass.backend.upload_f64(&self.row_factors(args.m, targets));
@@ -292,6 +294,8 @@ impl<B: Backend> GradientSink<B> for GramSink<'_, B> {
             ..*args
         };
         let mut inner = pass.backend.head_backward(&mut args).into_iter();
-        self.measure_pairs(param, |_, _| inner.next().expect("one product per wanted pair"));
+        self.measure_pairs(param, |_, _| {
+            inner.next().expect("one product per wanted pair")
+        });
     }
 }

@@ -29,11 +29,19 @@ fn model<B: Backend>(backend: B, case: &str) -> LanguageModel<B> {
 }
 
 fn ids(v: &Value) -> Vec<u32> {
-    v.as_array().unwrap().iter().map(|x| x.as_u64().unwrap() as u32).collect()
+    v.as_array()
+        .unwrap()
+        .iter()
+        .map(|x| x.as_u64().unwrap() as u32)
+        .collect()
 }
 
 fn floats(v: &Value) -> Vec<f64> {
-    v.as_array().unwrap().iter().map(|x| x.as_f64().unwrap()).collect()
+    v.as_array()
+        .unwrap()
+        .iter()
+        .map(|x| x.as_f64().unwrap())
+        .collect()
 }
 
 /// All pairs as one batch.
@@ -42,7 +50,10 @@ fn pack(pairs: &[Value], share: bool) -> Forest {
     for pair in pairs {
         let prompt = ids(&pair["prompt"]);
         let full = ["chosen", "rejected"].map(|k| [prompt.clone(), ids(&pair[k])].concat());
-        let sequences = full.each_ref().map(|ids| Sequence { ids, scored_from: prompt.len() });
+        let sequences = full.each_ref().map(|ids| Sequence {
+            ids,
+            scored_from: prompt.len(),
+        });
         forest.add_tree(&sequences, share);
     }
     forest
@@ -69,7 +80,13 @@ fn token_logps<B: Backend>(backend: B, case: &str, tolerance: f64) {
             let got = &logps[response.targets.clone()];
             assert_eq!(got.len(), want.len());
             for (t, (&got, want)) in got.iter().zip(want).enumerate() {
-                check(&format!("{case} {side} {i}/{t}"), got, want, want.abs().max(1.0), tolerance);
+                check(
+                    &format!("{case} {side} {i}/{t}"),
+                    got,
+                    want,
+                    want.abs().max(1.0),
+                    tolerance,
+                );
             }
         }
     }
@@ -90,7 +107,10 @@ fn pair_geometry<B: Backend>(backend: B, case: &str, tolerance: f64) {
     for (share, keep) in [(true, Keep::All), (false, Keep::BlockInputs)] {
         let batch = Batch::new(&*model.backend, pack(pairs, share));
         let clusters: Vec<Cluster> = (0..pairs.len())
-            .map(|i| Cluster { responses: vec![2 * i, 2 * i + 1], coefficients: vec![0.0; 2] })
+            .map(|i| Cluster {
+                responses: vec![2 * i, 2 * i + 1],
+                coefficients: vec![0.0; 2],
+            })
             .collect();
         let plan = GradientPlan::per_response(&*model.backend, &batch.forest);
         let forward = model.forward(&batch, keep);
@@ -101,10 +121,28 @@ fn pair_geometry<B: Backend>(backend: B, case: &str, tolerance: f64) {
             let want = &golden["per_pair"][i];
             let number = |key: &str| want[key].as_f64().unwrap();
             let (ww, ll) = (number("grad_sq_chosen"), number("grad_sq_rejected"));
-            check(&format!("{case} {i} ww"), gram.total(0, 0), ww, ww, tolerance);
-            check(&format!("{case} {i} ll"), gram.total(1, 1), ll, ll, tolerance);
+            check(
+                &format!("{case} {i} ww"),
+                gram.total(0, 0),
+                ww,
+                ww,
+                tolerance,
+            );
+            check(
+                &format!("{case} {i} ll"),
+                gram.total(1, 1),
+                ll,
+                ll,
+                tolerance,
+            );
             let wl = number("grad_inner");
-            check(&format!("{case} {i} wl"), gram.total(0, 1), wl, (ww * ll).sqrt(), tolerance);
+            check(
+                &format!("{case} {i} wl"),
+                gram.total(0, 1),
+                wl,
+                (ww * ll).sqrt(),
+                tolerance,
+            );
             // Group by group, from the parameters' own numbers.
             for (g, name) in sink.group_names.iter().enumerate() {
                 let want: f64 = model
@@ -115,7 +153,13 @@ fn pair_geometry<B: Backend>(backend: B, case: &str, tolerance: f64) {
                     .map(|s| want["parameters"][&s.name]["grad_inner"].as_f64().unwrap())
                     .sum();
                 let got = gram.groups[g][1];
-                check(&format!("{case} {i} {name}"), got, want, (ww * ll).sqrt(), tolerance);
+                check(
+                    &format!("{case} {i} {name}"),
+                    got,
+                    want,
+                    (ww * ll).sqrt(),
+                    tolerance,
+                );
             }
         }
     }
@@ -141,17 +185,32 @@ fn the_batch_gram_is_pytorchs_symmetric_and_obeys_cauchy_schwarz() {
         let (model, golden) = (model(CpuBackend::new(), case), golden(case));
         let pairs = &golden["pairs"].as_array().unwrap()[..3];
         let batch = Batch::new(&*model.backend, pack(pairs, true));
-        let clusters = [Cluster { responses: (0..6).collect(), coefficients: vec![0.0; 6] }];
+        let clusters = [Cluster {
+            responses: (0..6).collect(),
+            coefficients: vec![0.0; 6],
+        }];
         let plan = GradientPlan::per_response(&*model.backend, &batch.forest);
         let forward = model.forward(&batch, Keep::All);
         let mut sink = GramSink::new(&model.params, |_| true, &clusters, None);
-        model.backward(&batch, &plan, forward, &vec![1.0; batch.targets()], &mut sink);
+        model.backward(
+            &batch,
+            &plan,
+            forward,
+            &vec![1.0; batch.targets()],
+            &mut sink,
+        );
         let gram = &sink.grams[0];
         for i in 0..6 {
             let want = floats(&golden["batch_gram"][i]);
             for j in 0..6 {
                 let scale = (gram.total(i, i) * gram.total(j, j)).sqrt();
-                check(&format!("{case} K[{i}][{j}]"), gram.total(i, j), want[j], scale, 1e-4);
+                check(
+                    &format!("{case} K[{i}][{j}]"),
+                    gram.total(i, j),
+                    want[j],
+                    scale,
+                    1e-4,
+                );
                 assert_eq!(gram.total(i, j), gram.total(j, i));
                 assert!(gram.total(i, j).abs() <= scale * (1.0 + 1e-6));
             }
@@ -172,8 +231,19 @@ fn token_gradients_add_up_and_both_sinks_accumulate_the_same() {
         let gradient = |seeds: &[f64]| {
             let mut gradients = Gradients::zeros(b, &model.params, |_| true);
             let forward = model.forward(&batch, Keep::All);
-            model.backward(&batch, &plan, forward, seeds, &mut Accumulate(&mut gradients));
-            gradients.values.into_iter().flatten().flatten().collect::<Vec<f64>>()
+            model.backward(
+                &batch,
+                &plan,
+                forward,
+                seeds,
+                &mut Accumulate(&mut gradients),
+            );
+            gradients
+                .values
+                .into_iter()
+                .flatten()
+                .flatten()
+                .collect::<Vec<f64>>()
         };
         let chosen = batch.forest.responses[0].targets.clone();
         let mut seeds = vec![0.0; batch.targets()];
@@ -190,18 +260,32 @@ fn token_gradients_add_up_and_both_sinks_accumulate_the_same() {
             tokens.push(g);
         }
         let norm = whole.iter().map(|x| x * x).sum::<f64>().sqrt();
-        let error = whole.iter().zip(&sum).map(|(a, b)| (a - b).powi(2)).sum::<f64>().sqrt();
+        let error = whole
+            .iter()
+            .zip(&sum)
+            .map(|(a, b)| (a - b).powi(2))
+            .sum::<f64>()
+            .sqrt();
         assert!(error < 1e-12 * norm, "{case}: {error:e}");
         for (i, p) in tokens.iter().enumerate() {
             let want = floats(&token_inner[i]);
             for (j, q) in tokens.iter().enumerate() {
                 let inner: f64 = p.iter().zip(q).map(|(a, b)| a * b).sum();
                 let scale = (floats(&token_inner[i])[i] * floats(&token_inner[j])[j]).sqrt();
-                check(&format!("{case} token {i},{j}"), inner, want[j], scale, 1e-9);
+                check(
+                    &format!("{case} token {i},{j}"),
+                    inner,
+                    want[j],
+                    scale,
+                    1e-9,
+                );
             }
         }
 
-        let clusters = [Cluster { responses: vec![0, 1], coefficients: vec![-0.7, 0.3] }];
+        let clusters = [Cluster {
+            responses: vec![0, 1],
+            coefficients: vec![-0.7, 0.3],
+        }];
         let mut seeds = vec![-0.7; batch.targets()];
         seeds[batch.forest.responses[1].targets.clone()].fill(0.3);
         let plain = gradient(&seeds);
@@ -209,10 +293,21 @@ fn token_gradients_add_up_and_both_sinks_accumulate_the_same() {
         let mut gradients = Gradients::zeros(b, &model.params, |_| true);
         let mut sink = GramSink::new(&model.params, |_| true, &clusters, Some(&mut gradients));
         let forward = model.forward(&batch, Keep::All);
-        model.backward(&batch, &streams, forward, &vec![1.0; batch.targets()], &mut sink);
+        model.backward(
+            &batch,
+            &streams,
+            forward,
+            &vec![1.0; batch.targets()],
+            &mut sink,
+        );
         let measured: Vec<f64> = gradients.values.into_iter().flatten().flatten().collect();
         let norm = plain.iter().map(|x| x * x).sum::<f64>().sqrt();
-        let error = plain.iter().zip(&measured).map(|(a, b)| (a - b).powi(2)).sum::<f64>().sqrt();
+        let error = plain
+            .iter()
+            .zip(&measured)
+            .map(|(a, b)| (a - b).powi(2))
+            .sum::<f64>()
+            .sqrt();
         assert!(error < 1e-12 * norm, "{case}: {error:e}");
     }
 }

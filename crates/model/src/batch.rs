@@ -301,7 +301,8 @@ impl<B: Backend> GradientPlan<B> {
             }
             responses.push(spans);
         }
-        let pick = |values: &[u32]| -> Vec<u32> { rows.iter().map(|&r| values[r as usize]).collect() };
+        let pick =
+            |values: &[u32]| -> Vec<u32> { rows.iter().map(|&r| values[r as usize]).collect() };
         GradientPlan {
             rows: rows.len(),
             positions: backend.index(&pick(&forest.positions)),
@@ -333,8 +334,14 @@ mod tests {
         let (a, b) = ([1, 2, 3, 4, 9], [1, 2, 3, 5, 6, 9]);
         forest.add_tree(
             &[
-                Sequence { ids: &a, scored_from: 3 },
-                Sequence { ids: &b, scored_from: 3 },
+                Sequence {
+                    ids: &a,
+                    scored_from: 3,
+                },
+                Sequence {
+                    ids: &b,
+                    scored_from: 3,
+                },
             ],
             true,
         );
@@ -363,13 +370,25 @@ mod tests {
     fn a_one_token_completion_has_no_rows_of_its_own() {
         let mut forest = Forest::new();
         let (a, b) = ([7, 8], [7, 9]);
-        let s = |ids| Sequence { ids, scored_from: 1 };
+        let s = |ids| Sequence {
+            ids,
+            scored_from: 1,
+        };
         forest.add_tree(&[s(&a), s(&b)], true);
         assert_eq!(forest.ids, [7]);
-        assert_eq!(forest.targets, [Target { row: 0, id: 8 }, Target { row: 0, id: 9 }]);
+        assert_eq!(
+            forest.targets,
+            [Target { row: 0, id: 8 }, Target { row: 0, id: 9 }]
+        );
         // Nothing before the first token: it cannot be scored.
         let mut forest = Forest::new();
-        forest.add_tree(&[Sequence { ids: &a, scored_from: 0 }], true);
+        forest.add_tree(
+            &[Sequence {
+                ids: &a,
+                scored_from: 0,
+            }],
+            true,
+        );
         assert_eq!(forest.targets, [Target { row: 0, id: 8 }]);
     }
 }

@@ -288,13 +288,24 @@ impl<B: Backend> LanguageModel<B> {
         let mut d_last = b.zeros(m * d);
         let norm = self.family.final_norm();
         let cache = &forward.norm;
-        norm.backward(&pass, sink, RowSpace::Targets, &forward.last, cache, &dh, &mut d_last);
+        norm.backward(
+            &pass,
+            sink,
+            RowSpace::Targets,
+            &forward.last,
+            cache,
+            &dh,
+            &mut d_last,
+        );
         let mut dx = b.zeros(plan.rows * d);
         b.scatter_add(&d_last, &plan.target_rows, None, &mut dx, d);
         drop((dh, d_last));
 
         for i in (0..self.family.n_blocks()).rev() {
-            let state = match blocks.pop().expect("a forward pass keeps one entry a block") {
+            let state = match blocks
+                .pop()
+                .expect("a forward pass keeps one entry a block")
+            {
                 Saved::State(state) => state,
                 Saved::Input(x) => self.family.block(&self.pass(batch), i, x, None).1,
             };

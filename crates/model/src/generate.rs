@@ -34,7 +34,11 @@ impl Sampling {
     /// The next token from logits `[V]`.
     pub fn choose(&self, logits: &[f32], rng: &mut impl Rng) -> u32 {
         if !self.do_sample {
-            let best = logits.iter().enumerate().rev().max_by(|a, b| a.1.total_cmp(b.1));
+            let best = logits
+                .iter()
+                .enumerate()
+                .rev()
+                .max_by(|a, b| a.1.total_cmp(b.1));
             return best.map_or(0, |(i, _)| i as u32);
         }
         let top = logits.iter().copied().fold(f32::NEG_INFINITY, f32::max);
@@ -113,7 +117,11 @@ impl<'a, B: Backend> Session<'a, B> {
         assert!(n > 0 && self.len + n <= self.capacity, "session capacity");
         let model = self.model;
         let (b, family) = (&*model.backend, model.family());
-        let span = |act, len| Span { act, grad: act, len };
+        let span = |act, len| Span {
+            act,
+            grad: act,
+            len,
+        };
         let past = (self.len > 0).then(|| span(0, self.len));
         let layout = AttentionLayout {
             segments: vec![AttentionSegment {
@@ -152,7 +160,10 @@ impl<'a, B: Backend> Session<'a, B> {
         );
         let mut last = b.empty(d);
         b.copy_2d(x, (n - 1) * d, d, &mut last, 0, d, 1, d);
-        let (h, _) = model.family().final_norm().forward(b, &model.params, &last, 1);
+        let (h, _) = model
+            .family()
+            .final_norm()
+            .forward(b, &model.params, &last, 1);
         let mut logits = b.empty(v);
         b.gemm(
             Gemm::replace(1, v, d),

@@ -35,10 +35,24 @@ pub(crate) struct Gpt2 {
 
 impl Gpt2 {
     pub(crate) fn new(c: &Gpt2Config, specs: &mut SpecList) -> Self {
-        let std = c.raw.get("initializer_range").and_then(|v| v.as_f64()).unwrap_or(0.02);
+        let std = c
+            .raw
+            .get("initializer_range")
+            .and_then(|v| v.as_f64())
+            .unwrap_or(0.02);
         let d = c.n_embd;
-        let wte = specs.matrix("transformer.wte.weight".into(), [c.vocab_size, d], "embedding", std);
-        let wpe = specs.matrix("transformer.wpe.weight".into(), [c.n_positions, d], "embedding", std);
+        let wte = specs.matrix(
+            "transformer.wte.weight".into(),
+            [c.vocab_size, d],
+            "embedding",
+            std,
+        );
+        let wpe = specs.matrix(
+            "transformer.wpe.weight".into(),
+            [c.n_positions, d],
+            "embedding",
+            std,
+        );
         let mut blocks = Vec::with_capacity(c.n_layer);
         for i in 0..c.n_layer {
             let stem = format!("transformer.h.{i}");
@@ -93,7 +107,11 @@ fn conv1d(
     std: f64,
 ) -> Linear {
     let layer = stem.trim_start_matches("transformer.h.");
-    let place = if name.starts_with("attn") { "attention" } else { "mlp" };
+    let place = if name.starts_with("attn") {
+        "attention"
+    } else {
+        "mlp"
+    };
     let group = format!("layers.{layer}.{place}");
     Linear {
         weight: specs.conv1d(format!("{stem}.{name}.weight"), [d_in, d_out], &group, std),
@@ -177,7 +195,14 @@ impl<B: Backend> Family<B> for Gpt2 {
             None => b.attention(q, k, v, pass.layout, self.shape, &mut attended),
             Some(cache) => {
                 cache.append(b, k, v, n, d);
-                b.attention(q, &cache.k, &cache.v, pass.layout, self.shape, &mut attended)
+                b.attention(
+                    q,
+                    &cache.k,
+                    &cache.v,
+                    pass.layout,
+                    self.shape,
+                    &mut attended,
+                )
             }
         };
         let mut mid = l.attn_proj.forward(b, params, &attended, n);
@@ -218,7 +243,8 @@ impl<B: Backend> State<B> {
         let mut active = b.empty(n * f);
         b.gelu(&self.fc, &mut active, self.exact_gelu);
         let mut d_fc = b.empty(r * f);
-        l.mlp_proj.backward(pass, sink, &active, d, &mut d_fc, false);
+        l.mlp_proj
+            .backward(pass, sink, &active, d, &mut d_fc, false);
         drop(active);
         let rows = pass.plan.activation_rows.as_ref();
         b.gelu_backward(&self.fc, rows, &mut d_fc, f, self.exact_gelu);
@@ -238,20 +264,42 @@ impl<B: Backend> State<B> {
         let (b, r, n, l) = (pass.backend, pass.plan.rows, pass.batch.rows(), self.block);
         let width = l.qkv.d_in;
         let mut d_attended = b.empty(r * width);
-        l.attn_proj.backward(pass, sink, &self.attended, d, &mut d_attended, false);
+        l.attn_proj
+            .backward(pass, sink, &self.attended, d, &mut d_attended, false);
         let [q, k, v] = &self.qkv;
         let mut grads = [0, 1, 2].map(|_| b.zeros(r * width));
         let [dq, dk, dv] = &mut grads;
         let layout = &pass.plan.layout;
-        b.attention_backward(q, k, v, &self.lse, layout, self.shape, &d_attended, dq, dk, dv);
+        b.attention_backward(
+            q,
+            k,
+            v,
+            &self.lse,
+            layout,
+            self.shape,
+            &d_attended,
+            dq,
+            dk,
+            dv,
+        );
         drop(d_attended);
         let mut fused = b.empty(r * 3 * width);
         for (part, grad) in grads.iter().enumerate() {
-            b.copy_2d(grad, 0, width, &mut fused, part * width, 3 * width, r, width);
+            b.copy_2d(
+                grad,
+                0,
+                width,
+                &mut fused,
+                part * width,
+                3 * width,
+                r,
+                width,
+            );
         }
         let normed = l.ln_1.again(b, pass.params, &self.x, &self.norm1, n);
         let mut d_normed = b.empty(r * width);
-        l.qkv.backward(pass, sink, &normed, &fused, &mut d_normed, false);
+        l.qkv
+            .backward(pass, sink, &normed, &fused, &mut d_normed, false);
         let (norm, space) = (l.ln_1, RowSpace::Gradient);
         norm.backward(pass, sink, space, &self.x, &self.norm1, &d_normed, d);
     }

@@ -67,7 +67,11 @@ impl<B: Backend> RopeTable<B> {
 
 impl<B: Backend> Llama<B> {
     pub(crate) fn new(c: &LlamaConfig, specs: &mut SpecList) -> Self {
-        let std = c.raw.get("initializer_range").and_then(|v| v.as_f64()).unwrap_or(0.02);
+        let std = c
+            .raw
+            .get("initializer_range")
+            .and_then(|v| v.as_f64())
+            .unwrap_or(0.02);
         let (d, f) = (c.hidden_size, c.intermediate_size);
         let (q_width, kv_width) = (
             c.num_attention_heads * c.head_dim,
@@ -82,7 +86,11 @@ impl<B: Backend> Llama<B> {
         let blocks = (0..c.num_hidden_layers)
             .map(|i| {
                 let mut linear = |part: &str, name: &str, d_in: usize, d_out: usize, biased| {
-                    let place = if part == "self_attn" { "attention" } else { "mlp" };
+                    let place = if part == "self_attn" {
+                        "attention"
+                    } else {
+                        "mlp"
+                    };
                     let group = format!("layers.{i}.{place}");
                     let stem = format!("model.layers.{i}.{part}.{name}");
                     Linear {
@@ -281,7 +289,8 @@ impl<B: Backend> State<B> {
         b.swiglu_backward(&self.gate, &self.up, rows, &mut d_gate, &mut d_up, self.f);
         let normed = l.post_norm.again(b, pass.params, &self.mid, &self.norm2, n);
         let mut d_normed = b.empty(r * self.d);
-        l.gate.backward(pass, sink, &normed, &d_gate, &mut d_normed, false);
+        l.gate
+            .backward(pass, sink, &normed, &d_gate, &mut d_normed, false);
         l.up.backward(pass, sink, &normed, &d_up, &mut d_normed, true);
         let (norm, space) = (l.post_norm, RowSpace::Gradient);
         norm.backward(pass, sink, space, &self.mid, &self.norm2, &d_normed, d);

@@ -85,12 +85,7 @@ pub trait GradientSink<B: Backend> {
         d: usize,
     );
     /// The head: must run [`Backend::head_backward`], which also fills `args.dh`.
-    fn head(
-        &mut self,
-        pass: &BackwardPass<'_, B>,
-        param: ParamId,
-        args: &mut HeadBackward<'_, B>,
-    );
+    fn head(&mut self, pass: &BackwardPass<'_, B>, param: ParamId, args: &mut HeadBackward<'_, B>);
 }
 
 /// One gradient buffer per parameter (none for frozen ones).
@@ -160,7 +155,8 @@ impl<B: Backend> GradientSink<B> for Accumulate<'_, B> {
         len: usize,
     ) {
         if let Some(grad) = &mut self.0.values[param.0] {
-            pass.backend.column_sum(1.0, g, 0..space.rows(pass), len, grad);
+            pass.backend
+                .column_sum(1.0, g, 0..space.rows(pass), len, grad);
         }
     }
 
@@ -177,12 +173,7 @@ impl<B: Backend> GradientSink<B> for Accumulate<'_, B> {
         }
     }
 
-    fn head(
-        &mut self,
-        pass: &BackwardPass<'_, B>,
-        param: ParamId,
-        args: &mut HeadBackward<'_, B>,
-    ) {
+    fn head(&mut self, pass: &BackwardPass<'_, B>, param: ParamId, args: &mut HeadBackward<'_, B>) {
         // The sink outlives this call, the borrow does not: lend the buffer for the call only.
         let mut args = HeadBackward {
             dh: args.dh.as_deref_mut(),

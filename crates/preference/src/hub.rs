@@ -3,11 +3,11 @@
 //! `HF_HOME` (or `HF_HUB_CACHE`) says where the cache is, `HF_TOKEN` opens gated repositories, `HF_ENDPOINT` names a
 //! mirror, and with `HF_HUB_OFFLINE` only the cache is looked at. This is the one place below the binary that reads
 //! the environment, because the cache is shared with other programs by these names.
-//! Tested in `tests/hub.rs` against a cache made by hand; downloading itself is the `hf-hub` crate's.
+//! Tested in `tests/hub.rs` against a cache made by hand and a small server on this machine.
 
 use std::path::{Path, PathBuf};
 
-use hf_hub::api::sync::{ApiBuilder, ApiRepo};
+use hf_hub::api::sync::{Api, ApiBuilder, ApiError};
 use hf_hub::{Cache, Repo, RepoType};
 
 use crate::error::{PreferenceError, Result};
@@ -85,7 +85,7 @@ pub(crate) fn fetch_dataset_split(id: &str, split: &str) -> Result<Vec<PathBuf>>
 
 /// Files at the top of a model repository that loading it can need.
 fn is_model_file(name: &str) -> bool {
-    const NAMES: [&str; 13] = [
+    const NAMES: [&str; 12] = [
         "config.json",
         "generation_config.json",
         "adapter_config.json",
@@ -98,11 +98,12 @@ fn is_model_file(name: &str) -> bool {
         "merges.txt",
         "tokenizer.model",
         "chat_template.jinja",
-        "README.md",
     ];
-    NAMES.contains(&name) && name != "README.md"
-        || (name.ends_with(".safetensors") && !name.contains('/'))
+    NAMES.contains(&name) || (name.ends_with(".safetensors") && !name.contains('/'))
 }
+
+const HINT: &str =
+    "check the name and the connection; a gated repository needs HF_TOKEN; or give a local path";
 
 /// Fetches the files that `choose` picks from the repository's list, and returns the snapshot's directory.
 fn fetch(
@@ -111,33 +112,55 @@ fn fetch(
     choose: impl FnOnce(&[String]) -> Result<Vec<&str>>,
 ) -> Result<PathBuf> {
     let cache = cache();
+    let main = Repo::new(id.to_owned(), repo_type);
+    let dir = cache.path().join(main.folder_name());
     if is_set("HF_HUB_OFFLINE") {
-        return cached_snapshot(&cache, id, repo_type).ok_or_else(|| {
-            fault(
-                id,
-                "HF_HUB_OFFLINE is set and the cache does not have it".to_owned(),
-                "unset HF_HUB_OFFLINE, or give a local path",
-            )
-        });
+        const OFFLINE: &str = "unset HF_HUB_OFFLINE, or give a local path";
+        let reason = "HF_HUB_OFFLINE is set and the cache does not have it".to_owned();
+        return cached_snapshot(&dir).ok_or_else(|| fault(id, reason, OFFLINE));
     }
-    let online = fetch_online(&cache, id, repo_type, choose);
-    match online {
-        // Without a connection what is in the cache is still good.
-        Err(PreferenceError::Hub { .. }) => {
-            cached_snapshot(&cache, id, repo_type).map_or(online, Ok)
-        }
-        other => other,
+    let failed = |error: ApiError| fault(id, error.to_string(), HINT);
+    let api = api(&cache).map_err(failed)?;
+    let info = match api.repo(main.clone()).info() {
+        Ok(info) => info,
+        // Without a connection what the cache has is still good.
+        Err(error) => return cached_snapshot(&dir).ok_or_else(|| failed(error)),
+    };
+    let commit = info.sha;
+    if commit.is_empty() || !commit.bytes().all(|byte| byte.is_ascii_alphanumeric()) {
+        return Err(fault(
+            id,
+            format!("the hub names the odd commit {commit:?}"),
+            HINT,
+        ));
     }
+    // Names become paths below the cache, so none may lead out of it.
+    let inside = |name: &String| !name.starts_with('/') && name.split('/').all(|part| part != "..");
+    let names: Vec<String> = info
+        .siblings
+        .into_iter()
+        .map(|file| file.rfilename)
+        .filter(inside)
+        .collect();
+    // All files of one commit, even when the branch moves meanwhile.
+    let pinned = Repo::with_revision(id.to_owned(), repo_type, commit.clone());
+    let keep = |repo: &Repo| {
+        let kept = cache.repo(repo.clone()).create_ref(&commit);
+        kept.map_err(|source| PreferenceError::Read {
+            path: dir.clone(),
+            source,
+        })
+    };
+    keep(&pinned)?;
+    let remote = api.repo(pinned);
+    for name in choose(&names)? {
+        remote.get(name).map_err(failed)?;
+    }
+    keep(&main)?;
+    Ok(dir.join("snapshots").join(commit))
 }
 
-fn fetch_online(
-    cache: &Cache,
-    id: &str,
-    repo_type: RepoType,
-    choose: impl FnOnce(&[String]) -> Result<Vec<&str>>,
-) -> Result<PathBuf> {
-    const HINT: &str = "check the name and the connection; a gated repository needs HF_TOKEN; or give a local path";
-    let failed = |error: hf_hub::api::sync::ApiError| fault(id, error.to_string(), HINT);
+fn api(cache: &Cache) -> Result<Api, ApiError> {
     let mut builder = ApiBuilder::from_cache(cache.clone())
         .with_progress(false)
         .with_retries(2);
@@ -150,25 +173,7 @@ fn fetch_online(
     {
         builder = builder.with_token(Some(token));
     }
-    let repo: ApiRepo = builder
-        .build()
-        .map_err(failed)?
-        .repo(Repo::new(id.to_owned(), repo_type));
-    let info = repo.info().map_err(failed)?;
-    let names: Vec<String> = info
-        .siblings
-        .into_iter()
-        .map(|file| file.rfilename)
-        .collect();
-    let mut snapshot = None;
-    for name in choose(&names)? {
-        let path = repo.get(name).map_err(failed)?;
-        snapshot = path
-            .ancestors()
-            .nth(name.split('/').count())
-            .map(Path::to_owned);
-    }
-    snapshot.ok_or_else(|| fault(id, "the repository is empty".to_owned(), HINT))
+    builder.build()
 }
 
 fn fault(id: &str, reason: String, hint: &'static str) -> PreferenceError {
@@ -195,11 +200,8 @@ fn cache() -> Cache {
     }
 }
 
-/// The snapshot that the cache's `refs/main` names.
-fn cached_snapshot(cache: &Cache, id: &str, repo_type: RepoType) -> Option<PathBuf> {
-    let dir = cache
-        .path()
-        .join(Repo::new(id.to_owned(), repo_type).folder_name());
+/// The snapshot that `refs/main` in a repository's cache directory names.
+fn cached_snapshot(dir: &Path) -> Option<PathBuf> {
     let commit = std::fs::read_to_string(dir.join("refs/main")).ok()?;
     let snapshot = dir.join("snapshots").join(commit.trim());
     snapshot.is_dir().then_some(snapshot)

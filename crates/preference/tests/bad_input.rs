@@ -192,7 +192,7 @@ fn damaged_tables_give_an_error_or_rows() {
         let path = dir.path().join(name.rsplit('/').next().unwrap());
         let good = std::fs::read(fixture(name)).unwrap();
         let mut refused = 0;
-        for at in 0..good.len() {
+        for at in (0..good.len()).step_by(5) {
             let mut damaged = good.clone();
             damaged[at] ^= 0xFF;
             std::fs::write(&path, &damaged).unwrap();
@@ -200,7 +200,7 @@ fn damaged_tables_give_an_error_or_rows() {
             refused += usize::from(load(&path).is_err());
         }
         assert!(
-            refused > good.len() / 10,
+            refused > good.len() / 50,
             "{name}: {refused} of {} refused",
             good.len()
         );

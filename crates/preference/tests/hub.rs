@@ -1,10 +1,14 @@
-//! The hub without a connection: a cache as the hub's own programs lay it out, and the message when it lacks something.
-//! One test, because the environment belongs to the whole process.
+//! The hub: a small server on this machine, a cache as the hub's own programs lay it out, and no connection at all.
+//! One test sets the environment, because the environment belongs to the whole process.
 
 #![allow(
     clippy::unwrap_used,
     reason = "a test helper that fails should stop the test"
 )]
+
+use std::io::{BufRead, BufReader, Write};
+use std::net::TcpListener;
+use std::path::Path;
 
 use unbraid_preference::hub::{fetch_model_repo, is_hub_id};
 use unbraid_preference::{DatasetSource, load_rows};
@@ -29,17 +33,129 @@ fn hub_ids_are_told_from_paths() {
     }
 }
 
+/// A hub of one repository on this machine: lists its files and serves them by byte range. Returns its address.
+fn serve(files: &'static [(&'static str, &'static str)]) -> String {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = format!("http://{}", listener.local_addr().unwrap());
+    std::thread::spawn(move || {
+        for stream in listener.incoming() {
+            let mut stream = stream.unwrap();
+            let mut lines = BufReader::new(stream.try_clone().unwrap())
+                .lines()
+                .map_while(Result::ok);
+            let Some(request) = lines.next() else {
+                continue;
+            };
+            let headers: Vec<String> = lines.take_while(|line| !line.is_empty()).collect();
+            let path = request.split(' ').nth(1).unwrap();
+            let file = files
+                .iter()
+                .find(|(name, _)| path.ends_with(&format!("/{name}")));
+            let response = if path.starts_with("/api/models/org/served/") {
+                let siblings: Vec<String> = files
+                    .iter()
+                    .map(|(name, _)| format!("{{\"rfilename\": \"{name}\"}}"))
+                    .collect();
+                let body = format!(
+                    "{{\"sha\": \"c0ffee\", \"siblings\": [{}]}}",
+                    siblings.join(", ")
+                );
+                format!(
+                    "200 OK\r\nContent-Type: application/json\r\nContent-Length: {}\r\n\r\n{body}",
+                    body.len()
+                )
+            } else if let Some((name, text)) = file {
+                let range = headers.iter().find_map(|line| {
+                    line.to_ascii_lowercase()
+                        .strip_prefix("range: bytes=")
+                        .map(str::to_owned)
+                });
+                let range = range.unwrap_or_else(|| "0-".into());
+                let (from, to) = range.split_once('-').unwrap();
+                let from: usize = from.parse().unwrap();
+                let to = to.parse().unwrap_or(usize::MAX).min(text.len() - 1);
+                let body = &text[from..=to];
+                format!(
+                    "206 Partial Content\r\nETag: \"{name}-1\"\r\nX-Repo-Commit: c0ffee\r\n\
+                     Content-Range: bytes {from}-{to}/{}\r\nContent-Length: {}\r\n\r\n{body}",
+                    text.len(),
+                    body.len()
+                )
+            } else {
+                "404 Not Found\r\nContent-Length: 0\r\n\r\n".to_owned()
+            };
+            let response = format!(
+                "HTTP/1.1 {}",
+                response.replacen("\r\n", "\r\nConnection: close\r\n", 1)
+            );
+            stream.write_all(response.as_bytes()).unwrap();
+        }
+    });
+    address
+}
+
+fn set(name: &str, value: &str) {
+    // SAFETY: one test touches the environment, and the server's threads do not read it.
+    unsafe { std::env::set_var(name, value) };
+}
+
+fn online_only_what_a_model_needs_is_fetched(home: &Path) {
+    set(
+        "HF_ENDPOINT",
+        &serve(&[
+            ("config.json", "{\"model_type\": \"llama\"}"),
+            ("model.safetensors", "weights"),
+            ("README.md", "text"),
+            ("onnx/model.onnx", "other weights"),
+            ("../outside.safetensors", "no"),
+        ]),
+    );
+    let snapshot = fetch_model_repo("org/served").unwrap();
+    assert_eq!(
+        snapshot,
+        home.join("hub/models--org--served/snapshots/c0ffee")
+    );
+    assert_eq!(
+        std::fs::read_to_string(snapshot.join("model.safetensors")).unwrap(),
+        "weights"
+    );
+    let mut names: Vec<_> = std::fs::read_dir(&snapshot)
+        .unwrap()
+        .map(|entry| entry.unwrap().file_name())
+        .collect();
+    names.sort();
+    assert_eq!(names, ["config.json", "model.safetensors"]);
+    let error = fetch_model_repo("org/absent").unwrap_err().to_string();
+    assert!(
+        error.starts_with("cannot fetch `org/absent` from the hub: request error")
+            && error.contains("404"),
+        "{error}"
+    );
+
+    // Without a connection the cache answers, and a repository that is not in it gives one error.
+    set("HF_ENDPOINT", "http://127.0.0.1:9");
+    assert_eq!(fetch_model_repo("org/served").unwrap(), snapshot);
+    let error = fetch_model_repo("org/absent").unwrap_err().to_string();
+    assert!(
+        error.contains("hint: check the name and the connection"),
+        "{error}"
+    );
+}
+
 #[test]
-fn offline_only_the_cache_is_looked_at() {
+fn the_hub_with_and_without_a_connection() {
     let home = tempfile::tempdir().unwrap();
-    // SAFETY: the other test of this process does not touch the environment, and none starts a thread that does.
-    unsafe {
-        std::env::set_var("HF_HOME", home.path());
-        std::env::remove_var("HF_HUB_CACHE");
-        std::env::set_var("HF_HUB_OFFLINE", "1");
-    }
+    set("HF_HOME", &home.path().display().to_string());
+    set("HF_HUB_CACHE", "");
+    set("HF_HUB_OFFLINE", "0");
+    online_only_what_a_model_needs_is_fetched(home.path());
+    set("HF_HUB_OFFLINE", "1");
+    offline_only_the_cache_is_looked_at(home.path());
+}
+
+fn offline_only_the_cache_is_looked_at(home: &Path) {
     let snapshot = |kind: &str| {
-        let repo = home.path().join("hub").join(kind);
+        let repo = home.join("hub").join(kind);
         let snapshot = repo.join("snapshots/0123abc");
         std::fs::create_dir_all(snapshot.join("data")).unwrap();
         std::fs::create_dir_all(repo.join("refs")).unwrap();

@@ -266,7 +266,7 @@ pub trait Backend: Send + Sync + 'static {
         d: usize,
         add: bool,
     );
-    /// Σ over rows t of p, u of q with `p_ids[t] = q_ids[u]` of ⟨g[t], g[u]⟩: the inner product of two
+    /// Σ over rows t of p, u of q with `p_ids[t] = q_ids[u]` of ⟨g_t, g_u⟩: the inner product of two
     /// responses' look-up gradients. `p` and `q` are ranges of rows of g `[R, D]`; `ids` names every row's id.
     fn lookup_inner(
         &self,
@@ -278,7 +278,7 @@ pub trait Backend: Send + Sync + 'static {
     ) -> f64;
     /// Inner product of the look-up gradient of rows `p` (of g `[R, D]`, token `ids`) with the head gradient
     /// of scored rows `q` when embedding and head are one matrix `w`:
-    /// Σ_{t∈p, s∈q} seed_s (1[y_s = id_t] − exp(h_s·w[id_t] − lse_s)) ⟨g_t, h_s⟩.
+    /// Σ_{t∈p, s∈q} seed_s (1(y_s = id_t) − exp(h_s·w_{id_t} − lse_s)) ⟨g_t, h_s⟩.
     fn tied_inner(
         &self,
         g: &Self::Buffer,
@@ -406,7 +406,7 @@ pub trait Backend: Send + Sync + 'static {
 
     // ---- head ---------------------------------------------------------------------------------------------
 
-    /// Token log-probs log softmax(h wᵀ)[target] `[M]` and log Σ exp `[M]`, never storing `[M, V]`.
+    /// Token log-probs, log softmax(h wᵀ) at the target, `[M]`, and log Σ exp `[M]`, never storing `[M, V]`.
     fn head_logps(
         &self,
         h: &Self::Buffer,

@@ -104,10 +104,18 @@ mod tests {
     #[test]
     fn the_newest_checkpoint_is_the_one_with_the_largest_number() {
         let dir = tempfile::tempdir().unwrap();
-        for name in ["checkpoint-9", "checkpoint-10", "checkpoint-x", ".checkpoint-99.partial"] {
+        for name in [
+            "checkpoint-9",
+            "checkpoint-10",
+            "checkpoint-x",
+            ".checkpoint-99.partial",
+        ] {
             fs::create_dir(dir.path().join(name)).unwrap();
         }
-        assert_eq!(last_checkpoint(dir.path()), Some(dir.path().join("checkpoint-10")));
+        assert_eq!(
+            last_checkpoint(dir.path()),
+            Some(dir.path().join("checkpoint-10"))
+        );
         assert_eq!(last_checkpoint(&dir.path().join("absent")), None);
     }
 }

@@ -76,7 +76,9 @@ fn list(rows: &[usize]) -> String {
 }
 
 fn last_good(checkpoint: Option<&PathBuf>) -> String {
-    checkpoint.map_or(String::new(), |c| format!(", the last good checkpoint is {}", c.display()))
+    checkpoint.map_or(String::new(), |c| {
+        format!(", the last good checkpoint is {}", c.display())
+    })
 }
 
 impl TrainError {

@@ -33,7 +33,12 @@ pub struct Optimizer<B: Backend> {
 
 impl<B: Backend> Optimizer<B> {
     /// An optimizer with zero state for the parameters that have a gradient.
-    pub fn new(backend: &B, kind: OptimizerKind, weight_decay: f64, gradients: &Gradients<B>) -> Self {
+    pub fn new(
+        backend: &B,
+        kind: OptimizerKind,
+        weight_decay: f64,
+        gradients: &Gradients<B>,
+    ) -> Self {
         let buffers = match kind {
             OptimizerKind::AdamW { .. } => 2,
             OptimizerKind::Sgd { momentum } => usize::from(momentum != 0.0),
@@ -42,7 +47,9 @@ impl<B: Backend> Optimizer<B> {
             .values
             .iter()
             .map(|g| match g {
-                Some(g) => (0..buffers).map(|_| backend.zeros(backend.len(g))).collect(),
+                Some(g) => (0..buffers)
+                    .map(|_| backend.zeros(backend.len(g)))
+                    .collect(),
                 None => Vec::new(),
             })
             .collect();
@@ -66,10 +73,21 @@ impl<B: Backend> Optimizer<B> {
         self.step += 1;
         for (i, gradient) in gradients.values.iter().enumerate() {
             let Some(gradient) = gradient else { continue };
-            let weight_decay = if params.specs[i].decay { self.weight_decay } else { 0.0 };
+            let weight_decay = if params.specs[i].decay {
+                self.weight_decay
+            } else {
+                0.0
+            };
             let value = &mut params.values[i];
             match (self.kind, &mut self.state[i][..]) {
-                (OptimizerKind::AdamW { beta1, beta2, epsilon }, [m, v]) => {
+                (
+                    OptimizerKind::AdamW {
+                        beta1,
+                        beta2,
+                        epsilon,
+                    },
+                    [m, v],
+                ) => {
                     let step = Adamw {
                         learning_rate,
                         beta1,
@@ -83,9 +101,18 @@ impl<B: Backend> Optimizer<B> {
                 }
                 (OptimizerKind::Sgd { momentum }, state) => {
                     let momentum = state.first_mut().map(|buffer| (momentum, buffer));
-                    backend.sgd(learning_rate, weight_decay, grad_scale, value, gradient, momentum);
+                    backend.sgd(
+                        learning_rate,
+                        weight_decay,
+                        grad_scale,
+                        value,
+                        gradient,
+                        momentum,
+                    );
                 }
-                (OptimizerKind::AdamW { .. }, _) => unreachable!("AdamW has two buffers a parameter"),
+                (OptimizerKind::AdamW { .. }, _) => {
+                    unreachable!("AdamW has two buffers a parameter")
+                }
             }
         }
     }

@@ -190,7 +190,10 @@ fn response_sums<'f>(
     token_logps: &'f [f64],
 ) -> impl Iterator<Item = (f64, f64)> + 'f {
     let sum = |r: &unbraid_model::Response| token_logps[r.targets.clone()].iter().sum::<f64>();
-    forest.responses.chunks_exact(2).map(move |pair| (sum(&pair[0]), sum(&pair[1])))
+    forest
+        .responses
+        .chunks_exact(2)
+        .map(move |pair| (sum(&pair[0]), sum(&pair[1])))
 }
 
 fn pair_logps(
@@ -264,8 +267,11 @@ impl<B: Backend> Task<B> for PreferenceTask<'_> {
         grad_scale: f64,
     ) -> Averages {
         let mut metrics = Averages::default();
-        let pairs: Vec<&TokenizedPair> =
-            self.measured.iter().map(|m| &self.train[m.example]).collect();
+        let pairs: Vec<&TokenizedPair> = self
+            .measured
+            .iter()
+            .map(|m| &self.train[m.example])
+            .collect();
         let after = score_pairs(model, &pairs, |_| true);
         for (m, after) in self.measured.iter().zip(&after) {
             let rate = learning_rate * grad_scale * m.share;

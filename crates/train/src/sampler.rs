@@ -64,7 +64,10 @@ impl Sampler {
         let per_step = self.batch * self.accumulation;
         let start = (step % per_epoch) as usize * per_step;
         let end = (start + per_step).min(order.len());
-        order[start..end].chunks(self.batch).map(<[usize]>::to_vec).collect()
+        order[start..end]
+            .chunks(self.batch)
+            .map(<[usize]>::to_vec)
+            .collect()
     }
 
     /// Every example that steps `0..total` touch, ascending.
@@ -95,7 +98,11 @@ mod tests {
 
     #[test]
     fn every_epoch_deals_out_each_example_once() {
-        for order in [SamplingOrder::Random, SamplingOrder::Sequential, SamplingOrder::GroupByLength] {
+        for order in [
+            SamplingOrder::Random,
+            SamplingOrder::Sequential,
+            SamplingOrder::GroupByLength,
+        ] {
             let s = sampler(order);
             assert_eq!(s.steps_per_epoch(), 3);
             let mut seen: Vec<usize> = (0..3).flat_map(|k| s.step(k).concat()).collect();
@@ -109,7 +116,11 @@ mod tests {
         let s = sampler(SamplingOrder::Random);
         assert_ne!(s.epoch(0), s.epoch(1));
         assert_eq!(s.epoch(1), s.epoch(1));
-        assert_eq!(s.step(2).concat().len(), 3, "the last step of an epoch is smaller");
+        assert_eq!(
+            s.step(2).concat().len(),
+            3,
+            "the last step of an epoch is smaller"
+        );
         assert_eq!(s.touched(1).len(), 4);
     }
 

@@ -92,12 +92,27 @@ mod tests {
     /// By hand from the formulas: warm-up 0, ½, then 1 at step 2, half-way at step 6, the end at step 10.
     #[test]
     fn each_shape_at_its_start_middle_and_end() {
-        close(&rates(ScheduleKind::Linear, 1.0), &[0.0, 0.5, 1.0, 0.5, 0.0]);
-        close(&rates(ScheduleKind::Cosine, 1.0), &[0.0, 0.5, 1.0, 0.5, 0.0]);
+        close(
+            &rates(ScheduleKind::Linear, 1.0),
+            &[0.0, 0.5, 1.0, 0.5, 0.0],
+        );
+        close(
+            &rates(ScheduleKind::Cosine, 1.0),
+            &[0.0, 0.5, 1.0, 0.5, 0.0],
+        );
         close(&rates(ScheduleKind::Constant, 2.0), &[2.0; 5]);
-        close(&rates(ScheduleKind::ConstantWithWarmup, 1.0), &[0.0, 0.5, 1.0, 1.0, 1.0]);
-        close(&rates(ScheduleKind::Polynomial, 1.0), &[0.0, 0.5, 1.0, 0.50000005, 1e-7]);
+        close(
+            &rates(ScheduleKind::ConstantWithWarmup, 1.0),
+            &[0.0, 0.5, 1.0, 1.0, 1.0],
+        );
+        close(
+            &rates(ScheduleKind::Polynomial, 1.0),
+            &[0.0, 0.5, 1.0, 0.50000005, 1e-7],
+        );
         let root = |x: f64| (2.0 / (x + 2.0)).sqrt();
-        close(&rates(ScheduleKind::InverseSqrt, 1.0), &[0.0, 0.5, 1.0, root(4.0), root(8.0)]);
+        close(
+            &rates(ScheduleKind::InverseSqrt, 1.0),
+            &[0.0, 0.5, 1.0, root(4.0), root(8.0)],
+        );
     }
 }

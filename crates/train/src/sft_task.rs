@@ -5,9 +5,7 @@ use crate::error::TrainError;
 use crate::metrics::Averages;
 use crate::pack::pack_sequences;
 use crate::trainer::Task;
-use unbraid_model::{
-    Accumulate, Batch, Forest, GradientPlan, Gradients, Keep, LanguageModel,
-};
+use unbraid_model::{Accumulate, Batch, Forest, GradientPlan, Gradients, Keep, LanguageModel};
 use unbraid_preference::SftDataset;
 use unbraid_tensor::Backend;
 
@@ -55,7 +53,10 @@ impl<B: Backend> Task<B> for SftTask<'_> {
         micro_batches: &[Vec<usize>],
         _measure: bool,
     ) -> Result<Averages, TrainError> {
-        let forests: Vec<Forest> = micro_batches.iter().map(|b| forest(self.train, b)).collect();
+        let forests: Vec<Forest> = micro_batches
+            .iter()
+            .map(|b| forest(self.train, b))
+            .collect();
         let tokens: usize = forests.iter().map(|f| f.targets.len()).sum();
         let mut metrics = Averages::default();
         for (forest, packs) in forests.into_iter().zip(micro_batches) {
@@ -104,6 +105,10 @@ impl<B: Backend> Task<B> for SftTask<'_> {
     }
 
     fn tokens(&self, micro_batches: &[Vec<usize>]) -> usize {
-        micro_batches.iter().flatten().map(|&p| self.length(p)).sum()
+        micro_batches
+            .iter()
+            .flatten()
+            .map(|&p| self.length(p))
+            .sum()
     }
 }

@@ -67,6 +67,8 @@ pub struct Settings {
     pub logging_first_step: bool,
     /// Evaluate every so many steps.
     pub eval_every: Option<u64>,
+    /// Also evaluate before the first step.
+    pub eval_on_start: bool,
     /// Save a checkpoint every so many steps.
     pub save_every: Option<u64>,
     /// Measure geometry every so many steps.
@@ -150,6 +152,9 @@ pub fn run<B: Backend>(
         window_tokens: 0,
         window_start: Instant::now(),
     };
+    if settings.eval_on_start {
+        run.evaluate(task, 0, observer)?;
+    }
     for step in 1..=plan.total {
         if observer.stop() {
             let path = run.checkpoint(step - 1)?;

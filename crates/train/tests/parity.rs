@@ -21,7 +21,8 @@ fn models() -> PathBuf {
 }
 
 fn golden(case: &str) -> Value {
-    serde_json::from_slice(&std::fs::read(models().join(case).join("golden.json")).unwrap()).unwrap()
+    serde_json::from_slice(&std::fs::read(models().join(case).join("golden.json")).unwrap())
+        .unwrap()
 }
 
 fn pairs(golden: &Value) -> Vec<TokenizedPair> {
@@ -35,8 +36,18 @@ fn pairs(golden: &Value) -> Vec<TokenizedPair> {
                 prompt_len: prompt.len(),
             };
             let (chosen, rejected) = (side("chosen"), side("rejected"));
-            let text = PairText { prompt: String::new(), chosen: String::new(), rejected: String::new() };
-            TokenizedPair { index, chosen, rejected, weight: 1.0, text }
+            let text = PairText {
+                prompt: String::new(),
+                chosen: String::new(),
+                rejected: String::new(),
+            };
+            TokenizedPair {
+                index,
+                chosen,
+                rejected,
+                weight: 1.0,
+                text,
+            }
         })
         .collect()
 }
@@ -57,7 +68,10 @@ impl Observer for Rows {
 }
 
 fn dpo() -> Objective {
-    let options = ObjectiveOptions { beta: Some(0.1), ..ObjectiveOptions::default() };
+    let options = ObjectiveOptions {
+        beta: Some(0.1),
+        ..ObjectiveOptions::default()
+    };
     Objective::from_name("sigmoid", &options).unwrap()
 }
 
@@ -74,10 +88,11 @@ fn train<B: Backend>(
     let pairs = pairs(&golden);
     let mut model = LanguageModel::load(Arc::new(backend), &models().join(case)).unwrap();
     let all: Vec<&TokenizedPair> = pairs.iter().collect();
-    let reference: Vec<ReferenceLogps> =
-        score_pairs(&model, &all, |_| true).iter().map(ReferenceLogps::from).collect();
-    let mut task =
-        PreferenceTask::new(&pairs, reference, &[], Vec::new(), dpo(), 0.1, Keep::All);
+    let reference: Vec<ReferenceLogps> = score_pairs(&model, &all, |_| true)
+        .iter()
+        .map(ReferenceLogps::from)
+        .collect();
+    let mut task = PreferenceTask::new(&pairs, reference, &[], Vec::new(), dpo(), 0.1, Keep::All);
     let optimizer = if t["optimizer"] == "adamw" {
         OptimizerKind::AdamW {
             beta1: number("adam_beta1"),
@@ -85,7 +100,9 @@ fn train<B: Backend>(
             epsilon: number("adam_epsilon"),
         }
     } else {
-        OptimizerKind::Sgd { momentum: number("momentum") }
+        OptimizerKind::Sgd {
+            momentum: number("momentum"),
+        }
     };
     let total = t["max_steps"].as_u64().unwrap();
     let kind = if t["lr_scheduler_type"] == "linear" {
@@ -106,6 +123,7 @@ fn train<B: Backend>(
         logging_steps: 1,
         logging_first_step: false,
         eval_every: None,
+        eval_on_start: false,
         save_every: None,
         geometry_every,
     };
@@ -129,12 +147,18 @@ fn train<B: Backend>(
     let outcome = run(&mut model, &mut task, &plan, &settings, &files, &mut rows).unwrap();
     assert_eq!(outcome, Outcome::Finished);
     let after = score_pairs(&model, &all, |_| true);
-    (rows.0, after.iter().map(|s| (s.chosen(), s.rejected())).collect())
+    (
+        rows.0,
+        after.iter().map(|s| (s.chosen(), s.rejected())).collect(),
+    )
 }
 
 fn close(what: &str, got: f64, want: f64, tolerance: f64) {
     let error = (got - want).abs() / want.abs().max(1.0);
-    assert!(error <= tolerance, "{what}: {got} against {want}, relative error {error:e}");
+    assert!(
+        error <= tolerance,
+        "{what}: {got} against {want}, relative error {error:e}"
+    );
 }
 
 fn mean(v: &Value) -> f64 {
@@ -157,9 +181,10 @@ fn check<B: Backend>(make: impl Fn() -> B, tolerance: f64) {
                         let (got, want) = (row[key].as_f64(), want[key].as_f64());
                         close(&at(key), got.unwrap(), want.unwrap(), tolerance);
                     }
-                    for (ours, theirs) in
-                        [("logps/chosen", "chosen_logps"), ("logps/rejected", "rejected_logps")]
-                    {
+                    for (ours, theirs) in [
+                        ("logps/chosen", "chosen_logps"),
+                        ("logps/rejected", "rejected_logps"),
+                    ] {
                         let got = row[ours].as_f64().unwrap();
                         close(&at(ours), got, mean(&want[theirs]), tolerance);
                     }
@@ -168,8 +193,18 @@ fn check<B: Backend>(make: impl Fn() -> B, tolerance: f64) {
                 for (i, (chosen, rejected)) in after.iter().enumerate() {
                     let want = &t["final"];
                     let place = format!("{case} {name} final {i}");
-                    close(&place, *chosen, want["chosen_logps"][i].as_f64().unwrap(), tolerance);
-                    close(&place, *rejected, want["rejected_logps"][i].as_f64().unwrap(), tolerance);
+                    close(
+                        &place,
+                        *chosen,
+                        want["chosen_logps"][i].as_f64().unwrap(),
+                        tolerance,
+                    );
+                    close(
+                        &place,
+                        *rejected,
+                        want["rejected_logps"][i].as_f64().unwrap(),
+                        tolerance,
+                    );
                 }
             }
         }
@@ -199,7 +234,10 @@ fn two_runs_are_bitwise_equal() {
             .collect()
     };
     for threads in [1, 2] {
-        let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
+        let pool = rayon::ThreadPoolBuilder::new()
+            .num_threads(threads)
+            .build()
+            .unwrap();
         let once = || pool.install(|| train(CpuBackend::new(), "llama_tied", t, Some(2), 1));
         let ((rows1, after1), (rows2, after2)) = (once(), once());
         assert_eq!(strip(rows1), strip(rows2));
@@ -220,7 +258,10 @@ fn a_small_sgd_step_realises_the_prediction() {
             let predicted = row[format!("geometry/predicted_{side}")].as_f64().unwrap();
             let realised = row[format!("geometry/realised_{side}")].as_f64().unwrap();
             let scale = predicted.abs().max(1e-6);
-            assert!((predicted - realised).abs() < 0.02 * scale, "{side}: {predicted} {realised}");
+            assert!(
+                (predicted - realised).abs() < 0.02 * scale,
+                "{side}: {predicted} {realised}"
+            );
         }
     }
 }

@@ -18,8 +18,6 @@ pub enum Activation {
     GeluTanh,
     /// Exact GELU, x·Φ(x): `gelu`.
     GeluErf,
-    /// max(x, 0): `relu`.
-    Relu,
 }
 
 /// Checked settings of a GPT-2 model.
@@ -127,11 +125,10 @@ fn read_activation(keys: &Keys<'_>) -> Result<Activation, ModelError> {
     match keys.text(KEY)?.unwrap_or("gelu_new") {
         "gelu_new" | "gelu_pytorch_tanh" => Ok(Activation::GeluTanh),
         "gelu" => Ok(Activation::GeluErf),
-        "relu" => Ok(Activation::Relu),
         other => Err(keys.unsupported(
             KEY,
             format!("{other:?}"),
-            "gelu_new, gelu_pytorch_tanh, gelu, relu",
+            "gelu_new, gelu_pytorch_tanh, gelu",
         )),
     }
 }

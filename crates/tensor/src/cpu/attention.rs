@@ -6,7 +6,7 @@
 //! 2205.14135, without its tiling over keys). Tasks are (segment, head) forward and (group, key/value head)
 //! backward: groups share no gradient row, so tasks write disjoint elements.
 
-use super::matmul::{RawMat, raw};
+use super::matmul::{Parallelism, RawMat, raw};
 use super::simd::{Shared, exp, lane_max, lane_sum, rows_per_piece, simd};
 use crate::layout::{AttentionLayout, AttentionSegment, AttentionShape, Span};
 use rayon::prelude::*;
@@ -119,7 +119,7 @@ impl Inputs<'_> {
                     (kp, kcs, krs),
                     0.0,
                     (scores.as_mut_ptr().add(column), keys),
-                    gemm::Parallelism::None,
+                    Parallelism::None,
                 );
             }
         }
@@ -225,7 +225,7 @@ fn forward_block(
                 inputs.value(span.act, inputs.key_head(h)),
                 if column == 0 { 0.0 } else { 1.0 },
                 (out.at(at), shape.q_width()),
-                gemm::Parallelism::None,
+                Parallelism::None,
             );
         }
     }
@@ -348,7 +348,7 @@ fn backward_block(
                 transposed(inputs.value(span.act, kv)),
                 0.0,
                 (ds.as_mut_ptr().add(column), keys),
-                gemm::Parallelism::None,
+                Parallelism::None,
             );
         }
     }
@@ -365,7 +365,7 @@ fn backward_block(
         // all rows are inside dq, dk, dv (asserted).
         unsafe {
             let (p, ds) = (p.add(column), ds.add(column));
-            let add = |m, k, a, b, c| raw(m, width, k, 1.0, a, b, 1.0, c, gemm::Parallelism::None);
+            let add = |m, k, a, b, c| raw(m, width, k, 1.0, a, b, 1.0, c, Parallelism::None);
             let dq = (o.dq.at(grad_at), shape.q_width());
             add(rows, span.len, (ds, keys, 1), inputs.key(span.act, kv), dq);
             let dk = (o.dk.at(key_at), shape.kv_width());

@@ -6,7 +6,7 @@
 //! (Σ_chunks G Gᵀ, `[rows, rows]`), from which ⟨g_p, g_q⟩ = Σ (G_p G_qᵀ)∘(h_p h_qᵀ) follows without forming a
 //! weight gradient. Recomputing the logits costs one product of the three and saves M·V floats.
 
-use super::matmul::raw;
+use super::matmul::{Parallelism, raw};
 use super::simd::{exp, lane_max, lane_sum, lane_sum_f64, simd};
 use super::{CpuBackend, CpuBuffer};
 use crate::backend::HeadBackward;
@@ -49,7 +49,7 @@ fn product(
             (b.as_ptr(), b_rs, b_cs),
             beta,
             (c.as_mut_ptr(), n),
-            gemm::Parallelism::Rayon(0),
+            Parallelism::Rayon(0),
         );
     }
 }

@@ -1,7 +1,8 @@
-//! Matrix products through the `gemm` crate (own packing and kernels for AVX-512, AVX2, NEON).
+//! Matrix products through the f32 part of the `gemm` crate (own packing and kernels for AVX-512, AVX2, NEON).
 
 use super::CpuBuffer;
 use crate::backend::{Gemm, Mat, MatMut};
+pub(super) use gemm_common::Parallelism;
 
 /// See [`crate::Backend::gemm`].
 pub(super) fn gemm(
@@ -40,7 +41,7 @@ pub(super) fn gemm(
             ),
             s.beta as f32,
             (c.buffer.as_mut_ptr().wrapping_add(c.offset), c.row_stride),
-            gemm::Parallelism::Rayon(0),
+            Parallelism::Rayon(0),
         );
     }
 }
@@ -62,24 +63,27 @@ pub(super) unsafe fn raw(
     b: RawMat,
     beta: f32,
     c: (*mut f32, usize),
-    parallelism: gemm::Parallelism,
+    parallelism: Parallelism,
 ) {
+    let (a, a_row, a_col) = (a.0, a.1 as isize, a.2 as isize);
+    let (b, b_row, b_col) = (b.0, b.1 as isize, b.2 as isize);
+    // The kernels write columns: C is row-major, so they compute Cᵀ = Bᵀ·Aᵀ.
     // SAFETY: passed on to the caller.
     unsafe {
-        gemm::gemm(
-            m,
+        gemm_f32::gemm::f32::get_gemm_fn()(
             n,
+            m,
             k,
             c.0,
-            1,
             c.1 as isize,
+            1,
             beta != 0.0,
-            a.0,
-            a.2 as isize,
-            a.1 as isize,
-            b.0,
-            b.2 as isize,
-            b.1 as isize,
+            b,
+            b_row,
+            b_col,
+            a,
+            a_row,
+            a_col,
             beta,
             alpha,
             false,

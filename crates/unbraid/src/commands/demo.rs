@@ -11,12 +11,30 @@ use std::fs;
 
 /// The embedded files and where they go.
 const FILES: [(&str, &[u8]); 7] = [
-    ("model/config.json", include_bytes!("../../../../demo/model/config.json")),
-    ("model/model.safetensors", include_bytes!("../../../../demo/model/model.safetensors")),
-    ("model/tokenizer.json", include_bytes!("../../../../demo/model/tokenizer.json")),
-    ("model/tokenizer_config.json", include_bytes!("../../../../demo/model/tokenizer_config.json")),
-    ("data/train.jsonl", include_bytes!("../../../../demo/preferences.jsonl")),
-    ("data/test.jsonl", include_bytes!("../../../../demo/preferences-test.jsonl")),
+    (
+        "model/config.json",
+        include_bytes!("../../../../demo/model/config.json"),
+    ),
+    (
+        "model/model.safetensors",
+        include_bytes!("../../../../demo/model/model.safetensors"),
+    ),
+    (
+        "model/tokenizer.json",
+        include_bytes!("../../../../demo/model/tokenizer.json"),
+    ),
+    (
+        "model/tokenizer_config.json",
+        include_bytes!("../../../../demo/model/tokenizer_config.json"),
+    ),
+    (
+        "data/train.jsonl",
+        include_bytes!("../../../../demo/preferences.jsonl"),
+    ),
+    (
+        "data/test.jsonl",
+        include_bytes!("../../../../demo/preferences-test.jsonl"),
+    ),
     ("recipe.yaml", include_bytes!("../../../../demo/dpo.yaml")),
 ];
 
@@ -27,7 +45,8 @@ pub(super) fn run(config: &DemoConfig, interrupt: &Interrupt) -> Result<End> {
     for (name, bytes) in FILES {
         let path = dir.join(name);
         if let Some(parent) = path.parent() {
-            fs::create_dir_all(parent).with_context(|| format!("cannot create {}", parent.display()))?;
+            fs::create_dir_all(parent)
+                .with_context(|| format!("cannot create {}", parent.display()))?;
         }
         fs::write(&path, bytes).with_context(|| format!("cannot write {}", path.display()))?;
     }
@@ -41,9 +60,17 @@ pub(super) fn run(config: &DemoConfig, interrupt: &Interrupt) -> Result<End> {
     ];
     let mut arguments = words.to_vec();
     arguments.push(dir.join("recipe.yaml").into());
-    arguments.extend(options.into_iter().flat_map(|(k, v)| [OsString::from(k), v.into()]));
+    arguments.extend(
+        options
+            .into_iter()
+            .flat_map(|(k, v)| [OsString::from(k), v.into()]),
+    );
     let shown: Vec<_> = arguments.iter().map(|a| a.to_string_lossy()).collect();
-    eprintln!("the demo is this command on files in {}:\n  {}", dir.display(), shown.join(" "));
+    eprintln!(
+        "the demo is this command on files in {}:\n  {}",
+        dir.display(),
+        shown.join(" ")
+    );
     let Command::Train(train) = cli::parse(arguments)?.command else {
         bail!("the demo's recipe is not a training recipe");
     };

@@ -54,7 +54,9 @@ fn complete(
         ids.drain(..excess); // the end of a prompt is what a completion continues
     }
     if ids.is_empty() {
-        bail!("the prompt has no tokens\nhint: give at least one word, or a tokenizer that adds a BOS token");
+        bail!(
+            "the prompt has no tokens\nhint: give at least one word, or a tokenizer that adds a BOS token"
+        );
     }
     let room = (model.config.max_positions() + 1).saturating_sub(ids.len());
     load::check_fits(&model.config, std::iter::once(&ids[..]))?;
@@ -102,7 +104,14 @@ pub(super) fn run(config: &GenerateConfig, interrupt: &Interrupt) -> Result<End>
         if prompts.len() > 1 && !config.json {
             println!("── {prompt}");
         }
-        complete(config, &model, &tokenizer, (prompt, &stop), &mut rng, interrupt)?;
+        complete(
+            config,
+            &model,
+            &tokenizer,
+            (prompt, &stop),
+            &mut rng,
+            interrupt,
+        )?;
         if interrupt.pressed() {
             return Ok(End::Interrupted);
         }

@@ -24,7 +24,12 @@ struct Colours {
 fn colours() -> Colours {
     let no_color = std::env::var_os("NO_COLOR").is_some_and(|v| !v.is_empty());
     if no_color || !std::io::stdout().is_terminal() {
-        return Colours { prompt: "", completion: "", eos: "", off: "" };
+        return Colours {
+            prompt: "",
+            completion: "",
+            eos: "",
+            off: "",
+        };
     }
     Colours {
         prompt: "\x1b[2m",
@@ -70,15 +75,23 @@ fn show(side: &str, s: &TokenizedSequence, tokenizer: &Tokenizer, max_length: Op
 
 fn describe(s: &TokenizedSequence, tokenizer: &Tokenizer) -> Value {
     let tokens: Vec<String> = s.ids.iter().map(|&id| tokenizer.token_label(id)).collect();
-    let mask: Vec<u8> = (0..s.ids.len()).map(|i| u8::from(i >= s.prompt_len)).collect();
+    let mask: Vec<u8> = (0..s.ids.len())
+        .map(|i| u8::from(i >= s.prompt_len))
+        .collect();
     json!({ "ids": s.ids, "tokens": tokens, "completion_mask": mask, "prompt_len": s.prompt_len })
 }
 
 /// Shows the pair that `config` names.
 pub(super) fn run(config: &InspectConfig) -> Result<End> {
     let path = load::locate(&config.model.model_name_or_path)?;
-    let is_gguf = path.extension().is_some_and(|e| e.eq_ignore_ascii_case("gguf"));
-    let weights = if is_gguf { Some(Weights::open(&path)?) } else { None };
+    let is_gguf = path
+        .extension()
+        .is_some_and(|e| e.eq_ignore_ascii_case("gguf"));
+    let weights = if is_gguf {
+        Some(Weights::open(&path)?)
+    } else {
+        None
+    };
     let tokenizer = load::tokenizer(&path, weights.as_ref())?;
     let data = &config.data;
     let rows = load::rows(&data.dataset_name, &data.dataset_train_split, data)?;
@@ -93,7 +106,11 @@ pub(super) fn run(config: &InspectConfig) -> Result<End> {
     let max_length = data.max_length.0;
     let dataset = tokenize_pairs(std::slice::from_ref(row), &tokenizer, max_length)?;
     let Some(pair) = dataset.pairs.first() else {
-        bail!("row {} is dropped: {}", config.index, dataset.report.warnings().join("; "));
+        bail!(
+            "row {} is dropped: {}",
+            config.index,
+            dataset.report.warnings().join("; ")
+        );
     };
     if config.json {
         let pair = json!({
@@ -105,7 +122,10 @@ pub(super) fn run(config: &InspectConfig) -> Result<End> {
         println!("{pair:#}");
         return Ok(End::Done);
     }
-    println!("row {} of {} ({})", config.index, data.dataset_name, row.location);
+    println!(
+        "row {} of {} ({})",
+        config.index, data.dataset_name, row.location
+    );
     show("chosen", &pair.chosen, &tokenizer, max_length);
     show("rejected", &pair.rejected, &tokenizer, max_length);
     for warning in dataset.report.warnings() {

@@ -70,7 +70,11 @@ pub(crate) fn tokenizer(path: &Path, weights: Option<&Weights>) -> Result<Tokeni
             chat_template: g.chat_template,
         })?);
     }
-    let dir = if path.is_dir() { path } else { path.parent().unwrap_or(path) };
+    let dir = if path.is_dir() {
+        path
+    } else {
+        path.parent().unwrap_or(path)
+    };
     Ok(Tokenizer::from_dir(dir)?)
 }
 
@@ -83,7 +87,9 @@ pub(crate) fn check_machine(args: &ModelArgs, bf16: bool) -> Result<()> {
         );
     }
     if bf16 {
-        eprintln!("note: bf16: the CPU backend computes in float32; results are at least as precise");
+        eprintln!(
+            "note: bf16: the CPU backend computes in float32; results are at least as precise"
+        );
     }
     Ok(())
 }
@@ -100,7 +106,11 @@ pub(crate) fn stored_dtype(args: &ModelArgs) -> StoredDtype {
 pub(crate) fn model(source: &Source) -> Result<LanguageModel<Cpu>> {
     let config = ModelConfig::for_weights(&source.weights)?;
     let backend = Arc::new(CpuBackend::new());
-    Ok(LanguageModel::from_weights(backend, config, &source.weights)?)
+    Ok(LanguageModel::from_weights(
+        backend,
+        config,
+        &source.weights,
+    )?)
 }
 
 /// The rows of one split.

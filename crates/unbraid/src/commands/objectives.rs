@@ -18,7 +18,14 @@ fn show(d: &Description) {
     for (key, value, meaning) in d.defaults {
         println!("  {key:<9} {value}  ({meaning})");
     }
-    println!("  reference {}", if d.needs_reference { "needed" } else { "not used" });
+    println!(
+        "  reference {}",
+        if d.needs_reference {
+            "needed"
+        } else {
+            "not used"
+        }
+    );
     println!("  source    {}", d.source);
     println!("  TRL       {}", d.trl_differences.unwrap_or("the same"));
 }

@@ -43,9 +43,16 @@ pub(crate) fn write_run_yaml<C: Serialize>(
     let command: Vec<String> = std::env::args().map(|a| shell_word(&a)).collect();
     let version = env!("CARGO_PKG_VERSION").to_owned();
     let all = [("command", command.join(" ")), ("version", version)];
-    for (key, value) in all.iter().map(|(k, v)| (*k, v)).chain(facts.iter().map(|(k, v)| (*k, v))) {
+    for (key, value) in all
+        .iter()
+        .map(|(k, v)| (*k, v))
+        .chain(facts.iter().map(|(k, v)| (*k, v)))
+    {
         // A JSON string is a YAML string.
-        text.push_str(&format!("  {key}: {}\n", serde_json::Value::from(value.as_str())));
+        text.push_str(&format!(
+            "  {key}: {}\n",
+            serde_json::Value::from(value.as_str())
+        ));
     }
     Ok(write_file_atomic(&dir.join("run.yaml"), text.as_bytes())?)
 }
@@ -76,9 +83,17 @@ mod tests {
         prepare_dir(dir.path(), false).unwrap();
         fs::write(dir.path().join("x"), "").unwrap();
         let message = prepare_dir(dir.path(), false).unwrap_err().to_string();
-        assert!(message.contains("is not empty") && message.contains("hint:"), "{message}");
+        assert!(
+            message.contains("is not empty") && message.contains("hint:"),
+            "{message}"
+        );
         prepare_dir(dir.path(), true).unwrap();
         let file = dir.path().join("x");
-        assert!(prepare_dir(&file, true).unwrap_err().to_string().contains("is a file"));
+        assert!(
+            prepare_dir(&file, true)
+                .unwrap_err()
+                .to_string()
+                .contains("is a file")
+        );
     }
 }

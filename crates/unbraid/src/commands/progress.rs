@@ -9,10 +9,9 @@ use unbraid_train::{Averages, Observer};
 
 /// A bar of `total` units.
 pub(crate) fn bar(what: &str, total: u64) -> ProgressBar {
-    let style = ProgressStyle::with_template(
-        "{prefix} {wide_bar} {pos}/{len} {elapsed} < {eta} {msg}",
-    )
-    .expect("the template is well-formed");
+    let style =
+        ProgressStyle::with_template("{prefix} {wide_bar} {pos}/{len} {elapsed} < {eta} {msg}")
+            .expect("the template is well-formed");
     let bar = ProgressBar::with_draw_target(Some(total), ProgressDrawTarget::stderr());
     bar.with_style(style).with_prefix(what.to_owned())
 }

@@ -74,7 +74,10 @@ fn score(
         !interrupt.pressed()
     });
     bar.finish_and_clear();
-    if let Some(i) = scored.iter().position(|s| !(s.chosen() + s.rejected()).is_finite()) {
+    if let Some(i) = scored
+        .iter()
+        .position(|s| !(s.chosen() + s.rejected()).is_finite())
+    {
         bail!(
             "{what}: row {} has log-probs {} and {}, which are not finite",
             pairs[i].index,
@@ -127,7 +130,12 @@ pub(super) fn run(config: &ScoreConfig, interrupt: &Interrupt) -> Result<End> {
     let source = load::open(name)?;
     let tokenizer = load::tokenizer(&source.path, Some(&source.weights))?;
     let data = &config.data;
-    let dataset = load::pairs(&data.dataset_name, &data.dataset_train_split, data, &tokenizer)?;
+    let dataset = load::pairs(
+        &data.dataset_name,
+        &data.dataset_train_split,
+        data,
+        &tokenizer,
+    )?;
     let pairs: Vec<&TokenizedPair> = dataset.pairs.iter().collect();
     let mut policy = score("scoring", name, &pairs, interrupt)?;
     let reference = match &config.ref_model {
@@ -150,7 +158,11 @@ pub(super) fn run(config: &ScoreConfig, interrupt: &Interrupt) -> Result<End> {
         println!("{summary:#}");
     }
     Ok(if rows.len() < pairs.len() {
-        eprintln!("interrupted: {} of {} pairs are scored", rows.len(), pairs.len());
+        eprintln!(
+            "interrupted: {} of {} pairs are scored",
+            rows.len(),
+            pairs.len()
+        );
         End::Interrupted
     } else {
         End::Done
@@ -158,7 +170,11 @@ pub(super) fn run(config: &ScoreConfig, interrupt: &Interrupt) -> Result<End> {
 }
 
 fn say(summary: &Value, path: &std::path::Path) {
-    let number = |key: &str| summary[key].as_f64().map_or("–".into(), |x| format!("{x:.4}"));
+    let number = |key: &str| {
+        summary[key]
+            .as_f64()
+            .map_or("–".into(), |x| format!("{x:.4}"))
+    };
     eprintln!("{} pairs", summary["pairs"]);
     eprintln!(
         "log-probs  chosen {}  rejected {}  chosen above rejected in {} of pairs",

@@ -53,14 +53,27 @@ pub(super) fn run(config: &SftConfig, interrupt: &Interrupt) -> Result<End> {
     load::check_machine(&config.model, options.bf16)?;
     let (mut model, tokenizer) = start(config)?;
     let data = &config.data;
-    let train = sequences(config, &data.dataset_name, &data.dataset_train_split, &tokenizer)?;
+    let train = sequences(
+        config,
+        &data.dataset_name,
+        &data.dataset_train_split,
+        &tokenizer,
+    )?;
     let eval = if options.eval_strategy == Strategy::No {
         None
     } else {
         let name = options.eval_dataset.as_ref().unwrap_or(&data.dataset_name);
-        Some(sequences(config, name, &data.dataset_test_split, &tokenizer)?)
+        Some(sequences(
+            config,
+            name,
+            &data.dataset_test_split,
+            &tokenizer,
+        )?)
     };
-    let all = train.sequences.iter().chain(eval.iter().flat_map(|e| &e.sequences));
+    let all = train
+        .sequences
+        .iter()
+        .chain(eval.iter().flat_map(|e| &e.sequences));
     load::check_fits(&model.config, all.map(|s| &s.ids[..]))?;
     output::prepare_dir(&options.output_dir, options.overwrite_output_dir)?;
     let facts = [

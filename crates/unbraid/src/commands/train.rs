@@ -25,7 +25,11 @@ fn objective(args: &ObjectiveArgs) -> Result<Objective> {
         },
         ..ObjectiveOptions::default()
     };
-    Ok(Objective::from_names(&args.loss_type, &args.loss_weights, &options)?)
+    Ok(Objective::from_names(
+        &args.loss_type,
+        &args.loss_weights,
+        &options,
+    )?)
 }
 
 /// Trains as `config` says.
@@ -36,10 +40,20 @@ pub(super) fn run(config: &TrainConfig, interrupt: &Interrupt) -> Result<End> {
     let source = load::open(&config.model.model_name_or_path)?;
     let tokenizer = load::tokenizer(&source.path, Some(&source.weights))?;
     let data = &config.data;
-    let train = load::pairs(&data.dataset_name, &data.dataset_train_split, data, &tokenizer)?;
+    let train = load::pairs(
+        &data.dataset_name,
+        &data.dataset_train_split,
+        data,
+        &tokenizer,
+    )?;
     let eval = match (options.eval_strategy, &options.eval_dataset) {
         (Strategy::No, _) => None,
-        (_, Some(name)) => Some(load::pairs(name, &data.dataset_test_split, data, &tokenizer)?),
+        (_, Some(name)) => Some(load::pairs(
+            name,
+            &data.dataset_test_split,
+            data,
+            &tokenizer,
+        )?),
         (_, None) => {
             let (name, split) = (&data.dataset_name, &data.dataset_test_split);
             Some(load::pairs(name, split, data, &tokenizer)?)
@@ -47,11 +61,17 @@ pub(super) fn run(config: &TrainConfig, interrupt: &Interrupt) -> Result<End> {
     };
     let mut model = load::model(&source)?;
     let eval_pairs = eval.as_ref().map_or(&[][..], |e| &e.pairs);
-    load::check_fits(&model.config, load::pair_ids(train.pairs.iter().chain(eval_pairs)))?;
+    load::check_fits(
+        &model.config,
+        load::pair_ids(train.pairs.iter().chain(eval_pairs)),
+    )?;
     output::prepare_dir(&options.output_dir, options.overwrite_output_dir)?;
     write_run_yaml(config, &source, &model, &train)?;
 
-    let lengths = train.pairs.iter().map(|p| p.chosen.ids.len().max(p.rejected.ids.len()));
+    let lengths = train
+        .pairs
+        .iter()
+        .map(|p| p.chosen.ids.len().max(p.rejected.ids.len()));
     let plan = training::plan(options, config.model.seed, lengths.collect());
     let Some((train_reference, eval_reference)) =
         references(config, &model, &train, eval_pairs, &plan, interrupt)?
@@ -113,10 +133,16 @@ fn references(
         None => None,
     };
     let reference = loaded.as_ref().unwrap_or(policy);
-    load::check_fits(&reference.config, load::pair_ids(train.pairs.iter().chain(eval)))?;
+    load::check_fits(
+        &reference.config,
+        load::pair_ids(train.pairs.iter().chain(eval)),
+    )?;
     let touched = plan.sampler.touched(plan.total);
-    let pairs: Vec<&TokenizedPair> =
-        touched.iter().map(|&i| &train.pairs[i]).chain(eval).collect();
+    let pairs: Vec<&TokenizedPair> = touched
+        .iter()
+        .map(|&i| &train.pairs[i])
+        .chain(eval)
+        .collect();
     let bar = progress::bar("reference", pairs.len() as u64);
     let scored = score_pairs(reference, &pairs, |done| {
         bar.set_position(done as u64);

@@ -7,8 +7,8 @@ use crate::cli::{
 use anyhow::{Result, bail};
 use std::path::PathBuf;
 use unbraid_model::{Keep, LanguageModel};
-use unbraid_text::Tokenizer;
 use unbraid_tensor::Backend;
+use unbraid_text::Tokenizer;
 use unbraid_train::{
     Files, OptimizerKind, Outcome, Sampler, SamplingOrder, Schedule, ScheduleKind, Settings, Task,
     TrainingPlan,
@@ -78,6 +78,7 @@ pub(crate) fn settings(options: &TrainerOptions, plan: &TrainingPlan) -> Result<
         logging_steps: options.logging_steps.of(plan.total).max(1),
         logging_first_step: options.logging_first_step,
         eval_every: every(options.eval_strategy, options.eval_interval(), plan),
+        eval_on_start: options.eval_on_start && options.eval_strategy != Strategy::No,
         save_every: every(options.save_strategy, options.save_steps, plan),
         geometry_every: match options.geometry {
             Geometry::Off => None,

@@ -220,6 +220,10 @@ pub struct TrainerOptions {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub eval_steps: Option<Steps>,
 
+    /// Also evaluate before the first step, so that changes are seen from the start.
+    #[arg(long, action = ArgAction::Set, default_value = "false", help_heading = "Logging, evaluation, saving")]
+    pub eval_on_start: bool,
+
     /// When to save a checkpoint; the final model is saved in any case.
     #[arg(
         long,
