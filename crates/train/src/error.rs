@@ -27,14 +27,32 @@ pub enum TrainError {
 
     /// The gradient is not finite although the loss is.
     #[error(
-        "gradient norm is {norm} at step {step}{}\nhint: lower the learning rate",
-        last_good(.checkpoint.as_ref())
+        "gradient norm is {norm} at step {step}, from pairs {} (row numbers, 0-based)\n\
+         hint: the model on disk is untouched{}; lower the learning rate",
+        list(.rows), last_good(.checkpoint.as_ref())
     )]
     NonFiniteGradient {
         /// Optimizer step, 1-based.
         step: u64,
         /// The norm.
         norm: f64,
+        /// Row numbers of the step's examples.
+        rows: Vec<usize>,
+        /// The newest checkpoint, if there is one.
+        checkpoint: Option<PathBuf>,
+    },
+
+    /// A parameter is not finite, so the model is not worth saving.
+    #[error(
+        "parameter {name} is not finite after step {step}: the checkpoint is not written\n\
+         hint: the model on disk is untouched{}; lower the learning rate",
+        last_good(.checkpoint.as_ref())
+    )]
+    NonFiniteWeights {
+        /// Optimizer step, 1-based.
+        step: u64,
+        /// The parameter.
+        name: String,
         /// The newest checkpoint, if there is one.
         checkpoint: Option<PathBuf>,
     },

@@ -303,6 +303,11 @@ impl<B: Backend> Task<B> for PreferenceTask<'_> {
         Ok(Some(metrics))
     }
 
+    fn rows(&self, micro_batches: &[Vec<usize>]) -> Vec<usize> {
+        let examples = micro_batches.iter().flatten();
+        examples.map(|&i| self.train[i].index).collect()
+    }
+
     fn tokens(&self, micro_batches: &[Vec<usize>]) -> usize {
         let pair = |&i: &usize| self.train[i].chosen.ids.len() + self.train[i].rejected.ids.len();
         micro_batches.iter().flatten().map(pair).sum()

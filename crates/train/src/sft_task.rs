@@ -37,12 +37,6 @@ impl SftTask<'_> {
         let sequences = self.train.packs[pack].iter();
         sequences.map(|&s| self.train.sequences[s].ids.len()).sum()
     }
-
-    /// Input rows of the sequences in these packs, for the error message.
-    fn rows(&self, packs: &[usize]) -> Vec<usize> {
-        let sequences = packs.iter().flat_map(|&p| &self.train.packs[p]);
-        sequences.map(|&s| self.train.sequences[s].index).collect()
-    }
 }
 
 impl<B: Backend> Task<B> for SftTask<'_> {
@@ -67,7 +61,7 @@ impl<B: Backend> Task<B> for SftTask<'_> {
                 return Err(TrainError::NonFiniteLoss {
                     step: 0,
                     loss: -sum,
-                    rows: self.rows(packs),
+                    rows: Task::<B>::rows(self, std::slice::from_ref(packs)),
                     checkpoint: None,
                 });
             }
@@ -102,6 +96,14 @@ impl<B: Backend> Task<B> for SftTask<'_> {
             metrics.add_weighted("loss", -logps.iter().sum::<f64>() / count.max(1.0), count);
         }
         Ok(Some(metrics))
+    }
+
+    fn rows(&self, micro_batches: &[Vec<usize>]) -> Vec<usize> {
+        let sequences = micro_batches
+            .iter()
+            .flatten()
+            .flat_map(|&p| &self.train.packs[p]);
+        sequences.map(|&s| self.train.sequences[s].index).collect()
     }
 
     fn tokens(&self, micro_batches: &[Vec<usize>]) -> usize {

@@ -46,6 +46,9 @@ pub trait Task<B: Backend> {
     /// What the objective refuses.
     fn evaluate(&mut self, model: &LanguageModel<B>) -> Result<Option<Averages>, TrainError>;
 
+    /// Row numbers of the examples in the input, for messages.
+    fn rows(&self, micro_batches: &[Vec<usize>]) -> Vec<usize>;
+
     /// Tokens that the examples feed through the model, for the throughput.
     fn tokens(&self, micro_batches: &[Vec<usize>]) -> usize;
 }
@@ -163,6 +166,7 @@ pub fn run<B: Backend>(
         }
         run.step(task, &mut gradients, &mut optimizer, step, observer)?;
     }
+    run.check_weights(plan.total)?;
     files.save_model(run.model, &files.output_dir)?;
     observer.on_save(&files.output_dir);
     Ok(Outcome::Finished)
@@ -196,6 +200,7 @@ impl<B: Backend> Run<'_, B> {
             return Err(TrainError::NonFiniteGradient {
                 step,
                 norm,
+                rows: task.rows(&batches),
                 checkpoint: last_checkpoint(&self.files.output_dir),
             });
         }
@@ -296,7 +301,23 @@ impl<B: Backend> Run<'_, B> {
         Ok(())
     }
 
+    /// Refuses to write a model that training has ruined.
+    fn check_weights(&self, step: u64) -> Result<(), TrainError> {
+        let (b, params) = (&*self.model.backend, &self.model.params);
+        for (spec, value) in params.specs.iter().zip(&params.values) {
+            if !b.dot(value, 0, value, 0, b.len(value)).is_finite() {
+                return Err(TrainError::NonFiniteWeights {
+                    step,
+                    name: spec.name.clone(),
+                    checkpoint: last_checkpoint(&self.files.output_dir),
+                });
+            }
+        }
+        Ok(())
+    }
+
     fn checkpoint(&mut self, step: u64) -> Result<std::path::PathBuf, TrainError> {
+        self.check_weights(step)?;
         let paused = Instant::now();
         let history = Value::Array(self.history.clone());
         let path = self.files.save_checkpoint(self.model, step, &history)?;

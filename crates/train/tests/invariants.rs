@@ -15,7 +15,7 @@ static MODELS: LazyLock<Vec<LanguageModel<CpuBackend>>> = LazyLock::new(|| {
     let models = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../../parity/models");
     let load = |case: &str| LanguageModel::load(Arc::new(CpuBackend::new()), &models.join(case));
     ["gpt2", "llama", "llama_tied"]
-        .map(|case| load(case).unwrap())
+        .map(|case| load(case).expect("the parity models are in the repository"))
         .into()
 });
 

@@ -3,6 +3,8 @@
 //! Tolerances: on the naive f64 backend 1e-7 relative (AdamW divides by √v of gradients that are exactly zero in
 //! theory and 1e-17 in practice, for GPT-2's key biases; the rest agrees to 1e-10). On the f32 CPU backend 1e-4.
 
+#![allow(clippy::unwrap_used, reason = "a test may stop at once")]
+
 use serde_json::Value;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;

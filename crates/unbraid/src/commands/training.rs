@@ -5,7 +5,7 @@ use crate::cli::{
     Geometry, LrSchedulerType, ModelArgs, Optim, SamplingStrategy, Steps, Strategy, TrainerOptions,
 };
 use anyhow::{Result, bail};
-use std::path::PathBuf;
+use std::path::Path;
 use unbraid_model::{Keep, LanguageModel};
 use unbraid_tensor::Backend;
 use unbraid_text::Tokenizer;
@@ -105,7 +105,7 @@ pub(crate) fn run<B: Backend>(
     tokenizer: &Tokenizer,
     interrupt: &Interrupt,
 ) -> Result<End> {
-    let companions = |dir: &std::path::Path| tokenizer.save(dir).map_err(|e| e.to_string());
+    let companions = |dir: &Path| tokenizer.save(dir).map_err(|e| e.to_string());
     let files = Files {
         output_dir: options.output_dir.clone(),
         dtype: super::load::stored_dtype(args),
@@ -126,7 +126,7 @@ pub(crate) fn run<B: Backend>(
 }
 
 /// Writes the report of a run; a run is not lost because its report failed.
-fn report(dir: &PathBuf) {
+fn report(dir: &Path) {
     match unbraid_report::write_run_report(dir) {
         Ok(path) => {
             if let Ok(summary) = unbraid_report::terminal_summary(dir) {
