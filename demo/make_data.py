@@ -6,9 +6,9 @@ What      corpus.jsonl            {"text"}: little reviews, each with a judge's 
           preferences-test.jsonl  the same, 64 pairs about reviews that occur nowhere else
 How       every text is filled in from the templates and word lists below, which were written for this
           project; chosen names the review's true label, rejected the other one.
-Why so    the corpus's judge is careless (one verdict in eight is wrong) and words its verdict in several ways,
-          so the pre-trained model is unsure of the label *and* of the words around it. Both are needed: a model
-          that is certain of the shared words has no gradient there, and nothing could be entangled.
+Why so    the corpus's judge is hasty at times: then he names the wrong label (one review in six) and tends to other
+          words. So the pre-trained model is unsure of the label *and* of the words around it. Both are needed: a
+          model that is certain of the shared words has no gradient there, and nothing could be entangled.
 Pairs     `sentence`: two thirds, " It has a positive sentiment based on my judgement." The two completions share
           all tokens but one. `word`: one third, " positive". The two completions share nothing but EOS.
 Run       python3 demo/make_data.py            (standard library only; same bytes on every machine)
