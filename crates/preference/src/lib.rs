@@ -31,5 +31,5 @@ pub use sft::{SftDataset, SftOptions, SftReport, SftSequence, pack_best_fit, tok
 pub use source::{DatasetSource, load_rows};
 pub use tokenize::{
     Mismatch, PairText, TokenizationReport, TokenizedDataset, TokenizedPair, TokenizedSequence,
-    data_fingerprint, tokenize_pairs,
+    data_fingerprint, encode_text, tokenize_pairs,
 };

@@ -371,7 +371,10 @@ pub(crate) fn with_eos(text: &str, completion: &str, tok: &Tokenizer) -> Result<
 }
 
 /// Ids of plain text, with the tokenizer's special tokens unless the text brings BOS itself.
-pub(crate) fn encode_text(tok: &Tokenizer, text: &str) -> Result<Vec<u32>, TextError> {
+///
+/// # Errors
+/// What the tokenizer refuses.
+pub fn encode_text(tok: &Tokenizer, text: &str) -> Result<Vec<u32>, TextError> {
     let has_bos = tok.bos_text().is_some_and(|bos| text.starts_with(bos));
     tok.encode(text, !has_bos)
 }

@@ -23,27 +23,8 @@ pub struct Files<'a> {
     pub dtype: StoredDtype,
     /// Writes the tokenizer's files.
     pub companions: &'a Companions<'a>,
-    /// Keep only this many checkpoints.
+    /// Keep only this many of the run's checkpoints.
     pub save_total_limit: Option<usize>,
-}
-
-/// The newest `checkpoint-N` below `dir`, by N.
-pub fn last_checkpoint(dir: &Path) -> Option<PathBuf> {
-    checkpoints(dir).pop().map(|(_, path)| path)
-}
-
-/// All checkpoints below `dir`, oldest first.
-fn checkpoints(dir: &Path) -> Vec<(u64, PathBuf)> {
-    let entries = fs::read_dir(dir).into_iter().flatten().flatten();
-    let mut found: Vec<(u64, PathBuf)> = entries
-        .filter_map(|e| {
-            let name = e.file_name();
-            let step = name.to_str()?.strip_prefix("checkpoint-")?.parse().ok()?;
-            Some((step, e.path()))
-        })
-        .collect();
-    found.sort();
-    found
 }
 
 impl Files<'_> {
@@ -61,7 +42,7 @@ impl Files<'_> {
         (self.companions)(dir).map_err(TrainError::Companion)
     }
 
-    /// Writes `checkpoint-<step>` and removes those beyond the limit.
+    /// Writes `checkpoint-<step>`.
     ///
     /// # Errors
     /// What the file system refuses; no half-written checkpoint keeps its final name.
@@ -87,35 +68,21 @@ impl Files<'_> {
             let _ = fs::remove_dir_all(&partial);
             return Err(error);
         }
-        if let Some(limit) = self.save_total_limit {
-            let all = checkpoints(&self.output_dir);
-            for (_, old) in &all[..all.len().saturating_sub(limit.max(1))] {
-                fs::remove_dir_all(old).map_err(|e| TrainError::io("remove", old, e))?;
-            }
-        }
         Ok(path)
     }
-}
 
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn the_newest_checkpoint_is_the_one_with_the_largest_number() {
-        let dir = tempfile::tempdir().unwrap();
-        for name in [
-            "checkpoint-9",
-            "checkpoint-10",
-            "checkpoint-x",
-            ".checkpoint-99.partial",
-        ] {
-            fs::create_dir(dir.path().join(name)).unwrap();
+    /// Removes the oldest of the run's checkpoints `saved` beyond the limit; others' are left alone.
+    ///
+    /// # Errors
+    /// What the file system refuses.
+    pub(crate) fn prune(&self, saved: &mut Vec<PathBuf>) -> Result<(), TrainError> {
+        let Some(limit) = self.save_total_limit else {
+            return Ok(());
+        };
+        while saved.len() > limit.max(1) {
+            let old = saved.remove(0);
+            fs::remove_dir_all(&old).map_err(|e| TrainError::io("remove", &old, e))?;
         }
-        assert_eq!(
-            last_checkpoint(dir.path()),
-            Some(dir.path().join("checkpoint-10"))
-        );
-        assert_eq!(last_checkpoint(&dir.path().join("absent")), None);
+        Ok(())
     }
 }

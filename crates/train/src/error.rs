@@ -10,7 +10,7 @@ use unbraid_objective::ObjectiveError;
 pub enum TrainError {
     /// The loss or a log-prob is not a finite number.
     #[error(
-        "loss is {loss} at step {step}, from pairs {} (row numbers, 0-based)\n\
+        "loss is {loss} at step {step}, from {data} rows {} (0-based)\n\
          hint: the model on disk is untouched{}; lower the learning rate or look at these rows with `unbraid inspect`",
         list(.rows), last_good(.checkpoint.as_ref())
     )]
@@ -19,6 +19,8 @@ pub enum TrainError {
         step: u64,
         /// The loss.
         loss: f64,
+        /// Which data they belong to: `training` or `evaluation`.
+        data: &'static str,
         /// Row numbers of the offending examples.
         rows: Vec<usize>,
         /// The newest checkpoint, if there is one.
@@ -27,7 +29,7 @@ pub enum TrainError {
 
     /// The gradient is not finite although the loss is.
     #[error(
-        "gradient norm is {norm} at step {step}, from pairs {} (row numbers, 0-based)\n\
+        "gradient norm is {norm} at step {step}, from training rows {} (0-based)\n\
          hint: the model on disk is untouched{}; lower the learning rate",
         list(.rows), last_good(.checkpoint.as_ref())
     )]

@@ -17,7 +17,7 @@ mod score;
 mod sft_task;
 mod trainer;
 
-pub use checkpoint::{Files, last_checkpoint};
+pub use checkpoint::Files;
 pub use error::TrainError;
 pub use metrics::{Averages, MetricsFile};
 pub use optimizer::{Optimizer, OptimizerKind};
@@ -27,4 +27,4 @@ pub use sampler::{Sampler, SamplingOrder};
 pub use schedule::{Schedule, ScheduleKind};
 pub use score::{ScoredPair, score_pairs};
 pub use sft_task::SftTask;
-pub use trainer::{Observer, Outcome, Settings, Task, TrainingPlan, run};
+pub use trainer::{Cadence, Observer, Outcome, Settings, Task, TrainingPlan, run};

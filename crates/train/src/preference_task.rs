@@ -93,10 +93,12 @@ impl<'a> PreferenceTask<'a> {
         &self,
         pairs: &[&TokenizedPair],
         logps: &[PairLogps],
+        data: &'static str,
     ) -> Result<Vec<PairLoss>, TrainError> {
         let bad = |finite: &dyn Fn(usize) -> bool, loss: f64| TrainError::NonFiniteLoss {
             step: 0,
             loss,
+            data,
             rows: (0..pairs.len())
                 .filter(|&i| !finite(i))
                 .map(|i| pairs[i].index)
@@ -146,7 +148,7 @@ impl<'a> PreferenceTask<'a> {
             .zip(examples)
             .map(|(sums, &i)| pair_logps(sums, &self.train[i], &self.train_reference[i]))
             .collect();
-        let losses = self.losses(&pairs, &logps)?;
+        let losses = self.losses(&pairs, &logps, "training")?;
         let mut clusters = Vec::with_capacity(pairs.len());
         for (i, (pair, loss)) in pairs.iter().zip(&losses).enumerate() {
             self.record(metrics, pair, &logps[i], loss);
@@ -295,7 +297,7 @@ impl<B: Backend> Task<B> for PreferenceTask<'_> {
             .zip(&self.eval_reference)
             .map(|((s, pair), reference)| pair_logps((s.chosen(), s.rejected()), pair, reference))
             .collect();
-        let losses = self.losses(&pairs, &logps)?;
+        let losses = self.losses(&pairs, &logps, "evaluation")?;
         let mut metrics = Averages::default();
         for ((pair, p), loss) in pairs.iter().zip(&logps).zip(&losses) {
             self.record(&mut metrics, pair, p, loss);

@@ -75,10 +75,10 @@ impl Sampler {
         if total >= self.steps_per_epoch() {
             return (0..self.lengths.len()).collect();
         }
-        let mut all: Vec<usize> = (0..total).flat_map(|s| self.step(s).concat()).collect();
-        all.sort_unstable();
-        all.dedup();
-        all
+        let mut first = self.epoch(0);
+        first.truncate(total as usize * self.batch * self.accumulation);
+        first.sort_unstable();
+        first
     }
 }
 

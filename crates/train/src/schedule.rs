@@ -53,7 +53,8 @@ impl Schedule {
                 (0.5 * (1.0 + (std::f64::consts::PI * progress).cos())).max(0.0)
             }
             ScheduleKind::Polynomial => {
-                let end = 1e-7 / self.peak;
+                // A peak below the end stays where it is.
+                let end = (1e-7 / self.peak).min(1.0);
                 if step > total {
                     end
                 } else {

@@ -61,6 +61,7 @@ impl<B: Backend> Task<B> for SftTask<'_> {
                 return Err(TrainError::NonFiniteLoss {
                     step: 0,
                     loss: -sum,
+                    data: "training",
                     rows: Task::<B>::rows(self, std::slice::from_ref(packs)),
                     checkpoint: None,
                 });

@@ -4,7 +4,7 @@
 //! over the steps since the last one, as TRL logs them, with the learning rate and the gradient norm (before
 //! clipping) of its own step.
 
-use crate::checkpoint::{Files, last_checkpoint};
+use crate::checkpoint::Files;
 use crate::error::TrainError;
 use crate::metrics::{Averages, MetricsFile};
 use crate::optimizer::{Optimizer, OptimizerKind};
@@ -49,8 +49,17 @@ pub trait Task<B: Backend> {
     /// Row numbers of the examples in the input, for messages.
     fn rows(&self, micro_batches: &[Vec<usize>]) -> Vec<usize>;
 
-    /// Tokens that the examples feed through the model, for the throughput.
+    /// Tokens of the examples, a prompt counted once for each of its completions, for the throughput.
     fn tokens(&self, micro_batches: &[Vec<usize>]) -> usize;
+}
+
+/// When something is due.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Cadence {
+    /// Every so many steps.
+    pub every: u64,
+    /// Also after the last step (the end of an epoch that was not finished).
+    pub at_end: bool,
 }
 
 /// Settings of the loop.
@@ -68,13 +77,13 @@ pub struct Settings {
     pub logging_steps: u64,
     /// Also log the first step.
     pub logging_first_step: bool,
-    /// Evaluate every so many steps.
-    pub eval_every: Option<u64>,
+    /// When to evaluate.
+    pub evaluate: Option<Cadence>,
     /// Also evaluate before the first step.
     pub eval_on_start: bool,
-    /// Save a checkpoint every so many steps.
-    pub save_every: Option<u64>,
-    /// Measure geometry every so many steps.
+    /// When to save a checkpoint.
+    pub save: Option<Cadence>,
+    /// Measure geometry in the first step and every so many steps.
     pub geometry_every: Option<u64>,
 }
 
@@ -119,6 +128,8 @@ struct Run<'a, B: Backend> {
     files: &'a Files<'a>,
     metrics: MetricsFile,
     history: Vec<Value>,
+    /// Checkpoints that this run has written, oldest first.
+    saved: Vec<std::path::PathBuf>,
     window: Averages,
     window_tokens: usize,
     window_start: Instant,
@@ -151,6 +162,7 @@ pub fn run<B: Backend>(
         files,
         metrics: MetricsFile::create(&files.output_dir.join("metrics.jsonl"))?,
         history: Vec::new(),
+        saved: Vec::new(),
         window: Averages::default(),
         window_tokens: 0,
         window_start: Instant::now(),
@@ -172,9 +184,10 @@ pub fn run<B: Backend>(
     Ok(Outcome::Finished)
 }
 
-/// Whether something due every `every` steps is due at `step`.
-fn due(every: Option<u64>, step: u64) -> bool {
-    every.is_some_and(|every| step.is_multiple_of(every.max(1)))
+impl Cadence {
+    fn due(self, step: u64, total: u64) -> bool {
+        step.is_multiple_of(self.every.max(1)) || (self.at_end && step == total)
+    }
 }
 
 impl<B: Backend> Run<'_, B> {
@@ -189,7 +202,10 @@ impl<B: Backend> Run<'_, B> {
         let backend = std::sync::Arc::clone(&self.model.backend);
         let started = Instant::now();
         let batches = self.plan.sampler.step(step - 1);
-        let measure = due(self.settings.geometry_every, step);
+        let measure = self
+            .settings
+            .geometry_every
+            .is_some_and(|n| step == 1 || step.is_multiple_of(n.max(1)));
         gradients.clear(&backend);
         let mut metrics = task
             .accumulate(self.model, gradients, &batches, measure)
@@ -201,7 +217,7 @@ impl<B: Backend> Run<'_, B> {
                 step,
                 norm,
                 rows: task.rows(&batches),
-                checkpoint: last_checkpoint(&self.files.output_dir),
+                checkpoint: self.saved.last().cloned(),
             });
         }
         let scale = clip_factor(norm, self.settings.max_grad_norm);
@@ -217,13 +233,16 @@ impl<B: Backend> Run<'_, B> {
         self.window.merge(&metrics);
         observer.on_step(step, &metrics, tokens as f64 / seconds);
         let first = step == 1 && self.settings.logging_first_step;
-        if due(Some(self.settings.logging_steps), step) || first || step == self.plan.total {
+        let logging = step.is_multiple_of(self.settings.logging_steps.max(1));
+        if logging || first || step == self.plan.total {
             self.log(step, rate, norm, observer)?;
         }
-        if due(self.settings.eval_every, step) {
+        let due = |cadence: Option<Cadence>| cadence.is_some_and(|c| c.due(step, self.plan.total));
+        let (evaluate, save) = (due(self.settings.evaluate), due(self.settings.save));
+        if evaluate {
             self.evaluate(task, step, observer)?;
         }
-        if due(self.settings.save_every, step) {
+        if save {
             let path = self.checkpoint(step)?;
             observer.on_save(&path);
         }
@@ -233,11 +252,14 @@ impl<B: Backend> Run<'_, B> {
     /// Fills in what only the loop knows of an error.
     fn locate(&self, error: TrainError, at: u64) -> TrainError {
         match error {
-            TrainError::NonFiniteLoss { loss, rows, .. } => TrainError::NonFiniteLoss {
+            TrainError::NonFiniteLoss {
+                loss, rows, data, ..
+            } => TrainError::NonFiniteLoss {
+                data,
                 step: at,
                 loss,
                 rows,
-                checkpoint: last_checkpoint(&self.files.output_dir),
+                checkpoint: self.saved.last().cloned(),
             },
             other => other,
         }
@@ -281,7 +303,10 @@ impl<B: Backend> Run<'_, B> {
         observer: &mut dyn Observer,
     ) -> Result<(), TrainError> {
         let paused = Instant::now();
-        if let Some(metrics) = task.evaluate(self.model)? {
+        let metrics = task
+            .evaluate(self.model)
+            .map_err(|e| self.locate(e, step))?;
+        if let Some(metrics) = metrics {
             let mut row = self.row(step);
             metrics.write_into("eval_", &mut row);
             self.write(row, observer)?;
@@ -309,7 +334,7 @@ impl<B: Backend> Run<'_, B> {
                 return Err(TrainError::NonFiniteWeights {
                     step,
                     name: spec.name.clone(),
-                    checkpoint: last_checkpoint(&self.files.output_dir),
+                    checkpoint: self.saved.last().cloned(),
                 });
             }
         }
@@ -321,6 +346,9 @@ impl<B: Backend> Run<'_, B> {
         let paused = Instant::now();
         let history = Value::Array(self.history.clone());
         let path = self.files.save_checkpoint(self.model, step, &history)?;
+        self.saved.retain(|p| *p != path);
+        self.saved.push(path.clone());
+        self.files.prune(&mut self.saved)?;
         self.window_start += paused.elapsed();
         Ok(path)
     }

@@ -124,9 +124,9 @@ fn train<B: Backend>(
         },
         logging_steps: 1,
         logging_first_step: false,
-        eval_every: None,
+        evaluate: None,
         eval_on_start: false,
-        save_every: None,
+        save: None,
         geometry_every,
     };
     let batch = t["pairs_per_step"].as_u64().unwrap() as usize / accumulation;

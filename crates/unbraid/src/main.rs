@@ -1,6 +1,7 @@
-//! The `unbraid` binary: parse, set up threads and Ctrl-C, run, report errors.
+//! The `unbraid` binary: parse, run, report errors.
 
 use std::process::ExitCode;
+use unbraid::commands::{self, End};
 
 fn main() -> ExitCode {
     let parsed = match unbraid::cli::parse(std::env::args_os()) {
@@ -10,12 +11,12 @@ fn main() -> ExitCode {
     for note in &parsed.notes {
         eprintln!("note: {note}");
     }
-    match unbraid::commands::run(parsed.command) {
-        Ok(unbraid::commands::End::Done) => ExitCode::SUCCESS,
-        Ok(unbraid::commands::End::Interrupted) => ExitCode::from(130),
+    match commands::run(parsed.command) {
+        Ok(End::Done) => ExitCode::SUCCESS,
+        Ok(End::Interrupted) => ExitCode::from(130),
         Err(error) => {
-            eprintln!("error: {error:#}");
-            ExitCode::FAILURE
+            eprintln!("error: {}", commands::message(&error));
+            ExitCode::from(commands::exit_code(&error))
         }
     }
 }

@@ -314,11 +314,15 @@ fn what_is_not_finite_stops_the_run_and_keeps_the_last_good_checkpoint() {
             "1",
             vec!["is not finite after step 2", "checkpoint-1"],
         ),
-        ("1e300", "9", vec!["loss is NaN at step 3", "pairs 0 "]),
+        (
+            "1e300",
+            "9",
+            vec!["loss is NaN at step 3", "training rows 0 "],
+        ),
         (
             "1e38",
             "9",
-            vec!["gradient norm is NaN at step 3", "pairs 0 "],
+            vec!["gradient norm is NaN at step 3", "training rows 0 "],
         ),
     ];
     for (rate, save_steps, expected) in cases {

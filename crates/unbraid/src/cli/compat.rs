@@ -32,7 +32,7 @@ const IGNORED: &[&str] = &[
     // How the work is done, not what is computed.
     "accelerator_config", "activation_checkpointing", "activation_checkpointing_kwargs", "activation_offloading",
     "attn_implementation", "auto_find_batch_size", "average_tokens_across_devices", "batch_eval_metrics", "bf16_full_eval",
-    "dataloader_in_order", "dataloader_multiprocessing_context", "dataloader_num_workers",
+    "data_seed", "dataloader_in_order", "dataloader_multiprocessing_context", "dataloader_num_workers",
     "dataloader_persistent_workers", "dataloader_pin_memory", "dataloader_prefetch_factor", "dataset_batch_size",
     "dataset_num_proc", "dataset_streaming", "ddp_backend", "ddp_broadcast_buffers", "ddp_bucket_cap_mb",
     "ddp_find_unused_parameters", "ddp_static_graph", "ddp_timeout", "deepspeed", "eval_accumulation_steps",
@@ -63,7 +63,6 @@ const IGNORED: &[&str] = &[
 #[rustfmt::skip]
 const NOT_YET: &[(&str, &[&str])] = &[
     ("chat_template_path", &[]),
-    ("data_seed", &["42"]),
     ("dataloader_drop_last", &["false"]),
     ("dataset_config", &["default"]),
     ("datasets", &[]),

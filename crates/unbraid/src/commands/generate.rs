@@ -1,28 +1,44 @@
 //! `unbraid generate`: completions of prompts, streamed as they come.
 
-use super::load;
-use super::{End, Interrupt};
+use super::{End, Interrupt, load, output};
 use crate::cli::GenerateConfig;
 use anyhow::{Result, bail};
 use rand::SeedableRng;
 use rand_chacha::ChaCha8Rng;
 use serde_json::json;
-use std::io::Write;
 use unbraid_model::{LanguageModel, Sampling};
-use unbraid_preference::{Content, DatasetSource, RowKind, load_rows};
+use unbraid_preference::{Content, DatasetSource, RowKind, encode_text, load_rows};
 use unbraid_text::Tokenizer;
 
-/// A prompt as text; a conversation goes through the chat template.
-fn prompt_text(content: Content, tokenizer: &Tokenizer) -> Result<String> {
-    match content {
-        Content::Text(text) => Ok(text),
-        Content::Conversation(messages) => Ok(tokenizer.apply_chat_template(&messages, true)?),
+/// A prompt with its ids.
+struct Prompt {
+    text: String,
+    ids: Vec<u32>,
+}
+
+impl Prompt {
+    fn of_text(text: String, tokenizer: &Tokenizer) -> Result<Self> {
+        let ids = encode_text(tokenizer, &text)?;
+        Ok(Prompt { text, ids })
+    }
+
+    /// A conversation goes through the chat template, which writes BOS itself where the model wants one.
+    fn of(content: Content, tokenizer: &Tokenizer) -> Result<Self> {
+        match content {
+            Content::Text(text) => Self::of_text(text, tokenizer),
+            Content::Conversation(messages) => {
+                let text = tokenizer.apply_chat_template(&messages, true)?;
+                let ids = tokenizer.encode(&text, false)?;
+                Ok(Prompt { text, ids })
+            }
+        }
     }
 }
 
-fn prompts(config: &GenerateConfig, tokenizer: &Tokenizer) -> Result<Vec<String>> {
+fn prompts(config: &GenerateConfig, tokenizer: &Tokenizer) -> Result<Vec<Prompt>> {
     let Some(name) = &config.dataset_name else {
-        return Ok(config.prompt.clone());
+        let texts = config.prompt.iter().cloned();
+        return texts.map(|text| Prompt::of_text(text, tokenizer)).collect();
     };
     let rows = load_rows(&DatasetSource {
         name: name.clone(),
@@ -32,9 +48,15 @@ fn prompts(config: &GenerateConfig, tokenizer: &Tokenizer) -> Result<Vec<String>
     let prompt = |kind: RowKind| match kind {
         RowKind::Preference { prompt, .. }
         | RowKind::Unpaired { prompt, .. }
-        | RowKind::PromptCompletion { prompt, .. } => prompt_text(prompt, tokenizer),
-        RowKind::Text(text) => Ok(text),
-        RowKind::Messages(messages) => prompt_text(Content::Conversation(messages), tokenizer),
+        | RowKind::PromptCompletion { prompt, .. } => Prompt::of(prompt, tokenizer),
+        RowKind::Text(text) => Prompt::of_text(text, tokenizer),
+        RowKind::Messages(mut messages) => {
+            // The answer at the end of a conversation is what is to be generated.
+            if messages.len() > 1 && messages.last().is_some_and(|m| m.role == "assistant") {
+                messages.pop();
+            }
+            Prompt::of(Content::Conversation(messages), tokenizer)
+        }
     };
     rows.into_iter().map(|row| prompt(row.kind)).collect()
 }
@@ -44,11 +66,12 @@ fn complete(
     config: &GenerateConfig,
     model: &LanguageModel<load::Cpu>,
     tokenizer: &Tokenizer,
-    (text, stop): (&str, &[u32]),
+    (index, prompt): (usize, &Prompt),
+    stop: &[u32],
     rng: &mut ChaCha8Rng,
     interrupt: &Interrupt,
 ) -> Result<()> {
-    let mut ids = tokenizer.encode(text, true)?;
+    let mut ids = prompt.ids.clone();
     if let Some(limit) = config.max_length.0 {
         let excess = ids.len().saturating_sub(limit);
         ids.drain(..excess); // the end of a prompt is what a completion continues
@@ -58,15 +81,23 @@ fn complete(
             "the prompt has no tokens\nhint: give at least one word, or a tokenizer that adds a BOS token"
         );
     }
-    let room = (model.config.max_positions() + 1).saturating_sub(ids.len());
-    load::check_fits(&model.config, std::iter::once(&ids[..]))?;
+    load::check_fits(&model.config, std::iter::once((index, &ids[..])))?;
+    let positions = model.config.max_positions();
+    if ids.len() > positions {
+        bail!(
+            "prompt {index} fills the model's {positions} positions\nhint: --max-length cuts its start"
+        );
+    }
+    let room = positions + 1 - ids.len();
+    if room < config.max_new_tokens {
+        eprintln!("note: only {room} tokens fit after the prompt; --max-length cuts its start");
+    }
     let sampling = Sampling {
         do_sample: config.do_sample,
         temperature: config.temperature,
         top_p: config.top_p,
     };
-    let (mut shown, mut out) = (String::new(), Vec::new());
-    let mut stdout = std::io::stdout();
+    let (mut shown, mut out, mut broken) = (String::new(), Vec::new(), None);
     let max_new_tokens = config.max_new_tokens.min(room);
     model.generate(&ids, max_new_tokens, stop, sampling, rng, |token| {
         out.push(token);
@@ -75,19 +106,22 @@ fn complete(
             && !text.ends_with('\u{fffd}')
             && let Some(new) = text.strip_prefix(&shown)
         {
-            let _ = write!(stdout, "{new}").and_then(|()| stdout.flush());
+            broken = output::print(new).err();
             shown = text;
         }
-        !interrupt.pressed()
+        broken.is_none() && !interrupt.pressed()
     });
+    if let Some(error) = broken {
+        return Err(error);
+    }
     let completion = tokenizer.decode(&out, true)?;
     if config.json {
-        let row = json!({ "prompt": text, "completion": completion, "tokens": out });
-        writeln!(stdout, "{row}")?;
+        let row = json!({ "prompt": prompt.text, "completion": completion, "tokens": out });
+        output::print(&format!("{row}\n"))
     } else {
-        writeln!(stdout, "{}", completion.strip_prefix(&shown).unwrap_or(""))?;
+        let rest = completion.strip_prefix(&shown).unwrap_or("");
+        output::print(&format!("{rest}\n"))
     }
-    Ok(())
 }
 
 /// Generates as `config` says.
@@ -99,18 +133,15 @@ pub(super) fn run(config: &GenerateConfig, interrupt: &Interrupt) -> Result<End>
     let model = load::model(&source)?;
     let mut stop = model.config.eos_token_ids().to_vec();
     stop.extend(tokenizer.eos_id());
+    stop.extend(source.stop_tokens());
     let mut rng = ChaCha8Rng::seed_from_u64(config.model.seed);
-    for prompt in &prompts {
+    for numbered in prompts.iter().enumerate() {
         if prompts.len() > 1 && !config.json {
-            println!("── {prompt}");
+            output::print(&format!("── {}\n", numbered.1.text))?;
         }
+        let (model, tokenizer) = (&model, &tokenizer);
         complete(
-            config,
-            &model,
-            &tokenizer,
-            (prompt, &stop),
-            &mut rng,
-            interrupt,
+            config, model, tokenizer, numbered, &stop, &mut rng, interrupt,
         )?;
         if interrupt.pressed() {
             return Ok(End::Interrupted);

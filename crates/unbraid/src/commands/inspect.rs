@@ -3,8 +3,7 @@
 //! The best tool against wrong masks is to look at one: prompt dim, completion green, EOS marked, where the
 //! completion begins, what was cut.
 
-use super::End;
-use super::load;
+use super::{End, load, output};
 use crate::cli::InspectConfig;
 use anyhow::{Result, bail};
 use serde_json::{Value, json};
@@ -39,10 +38,15 @@ fn colours() -> Colours {
     }
 }
 
-fn show(side: &str, s: &TokenizedSequence, tokenizer: &Tokenizer, max_length: Option<usize>) {
+fn show(
+    side: &str,
+    s: &TokenizedSequence,
+    tokenizer: &Tokenizer,
+    max_length: Option<usize>,
+) -> String {
     let c = colours();
-    println!(
-        "{side}: {} prompt tokens (not scored) + {} completion tokens (scored)",
+    let mut out = format!(
+        "{side}: {} prompt tokens (not scored) + {} completion tokens (scored)\n",
         s.prompt_len,
         s.completion().len()
     );
@@ -62,15 +66,22 @@ fn show(side: &str, s: &TokenizedSequence, tokenizer: &Tokenizer, max_length: Op
             format!("{start}{colour}{}{}", tokenizer.token_label(id), c.off)
         })
         .collect();
-    println!("{}", labels.join("│"));
-    let ends = s.ids.last().copied() == tokenizer.eos_id();
-    match (ends, max_length) {
-        (false, Some(limit)) if s.ids.len() == limit => {
-            println!("  cut at max_length {limit}: the completion has no EOS");
+    out.push_str(&labels.join("│"));
+    out.push('\n');
+    let has_eos = s
+        .completion()
+        .iter()
+        .any(|&id| Some(id) == tokenizer.eos_id());
+    match max_length {
+        _ if has_eos => {}
+        Some(limit) if s.ids.len() == limit => {
+            out.push_str(&format!(
+                "  cut at max_length {limit}: the completion has no EOS\n"
+            ));
         }
-        (false, _) => println!("  the completion has no EOS"),
-        (true, _) => {}
+        _ => out.push_str("  the completion has no EOS\n"),
     }
+    out
 }
 
 fn describe(s: &TokenizedSequence, tokenizer: &Tokenizer) -> Value {
@@ -104,7 +115,10 @@ pub(super) fn run(config: &InspectConfig) -> Result<End> {
         );
     };
     let max_length = data.max_length.0;
-    let dataset = tokenize_pairs(std::slice::from_ref(row), &tokenizer, max_length)?;
+    let mut dataset = tokenize_pairs(std::slice::from_ref(row), &tokenizer, max_length)?;
+    if let Some(mismatch) = &mut dataset.report.first_mismatch {
+        mismatch.index = config.index;
+    }
     let Some(pair) = dataset.pairs.first() else {
         bail!(
             "row {} is dropped: {}",
@@ -119,17 +133,16 @@ pub(super) fn run(config: &InspectConfig) -> Result<End> {
             "rejected": describe(&pair.rejected, &tokenizer),
             "warnings": dataset.report.warnings(),
         });
-        println!("{pair:#}");
+        output::print(&format!("{pair:#}\n"))?;
         return Ok(End::Done);
     }
-    println!(
-        "row {} of {} ({})",
-        config.index, data.dataset_name, row.location
-    );
-    show("chosen", &pair.chosen, &tokenizer, max_length);
-    show("rejected", &pair.rejected, &tokenizer, max_length);
+    let (index, name) = (config.index, &data.dataset_name);
+    let mut text = format!("row {index} of {name} ({})\n", row.location);
+    text.push_str(&show("chosen", &pair.chosen, &tokenizer, max_length));
+    text.push_str(&show("rejected", &pair.rejected, &tokenizer, max_length));
     for warning in dataset.report.warnings() {
-        println!("note: {warning}");
+        text.push_str(&format!("note: {warning}\n"));
     }
+    output::print(&text)?;
     Ok(End::Done)
 }

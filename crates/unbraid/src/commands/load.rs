@@ -2,6 +2,7 @@
 
 use crate::cli::{DataArgs, Device, Dtype, ModelArgs};
 use anyhow::{Result, bail};
+use serde_json::Value;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use unbraid_model::weights::{StoredDtype, Weights};
@@ -42,6 +43,29 @@ pub(crate) fn locate(name: &str) -> Result<PathBuf> {
         "{name}: no such file or directory\n\
          hint: give a directory with config.json and *.safetensors, a .gguf file, or a hub id (org/name)"
     )
+}
+
+/// The file beside a model that says how it likes to generate.
+pub(crate) const GENERATION_CONFIG: &str = "generation_config.json";
+
+impl Source {
+    /// The model's `generation_config.json`, if it has one.
+    pub(crate) fn generation_config(&self) -> Option<Vec<u8>> {
+        std::fs::read(self.weights.dir().join(GENERATION_CONFIG)).ok()
+    }
+
+    /// Tokens at which generation stops by that file (Llama 3's chat models name several).
+    pub(crate) fn stop_tokens(&self) -> Vec<u32> {
+        let json = self.generation_config();
+        let config: Option<Value> = json.and_then(|bytes| serde_json::from_slice(&bytes).ok());
+        let eos = config.as_ref().map(|c| &c["eos_token_id"]);
+        let id = |v: &Value| v.as_u64().and_then(|id| u32::try_from(id).ok());
+        match eos {
+            Some(Value::Array(ids)) => ids.iter().filter_map(id).collect(),
+            Some(one) => id(one).into_iter().collect(),
+            None => Vec::new(),
+        }
+    }
 }
 
 /// Locates and opens a model without reading its weights.
@@ -85,6 +109,9 @@ pub(crate) fn check_machine(args: &ModelArgs, bf16: bool) -> Result<()> {
             "--device {}: this build computes on the CPU only\nhint: leave --device out, or say --device cpu",
             args.device
         );
+    }
+    if args.dtype == Dtype::Bfloat16 {
+        eprintln!("note: dtype bfloat16: arithmetic is in float32, written weights are rounded");
     }
     if bf16 {
         eprintln!(
@@ -137,23 +164,24 @@ pub(crate) fn pairs(
     Ok(dataset)
 }
 
-/// Refuses sequences that the model cannot read: ids beyond its vocabulary, more tokens than it has positions.
+/// Refuses sequences that the model cannot read: ids beyond its vocabulary, more tokens than it has positions
+/// (the last one is only predicted). Sequences come with their row's number.
 pub(crate) fn check_fits<'a>(
     config: &ModelConfig,
-    sequences: impl Iterator<Item = &'a [u32]>,
+    sequences: impl Iterator<Item = (usize, &'a [u32])>,
 ) -> Result<()> {
     let (vocabulary, positions) = (config.vocab_size(), config.max_positions());
-    for ids in sequences {
+    for (row, ids) in sequences {
         if let Some(id) = ids.iter().find(|&&id| id as usize >= vocabulary) {
             bail!(
-                "the tokenizer produced token id {id}, but the model's vocab_size is {vocabulary}\n\
+                "row {row}: the tokenizer produced token id {id}, but the model's vocab_size is {vocabulary}\n\
                  hint: tokenizer.json and config.json do not belong together"
             );
         }
         if ids.len() > positions + 1 {
             bail!(
-                "a sequence of {} tokens is longer than the model's {positions} positions\n\
-                 hint: set --max-length {positions}",
+                "row {row}: a sequence of {} tokens is longer than the model's {positions} positions\n\
+                 hint: set --max-length {positions} or less",
                 ids.len()
             );
         }
@@ -161,11 +189,11 @@ pub(crate) fn check_fits<'a>(
     Ok(())
 }
 
-/// Both sequences of every pair.
+/// Both sequences of every pair, with its row's number.
 pub(crate) fn pair_ids<'a>(
     pairs: impl IntoIterator<Item = &'a TokenizedPair>,
-) -> impl Iterator<Item = &'a [u32]> {
+) -> impl Iterator<Item = (usize, &'a [u32])> {
     pairs
         .into_iter()
-        .flat_map(|p| [&p.chosen.ids[..], &p.rejected.ids[..]])
+        .flat_map(|p| [(p.index, &p.chosen.ids[..]), (p.index, &p.rejected.ids[..])])
 }

@@ -78,6 +78,25 @@ pub fn run(command: Command) -> Result<End> {
     })
 }
 
+/// An error in full: each cause after its context, unless the context already says it.
+pub fn message(error: &anyhow::Error) -> String {
+    let mut text = String::new();
+    for link in error.chain().map(ToString::to_string) {
+        if text.is_empty() {
+            text = link;
+        } else if !text.contains(&link) {
+            text = format!("{text}: {link}");
+        }
+    }
+    text
+}
+
+/// 2 for wrong usage that only the objectives know of (an unknown name, an option out of range), else 1.
+pub fn exit_code(error: &anyhow::Error) -> u8 {
+    let usage = error.downcast_ref::<unbraid_objective::ObjectiveError>();
+    if usage.is_some() { 2 } else { 1 }
+}
+
 fn threads(command: &Command) -> Option<usize> {
     match command {
         Command::Train(config) => config.model.threads,

@@ -1,59 +1,60 @@
 //! `unbraid objectives [NAME]`: formulas, derivatives, defaults, sources, printed from the code's own description.
 
-use super::End;
+use super::{End, output};
 use crate::cli::ObjectivesConfig;
 use anyhow::Result;
 use unbraid_objective::describe::descriptions;
 use unbraid_objective::{Description, Objective, ObjectiveOptions, describe};
 
-fn show(d: &Description) {
-    println!("{} — {}", d.name, d.title);
+fn show(d: &Description) -> String {
+    let mut lines = vec![format!("{} — {}", d.name, d.title)];
+    let mut say = |key: &str, value: &str| lines.push(format!("  {key:<9} {value}"));
     if !d.aliases.is_empty() {
-        println!("  also      {}", d.aliases.join(", "));
+        say("also", &d.aliases.join(", "));
     }
-    println!("  form      {}", d.formula);
-    println!("  loss      {}", d.loss);
-    println!("  d_w       {}", d.d_w);
-    println!("  d_l       {}", d.d_l);
+    say("form", d.formula);
+    say("loss", d.loss);
+    say("d_w", d.d_w);
+    say("d_l", d.d_l);
     for (key, value, meaning) in d.defaults {
-        println!("  {key:<9} {value}  ({meaning})");
+        say(key, &format!("{value}  ({meaning})"));
     }
-    println!(
-        "  reference {}",
+    say(
+        "reference",
         if d.needs_reference {
             "needed"
         } else {
             "not used"
-        }
+        },
     );
-    println!("  source    {}", d.source);
-    println!("  TRL       {}", d.trl_differences.unwrap_or("the same"));
+    say("source", d.source);
+    say("TRL", d.trl_differences.unwrap_or("the same"));
+    lines.join("\n") + "\n"
 }
 
 /// Prints what `config` asks for.
 pub(super) fn run(config: &ObjectivesConfig) -> Result<End> {
-    match &config.name {
+    let text = match &config.name {
         Some(name) => {
             // Building it gives the error for an unknown name, with the nearest known one.
             Objective::from_name(name, &ObjectiveOptions::default())?;
-            if let Some(d) = describe(name) {
-                if config.json {
-                    println!("{}", serde_json::to_string_pretty(&d)?);
-                } else {
-                    show(&d);
-                }
+            let description = describe(name);
+            match description {
+                Some(d) if !config.json => show(&d),
+                d => serde_json::to_string_pretty(&d)? + "\n",
             }
         }
         None if config.json => {
             let all: Vec<_> = descriptions().collect();
-            println!("{}", serde_json::to_string_pretty(&all)?);
+            serde_json::to_string_pretty(&all)? + "\n"
         }
         None => {
-            for d in descriptions() {
-                println!("{:<12} {}", d.name, d.title);
-            }
             eprintln!("unbraid objectives NAME shows one in full");
+            descriptions()
+                .map(|d| format!("{:<12} {}\n", d.name, d.title))
+                .collect()
         }
-    }
+    };
+    output::print(&text)?;
     Ok(End::Done)
 }

@@ -3,6 +3,7 @@
 use anyhow::{Context, Result, bail};
 use serde::Serialize;
 use std::fs;
+use std::io::{ErrorKind, Write};
 use std::path::Path;
 use unbraid_model::weights::write_file_atomic;
 
@@ -20,6 +21,28 @@ pub(crate) fn prepare_dir(dir: &Path, overwrite: bool) -> Result<()> {
         );
     }
     fs::create_dir_all(dir).with_context(|| format!("cannot create {}", dir.display()))
+}
+
+/// Refuses a directory that could not be written to, before the work that would fill it.
+pub(crate) fn check_dir(dir: &Path) -> Result<()> {
+    let existed = dir.exists();
+    prepare_dir(dir, true)?;
+    if !existed {
+        fs::remove_dir(dir).with_context(|| format!("cannot remove {}", dir.display()))?;
+    }
+    Ok(())
+}
+
+/// Prints data on stdout. A reader that has gone away (`| head`) is no error.
+pub(crate) fn print(text: &str) -> Result<()> {
+    let mut stdout = std::io::stdout().lock();
+    match stdout
+        .write_all(text.as_bytes())
+        .and_then(|()| stdout.flush())
+    {
+        Err(error) if error.kind() == ErrorKind::BrokenPipe => Ok(()),
+        done => done.context("cannot write to stdout"),
+    }
 }
 
 /// Writes rows as JSON lines, all or nothing.

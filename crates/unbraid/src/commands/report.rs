@@ -24,7 +24,8 @@ pub(super) fn run(config: &ReportConfig) -> Result<End> {
     }
     eprintln!("report: {}", path.display());
     if config.json {
-        println!("{:#}", json!({ "report": path, "runs": summaries }));
+        let report = json!({ "report": path, "runs": summaries });
+        super::output::print(&format!("{report:#}\n"))?;
     }
     Ok(End::Done)
 }

@@ -126,6 +126,7 @@ pub(super) fn run(config: &ScoreConfig, interrupt: &Interrupt) -> Result<End> {
             path.display()
         );
     }
+    output::check_dir(&config.output_dir)?;
     let name = &config.model.model_name_or_path;
     let source = load::open(name)?;
     let tokenizer = load::tokenizer(&source.path, Some(&source.weights))?;
@@ -137,30 +138,31 @@ pub(super) fn run(config: &ScoreConfig, interrupt: &Interrupt) -> Result<End> {
         &tokenizer,
     )?;
     let pairs: Vec<&TokenizedPair> = dataset.pairs.iter().collect();
-    let mut policy = score("scoring", name, &pairs, interrupt)?;
+    let policy = score("scoring", name, &pairs, interrupt)?;
     let reference = match &config.ref_model {
         None => None,
         Some(name) => Some(
             score("reference", name, &pairs[..policy.len()], interrupt).context("--ref-model")?,
         ),
     };
-    policy.truncate(reference.as_ref().map_or(policy.len(), Vec::len));
+    // A reference pass that was interrupted leaves the rest of the rows without reference.
+    let of = |i: usize| reference.as_ref().and_then(|r| r.get(i));
     let rows: Vec<Row> = policy
         .iter()
         .enumerate()
-        .map(|(i, p)| row(pairs[i], p, reference.as_ref().map(|r| &r[i]), config))
+        .map(|(i, p)| row(pairs[i], p, of(i), config))
         .collect();
     output::prepare_dir(&config.output_dir, true)?;
     output::write_jsonl(&path, &rows)?;
     let summary = summary(&rows);
     say(&summary, &path);
     if config.json {
-        println!("{summary:#}");
+        output::print(&format!("{summary:#}\n"))?;
     }
-    Ok(if rows.len() < pairs.len() {
+    let complete = reference.as_ref().map_or(rows.len(), Vec::len);
+    Ok(if complete < pairs.len() {
         eprintln!(
-            "interrupted: {} of {} pairs are scored",
-            rows.len(),
+            "interrupted: {complete} of {} pairs are complete",
             pairs.len()
         );
         End::Interrupted

@@ -30,8 +30,8 @@ fn sequences(
     Ok(dataset)
 }
 
-/// The model to start from, with its tokenizer.
-fn start(config: &SftConfig) -> Result<(LanguageModel<load::Cpu>, Tokenizer)> {
+/// The model to start from, with its tokenizer and generation settings.
+fn start(config: &SftConfig) -> Result<(LanguageModel<load::Cpu>, Tokenizer, Option<Vec<u8>>)> {
     let name = &config.model.model_name_or_path;
     if let Some(path) = &config.init_config {
         let text = std::fs::read_to_string(path)
@@ -40,18 +40,18 @@ fn start(config: &SftConfig) -> Result<(LanguageModel<load::Cpu>, Tokenizer)> {
         let tokenizer = load::tokenizer(Path::new(name), None)?;
         let backend = Arc::new(CpuBackend::new());
         let model = LanguageModel::random(backend, model_config, config.model.seed);
-        return Ok((model, tokenizer));
+        return Ok((model, tokenizer, None));
     }
     let source = load::open(name)?;
     let tokenizer = load::tokenizer(&source.path, Some(&source.weights))?;
-    Ok((load::model(&source)?, tokenizer))
+    Ok((load::model(&source)?, tokenizer, source.generation_config()))
 }
 
 /// Fine-tunes as `config` says.
 pub(super) fn run(config: &SftConfig, interrupt: &Interrupt) -> Result<End> {
     let options = &config.trainer;
     load::check_machine(&config.model, options.bf16)?;
-    let (mut model, tokenizer) = start(config)?;
+    let (mut model, tokenizer, generation) = start(config)?;
     let data = &config.data;
     let train = sequences(
         config,
@@ -74,7 +74,7 @@ pub(super) fn run(config: &SftConfig, interrupt: &Interrupt) -> Result<End> {
         .sequences
         .iter()
         .chain(eval.iter().flat_map(|e| &e.sequences));
-    load::check_fits(&model.config, all.map(|s| &s.ids[..]))?;
+    load::check_fits(&model.config, all.map(|s| (s.index, &s.ids[..])))?;
     output::prepare_dir(&options.output_dir, options.overwrite_output_dir)?;
     let facts = [
         ("machine", model.backend.describe()),
@@ -91,5 +91,6 @@ pub(super) fn run(config: &SftConfig, interrupt: &Interrupt) -> Result<End> {
     let lengths = (0..task.examples()).map(|i| task.length(i)).collect();
     let plan = training::plan(options, config.model.seed, lengths);
     let common = (options, &config.model);
-    training::run(&mut model, &mut task, &plan, common, &tokenizer, interrupt)
+    let beside = (&tokenizer, generation.as_deref());
+    training::run(&mut model, &mut task, &plan, common, beside, interrupt)
 }

@@ -5,7 +5,7 @@ use super::{End, Interrupt, output, progress, training};
 use crate::cli::{ObjectiveArgs, Semantics, Strategy, TrainConfig};
 use anyhow::{Context, Result};
 use unbraid_model::LanguageModel;
-use unbraid_objective::{Objective, ObjectiveOptions};
+use unbraid_objective::{Objective, ObjectiveOptions, describe};
 use unbraid_preference::{TokenizedDataset, TokenizedPair, data_fingerprint};
 use unbraid_tensor::Backend;
 use unbraid_train::{PreferenceTask, ReferenceLogps, TrainingPlan, score_pairs};
@@ -30,6 +30,21 @@ fn objective(args: &ObjectiveArgs) -> Result<Objective> {
         &args.loss_weights,
         &options,
     )?)
+}
+
+/// β of the implicit rewards: the objective's own.
+fn reward_beta(args: &ObjectiveArgs) -> f64 {
+    let default = |name: &String| {
+        let description = describe(name)?;
+        let (_, value, _) = description
+            .defaults
+            .iter()
+            .find(|(key, ..)| *key == "beta")?;
+        value.parse().ok()
+    };
+    args.beta
+        .or_else(|| args.loss_type.iter().find_map(default))
+        .unwrap_or(0.1)
 }
 
 /// Trains as `config` says.
@@ -66,30 +81,38 @@ pub(super) fn run(config: &TrainConfig, interrupt: &Interrupt) -> Result<End> {
         load::pair_ids(train.pairs.iter().chain(eval_pairs)),
     )?;
     output::prepare_dir(&options.output_dir, options.overwrite_output_dir)?;
-    write_run_yaml(config, &source, &model, &train)?;
 
     let lengths = train
         .pairs
         .iter()
         .map(|p| p.chosen.ids.len().max(p.rejected.ids.len()));
     let plan = training::plan(options, config.model.seed, lengths.collect());
-    let Some((train_reference, eval_reference)) =
-        references(config, &model, &train, eval_pairs, &plan, interrupt)?
+    let Some((train_reference, eval_reference)) = references(
+        config,
+        &objective,
+        &model,
+        (&train, eval_pairs),
+        &plan,
+        interrupt,
+    )?
     else {
         eprintln!("interrupted before the first step");
         return Ok(End::Interrupted);
     };
+    write_run_yaml(config, &source, &model, &train)?;
     let mut task = PreferenceTask::new(
         &train.pairs,
         train_reference,
         eval_pairs,
         eval_reference,
         objective,
-        config.objective.beta.unwrap_or(0.1),
+        reward_beta(&config.objective),
         training::keep(options),
     );
     let common = (options, &config.model);
-    training::run(&mut model, &mut task, &plan, common, &tokenizer, interrupt)
+    let generation = source.generation_config();
+    let beside = (&tokenizer, generation.as_deref());
+    training::run(&mut model, &mut task, &plan, common, beside, interrupt)
 }
 
 fn write_run_yaml(
@@ -114,15 +137,16 @@ fn write_run_yaml(
 /// reference (or with the reference model, which is then dropped).
 fn references(
     config: &TrainConfig,
+    objective: &Objective,
     policy: &LanguageModel<Cpu>,
-    train: &TokenizedDataset,
-    eval: &[TokenizedPair],
+    (train, eval): (&TokenizedDataset, &[TokenizedPair]),
     plan: &TrainingPlan,
     interrupt: &Interrupt,
 ) -> Result<Option<(Vec<ReferenceLogps>, Vec<ReferenceLogps>)>> {
     let mut train_reference = vec![ReferenceLogps::default(); train.pairs.len()];
     let mut eval_reference = vec![ReferenceLogps::default(); eval.len()];
-    if config.objective.reference_free {
+    if config.objective.reference_free || !objective.needs_reference() {
+        // As in TRL's trainers without a reference: rewards are β·log π.
         return Ok(Some((train_reference, eval_reference)));
     }
     let loaded = match &config.ref_model {

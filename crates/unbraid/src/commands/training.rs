@@ -1,17 +1,18 @@
 //! What `train` and `sft` share: from checked options to the loop's settings, and the end of a run.
 
-use super::{End, Interrupt, progress::TrainingProgress};
+use super::{End, Interrupt, load, progress::TrainingProgress};
 use crate::cli::{
     Geometry, LrSchedulerType, ModelArgs, Optim, SamplingStrategy, Steps, Strategy, TrainerOptions,
 };
 use anyhow::{Result, bail};
 use std::path::Path;
+use unbraid_model::weights::write_file_atomic;
 use unbraid_model::{Keep, LanguageModel};
 use unbraid_tensor::Backend;
 use unbraid_text::Tokenizer;
 use unbraid_train::{
-    Files, OptimizerKind, Outcome, Sampler, SamplingOrder, Schedule, ScheduleKind, Settings, Task,
-    TrainingPlan,
+    Cadence, Files, OptimizerKind, Outcome, Sampler, SamplingOrder, Schedule, ScheduleKind,
+    Settings, Task, TrainingPlan,
 };
 
 /// The order of examples and the number of steps.
@@ -33,12 +34,13 @@ pub(crate) fn plan(options: &TrainerOptions, seed: u64, lengths: Vec<usize>) -> 
     TrainingPlan { sampler, total }
 }
 
-fn every(strategy: Strategy, steps: Steps, plan: &TrainingPlan) -> Option<u64> {
-    match strategy {
-        Strategy::No => None,
-        Strategy::Steps => Some(steps.of(plan.total)),
-        Strategy::Epoch => Some(plan.sampler.steps_per_epoch()),
-    }
+fn cadence(strategy: Strategy, steps: Steps, plan: &TrainingPlan) -> Option<Cadence> {
+    let (every, at_end) = match strategy {
+        Strategy::No => return None,
+        Strategy::Steps => (steps.of(plan.total), false),
+        Strategy::Epoch => (plan.sampler.steps_per_epoch(), true),
+    };
+    Some(Cadence { every, at_end })
 }
 
 /// The loop's settings.
@@ -77,9 +79,9 @@ pub(crate) fn settings(options: &TrainerOptions, plan: &TrainingPlan) -> Result<
         },
         logging_steps: options.logging_steps.of(plan.total).max(1),
         logging_first_step: options.logging_first_step,
-        eval_every: every(options.eval_strategy, options.eval_interval(), plan),
+        evaluate: cadence(options.eval_strategy, options.eval_interval(), plan),
         eval_on_start: options.eval_on_start && options.eval_strategy != Strategy::No,
-        save_every: every(options.save_strategy, options.save_steps, plan),
+        save: cadence(options.save_strategy, options.save_steps, plan),
         geometry_every: match options.geometry {
             Geometry::Off => None,
             Geometry::EachNth(n) => Some(n),
@@ -102,13 +104,18 @@ pub(crate) fn run<B: Backend>(
     task: &mut dyn Task<B>,
     plan: &TrainingPlan,
     (options, args): (&TrainerOptions, &ModelArgs),
-    tokenizer: &Tokenizer,
+    (tokenizer, generation): (&Tokenizer, Option<&[u8]>),
     interrupt: &Interrupt,
 ) -> Result<End> {
-    let companions = |dir: &Path| tokenizer.save(dir).map_err(|e| e.to_string());
+    let companions = |dir: &Path| -> Result<(), String> {
+        tokenizer.save(dir).map_err(|e| e.to_string())?;
+        let path = dir.join(load::GENERATION_CONFIG);
+        let write = |bytes| write_file_atomic(&path, bytes).map_err(|e| e.to_string());
+        generation.map_or(Ok(()), write)
+    };
     let files = Files {
         output_dir: options.output_dir.clone(),
-        dtype: super::load::stored_dtype(args),
+        dtype: load::stored_dtype(args),
         companions: &companions,
         save_total_limit: options.save_total_limit,
     };

@@ -46,7 +46,7 @@ pub struct ScoreConfig {
     #[arg(long, value_name = "X", default_value = "0.1", value_parser = positive, help_heading = "Scoring")]
     pub beta: f64,
 
-    /// Pairs in a batch; changes memory and time, not results.
+    /// Accepted for TRL's sake: pairs are batched by their tokens.
     #[arg(long, value_name = "N", default_value = "8", value_parser = count, help_heading = "Scoring")]
     pub per_device_eval_batch_size: usize,
 }

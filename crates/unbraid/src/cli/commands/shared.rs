@@ -27,7 +27,7 @@ pub struct ModelArgs {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub base_model: Option<String>,
 
-    /// Number format of the weights in memory.
+    /// Number format of written weights (auto: float32); arithmetic is in float32.
     #[arg(long, value_name = "DTYPE", default_value = "auto")]
     pub dtype: Dtype,
 
@@ -173,7 +173,7 @@ pub struct TrainerOptions {
     #[arg(long, value_name = "N", default_value = "8", value_parser = count, help_heading = "Batches and steps")]
     pub per_device_train_batch_size: usize,
 
-    /// Examples (pairs) in an evaluation batch; changes memory and time, not results.
+    /// Examples in an evaluation batch of sft; pairs are batched by their tokens. Changes no result.
     #[arg(long, value_name = "N", default_value = "8", value_parser = count, help_heading = "Batches and steps")]
     pub per_device_eval_batch_size: usize,
 
