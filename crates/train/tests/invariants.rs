@@ -6,10 +6,11 @@
 use proptest::prelude::*;
 use std::path::PathBuf;
 use std::sync::{Arc, LazyLock};
-use unbraid_model::{Batch, LanguageModel};
+use unbraid_model::{Batch, Gradients, Keep, LanguageModel};
+use unbraid_objective::{Objective, ObjectiveOptions};
 use unbraid_preference::{PairText, TokenizedPair, TokenizedSequence};
 use unbraid_tensor::CpuBackend;
-use unbraid_train::{ScoredPair, pack_pairs, score_pairs};
+use unbraid_train::{PreferenceTask, ScoredPair, Task, pack_pairs, score_pairs};
 
 static MODELS: LazyLock<Vec<LanguageModel<CpuBackend>>> = LazyLock::new(|| {
     let models = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../../parity/models");
@@ -102,5 +103,23 @@ proptest! {
         for (batched, alone) in score_pairs(model, &all, |_| true).iter().zip(&alone) {
             same(batched, alone)?;
         }
+    }
+
+    /// With the policy as its own reference every margin is 0: σ(0) = ½, so DPO's loss is ln 2 for every pair.
+    #[test]
+    fn dpo_starts_at_ln_2(pairs in prop::collection::vec(pair(), 1..5), which in 0usize..3) {
+        let model = &MODELS[which];
+        let all: Vec<&TokenizedPair> = pairs.iter().collect();
+        let reference = score_pairs(model, &all, |_| true).iter().map(Into::into).collect();
+        let dpo = Objective::from_name("sigmoid", &ObjectiveOptions::default());
+        let dpo = dpo.expect("sigmoid is an objective");
+        let mut task =
+            PreferenceTask::new(&pairs, reference, &[], Vec::new(), dpo, 0.1, Keep::All);
+        let mut gradients = Gradients::zeros(&*model.backend, &model.params, |_| true);
+        let batches = [(0..pairs.len()).collect()];
+        let metrics = task.accumulate(model, &mut gradients, &batches, false);
+        let loss = metrics.expect("a finite loss").get("loss").expect("is among the metrics");
+        // 1e-5: rounding of log-probs of up to a hundred nats in f32, times β.
+        prop_assert!((loss - 2f64.ln()).abs() < 1e-5, "{}", loss);
     }
 }

@@ -249,3 +249,73 @@ fn runs_repeat_exactly_and_ctrl_c_saves() {
     assert!(checkpoint.join("tokenizer.json").is_file());
     assert!(out.join("report.html").is_file());
 }
+
+/// `save_total_limit` counts the run's own checkpoints; an older run's in the same directory are left alone.
+/// An epoch that is not finished still ends with an evaluation and a checkpoint.
+#[test]
+fn checkpoints_of_other_runs_are_left_alone_and_epochs_end() {
+    let dir = tempfile::tempdir().unwrap();
+    let (model, data) = (demo().join("model"), demo().join("preferences.jsonl"));
+    let (out, held_out) = (
+        dir.path().join("out"),
+        demo().join("preferences-test.jsonl"),
+    );
+    fs::create_dir_all(out.join("checkpoint-900")).unwrap();
+    let common = [
+        "--model-name-or-path",
+        text(&model),
+        "--dataset-name",
+        text(&data),
+    ];
+    let train = |more: &[&str]| {
+        let fixed = [
+            "train",
+            "--overwrite-output-dir",
+            "--output-dir",
+            text(&out),
+        ];
+        unbraid(&[&fixed[..], &common, more].concat());
+    };
+    train(&[
+        "--max-steps",
+        "3",
+        "--save-steps",
+        "1",
+        "--save-total-limit",
+        "1",
+    ]);
+    assert!(out.join("checkpoint-3").is_dir() && out.join("checkpoint-900").is_dir());
+    assert!(!out.join("checkpoint-1").exists() && !out.join("checkpoint-2").exists());
+    train(&[
+        "--max-steps",
+        "2",
+        "--eval-strategy",
+        "epoch",
+        "--save-strategy",
+        "epoch",
+        "--eval-dataset",
+        text(&held_out),
+    ]);
+    assert!(out.join("checkpoint-2").is_dir());
+    let rows = rows(&out.join("metrics.jsonl"));
+    assert!(
+        rows.iter()
+            .any(|r| r["step"] == 2 && r["eval_loss"].is_number())
+    );
+}
+
+/// `unbraid objectives | head -1`: a reader that goes away is no error.
+#[cfg(unix)]
+#[test]
+fn a_closed_pipe_is_no_error() {
+    let script = format!(
+        "'{}' objectives | true; '{0}' objectives simpo | head -1",
+        env!("CARGO_BIN_EXE_unbraid")
+    );
+    let output = Command::new("sh").args(["-c", &script]).output().unwrap();
+    let message = String::from_utf8_lossy(&output.stderr);
+    assert!(
+        !message.contains("panicked") && !message.contains("error"),
+        "{message}"
+    );
+}

@@ -107,3 +107,18 @@ fn threads(command: &Command) -> Option<usize> {
         Command::Inspect(_) | Command::Objectives(_) | Command::Report(_) => None,
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use anyhow::anyhow;
+
+    #[test]
+    fn a_cause_that_the_message_already_names_is_not_repeated() {
+        let error = std::io::Error::other("disk on fire");
+        let error = anyhow::Error::new(error).context("cannot write x: disk on fire");
+        assert_eq!(message(&error), "cannot write x: disk on fire");
+        let error = anyhow!("no such file").context("--ref-model");
+        assert_eq!(message(&error), "--ref-model: no such file");
+    }
+}
