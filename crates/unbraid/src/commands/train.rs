@@ -75,6 +75,9 @@ pub(super) fn run(config: &TrainConfig, interrupt: &Interrupt) -> Result<End> {
         }
     };
     let mut model = load::model(&source)?;
+    let generation = source.generation_config();
+    let fingerprint = source.weights.fingerprint()?;
+    drop(source); // the mapped file would count as memory for the whole run
     let eval_pairs = eval.as_ref().map_or(&[][..], |e| &e.pairs);
     load::check_fits(
         &model.config,
@@ -99,7 +102,7 @@ pub(super) fn run(config: &TrainConfig, interrupt: &Interrupt) -> Result<End> {
         eprintln!("interrupted before the first step");
         return Ok(End::Interrupted);
     };
-    write_run_yaml(config, &source, &model, &train)?;
+    write_run_yaml(config, fingerprint, &model, &train)?;
     let mut task = PreferenceTask::new(
         &train.pairs,
         train_reference,
@@ -110,20 +113,19 @@ pub(super) fn run(config: &TrainConfig, interrupt: &Interrupt) -> Result<End> {
         training::keep(options),
     );
     let common = (options, &config.model);
-    let generation = source.generation_config();
     let beside = (&tokenizer, generation.as_deref());
     training::run(&mut model, &mut task, &plan, common, beside, interrupt)
 }
 
 fn write_run_yaml(
     config: &TrainConfig,
-    source: &load::Source,
+    model_fingerprint: String,
     model: &LanguageModel<Cpu>,
     train: &TokenizedDataset,
 ) -> Result<()> {
     let facts = [
         ("machine", model.backend.describe()),
-        ("model_fingerprint", source.weights.fingerprint()?),
+        ("model_fingerprint", model_fingerprint),
         ("data_fingerprint", data_fingerprint(train)),
         ("parameters", model.params.count().to_string()),
         ("pairs", train.pairs.len().to_string()),
