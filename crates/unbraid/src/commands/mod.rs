@@ -1,6 +1,6 @@
 //! One file per command: what to load, what to call, what to write and say.
 //!
-//! People's output goes to stderr, data to stdout. Long work listens to Ctrl-C between batches ([`Interrupt`]).
+//! People's output goes to stderr, data to stdout. Long work listens to Ctrl-C between batches.
 
 mod demo;
 mod generate;
