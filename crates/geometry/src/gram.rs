@@ -7,7 +7,7 @@
 //! gradient is the sum of both, so the cross terms between look-up and head count. Sums are in f64.
 //!
 //! Source: ghost norms as in Li et al. 2022 (arXiv 2110.05679, §4); the pairwise form and the tied cross terms
-//! are this project's. Tested against PyTorch autograd in `crates/train/tests/parity.rs`.
+//! are this project's. Tested against PyTorch autograd in `tests/parity.rs`.
 
 use std::ops::Range;
 use unbraid_model::{
@@ -141,17 +141,22 @@ impl<'a, B: Backend> GramSink<'a, B> {
             }
         }
     }
+}
 
-    /// The factor of every row of a row space, from its response's coefficient; zero outside all clusters.
-    fn row_factors(&self, rows: usize, range_of: impl Fn(usize) -> Range<usize>) -> Vec<f64> {
-        let mut factors = vec![0.0; rows];
-        for cluster in self.clusters {
-            for (&p, &c) in cluster.responses.iter().zip(&cluster.coefficients) {
-                factors[range_of(p)].fill(c);
-            }
+/// The factor of every row of a row space, from its response's coefficient; zero outside all clusters.
+/// `range_of` names the rows of a response.
+pub fn row_coefficients(
+    clusters: &[Cluster],
+    rows: usize,
+    range_of: impl Fn(usize) -> Range<usize>,
+) -> Vec<f64> {
+    let mut coefficients = vec![0.0; rows];
+    for cluster in clusters {
+        for (&p, &c) in cluster.responses.iter().zip(&cluster.coefficients) {
+            coefficients[range_of(p)].fill(c);
         }
-        factors
     }
+    coefficients
 }
 
 /// Response `p`'s own gradient of a linear weight, `[d_out, d_in]`: one product per run of rows.
@@ -160,8 +165,12 @@ fn own_linear<B: Backend>(
     x: &LinearGradient<'_, B>,
     p: usize,
 ) -> B::Buffer {
-    let mut own = pass.backend.empty(x.d_out * x.d_in);
-    for (i, span) in pass.plan.responses[p].iter().enumerate() {
+    let spans = &pass.plan.responses[p];
+    let mut own = match spans[..] {
+        [] => pass.backend.zeros(x.d_out * x.d_in), // a response without rows has no gradient
+        _ => pass.backend.empty(x.d_out * x.d_in),
+    };
+    for (i, span) in spans.iter().enumerate() {
         let shape = Gemm {
             beta: if i == 0 { 0.0 } else { 1.0 },
             ..Gemm::replace(x.d_out, x.d_in, span.len)
@@ -233,30 +242,17 @@ impl<B: Backend> GradientSink<B> for GramSink<'_, B> {
         let (b, plan) = (pass.backend, pass.plan);
         let tied = self.head == Some(param);
         let targets = |p: usize| pass.batch.forest.responses[p].targets.clone();
-        let args = HeadBackward {
-            h: &pass.forward.h,
-            w: pass.params.get(param),
-            lse: &pass.forward.lse,
-            targets: &pass.batch.target_ids,
-            seeds: pass.seeds,
-            coefficients: None,
-            dh: None,
-            dw: None,
-            inner: &[],
-            m: pass.batch.targets(),
-            d,
-            v: pass.params.specs[param.0].shape[0],
-        };
+        let head = tied.then(|| pass.head_arguments(param));
         self.measure_pairs(param, |p, q| {
             let (rows_p, rows_q) = (plan.response_rows(p), plan.response_rows(q));
             let mut inner = b.lookup_inner(g, ids, rows_p.clone(), rows_q.clone(), d);
-            if tied {
-                inner += b.tied_inner(g, ids, rows_p, &args, targets(q));
-                inner += b.tied_inner(g, ids, rows_q, &args, targets(p));
+            if let Some(head) = &head {
+                inner += b.tied_inner(g, ids, rows_p, head, targets(q));
+                inner += b.tied_inner(g, ids, rows_q, head, targets(p));
             }
             inner
         });
-        let factors = self.row_factors(plan.rows, |p| plan.response_rows(p));
+        let factors = row_coefficients(self.clusters, plan.rows, |p| plan.response_rows(p));
         if let Some(gradients) = &mut self.gradients
             && let Some(total) = &mut gradients.values[param.0]
         {
@@ -281,7 +277,9 @@ impl<B: Backend> GradientSink<B> for GramSink<'_, B> {
                 );
             }
         }
-        let factors = pass.backend.upload_f64(&self.row_factors(args.m, targets));
+        let factors = pass
+            .backend
+            .upload_f64(&row_coefficients(self.clusters, args.m, targets));
         let total = match &mut self.gradients {
             Some(gradients) => gradients.values[param.0].as_mut(),
             None => None,

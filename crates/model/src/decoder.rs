@@ -15,7 +15,7 @@ use crate::sink::{BackwardPass, GradientSink, RowSpace};
 use crate::weights::{StoredDtype, Weights};
 use std::path::Path;
 use std::sync::Arc;
-use unbraid_tensor::{AttentionLayout, Backend, HeadBackward, NormCache};
+use unbraid_tensor::{AttentionLayout, Backend, NormCache};
 
 /// What a block's forward may look at.
 pub struct ForwardPass<'a, B: Backend> {
@@ -281,7 +281,7 @@ impl<B: Backend> LanguageModel<B> {
         };
         let mut dh = b.empty(m * d);
         let head = self.family.head();
-        let mut args = self.head_arguments(&pass);
+        let mut args = pass.head_arguments(head);
         args.dh = Some(&mut dh);
         sink.head(&pass, head, &mut args);
 
@@ -312,22 +312,5 @@ impl<B: Backend> LanguageModel<B> {
             dx = state.backward(&pass, sink, dx);
         }
         self.family.embed_backward(&pass, sink, &dx);
-    }
-
-    fn head_arguments<'a>(&'a self, pass: &BackwardPass<'a, B>) -> HeadBackward<'a, B> {
-        HeadBackward {
-            h: &pass.forward.h,
-            w: self.params.get(self.family.head()),
-            lse: &pass.forward.lse,
-            targets: &pass.batch.target_ids,
-            seeds: pass.seeds,
-            coefficients: None,
-            dh: None,
-            dw: None,
-            inner: &[],
-            m: pass.batch.targets(),
-            d: self.config.hidden_size(),
-            v: self.config.vocab_size(),
-        }
     }
 }

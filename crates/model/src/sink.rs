@@ -25,6 +25,27 @@ pub struct BackwardPass<'a, B: Backend> {
     pub seeds: &'a B::Buffer,
 }
 
+impl<'a, B: Backend> BackwardPass<'a, B> {
+    /// The arguments of [`Backend::head_backward`] for this pass and the head's weight, no output asked for yet.
+    pub fn head_arguments(&self, head: ParamId) -> HeadBackward<'a, B> {
+        let shape = &self.params.specs[head.0].shape;
+        HeadBackward {
+            h: &self.forward.h,
+            w: self.params.get(head),
+            lse: &self.forward.lse,
+            targets: &self.batch.target_ids,
+            seeds: self.seeds,
+            coefficients: None,
+            dh: None,
+            dw: None,
+            inner: &[],
+            m: self.batch.targets(),
+            d: shape[1],
+            v: shape[0],
+        }
+    }
+}
+
 /// The raw material of a linear map `y = x Wᵀ + b`.
 pub struct LinearGradient<'a, B: Backend> {
     /// The weight, `[d_out, d_in]`.

@@ -10,7 +10,7 @@ use crate::metrics::Averages;
 use crate::pack::pack_pairs;
 use crate::score::{ScoredPair, score_pairs};
 use crate::trainer::Task;
-use unbraid_geometry::{Cluster, GramSink};
+use unbraid_geometry::{Cluster, GramSink, row_coefficients};
 use unbraid_model::{Accumulate, Batch, Forest, GradientPlan, Gradients, Keep, LanguageModel};
 use unbraid_objective::condition::{classify, predicted_change};
 use unbraid_objective::{Case, Gram, Objective, PairLogps, PairLoss};
@@ -159,7 +159,9 @@ impl<'a> PreferenceTask<'a> {
             });
         }
         if !measure {
-            let seeds = seeds(&batch.forest, &clusters);
+            // The loss's derivative with respect to each token's log-prob is its response's coefficient.
+            let targets = |p: usize| batch.forest.responses[p].targets.clone();
+            let seeds = row_coefficients(&clusters, batch.targets(), targets);
             let plan = GradientPlan::summed(&*model.backend, &batch.forest);
             model.backward(&batch, &plan, forward, &seeds, &mut Accumulate(gradients));
             return Ok(());
@@ -211,17 +213,6 @@ fn pair_logps(
         chosen_len: pair.chosen.completion().len(),
         rejected_len: pair.rejected.completion().len(),
     }
-}
-
-/// Derivative of the loss with respect to each token's log-prob: its response's coefficient.
-fn seeds(forest: &Forest, clusters: &[Cluster]) -> Vec<f64> {
-    let mut seeds = vec![0.0; forest.targets.len()];
-    for cluster in clusters {
-        for (&p, &c) in cluster.responses.iter().zip(&cluster.coefficients) {
-            seeds[forest.responses[p].targets.clone()].fill(c);
-        }
-    }
-    seeds
 }
 
 /// The geometry of one measured pair, under TRL-style keys (SPEC §4).

@@ -184,6 +184,11 @@ pub fn run<B: Backend>(
     Ok(Outcome::Finished)
 }
 
+/// Whether the optimizer step with this number (the first is 1) is measured; the first always is, unless off.
+fn measures(geometry_every: Option<u64>, step: u64) -> bool {
+    geometry_every.is_some_and(|n| step == 1 || step.is_multiple_of(n.max(1)))
+}
+
 impl Cadence {
     fn due(self, step: u64, total: u64) -> bool {
         step.is_multiple_of(self.every.max(1)) || (self.at_end && step == total)
@@ -202,10 +207,7 @@ impl<B: Backend> Run<'_, B> {
         let backend = std::sync::Arc::clone(&self.model.backend);
         let started = Instant::now();
         let batches = self.plan.sampler.step(step - 1);
-        let measure = self
-            .settings
-            .geometry_every
-            .is_some_and(|n| step == 1 || step.is_multiple_of(n.max(1)));
+        let measure = measures(self.settings.geometry_every, step);
         gradients.clear(&backend);
         let mut metrics = task
             .accumulate(self.model, gradients, &batches, measure)
@@ -360,5 +362,17 @@ fn clip_factor(norm: f64, max_grad_norm: f64) -> f64 {
         1.0
     } else {
         (max_grad_norm / (norm + 1e-6)).min(1.0)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn geometry_measures_the_first_step_and_each_nth() {
+        let measured: Vec<u64> = (1..=10).filter(|&step| measures(Some(4), step)).collect();
+        assert_eq!(measured, [1, 4, 8]);
+        assert!((1..=10).all(|step| !measures(None, step)));
     }
 }

@@ -239,15 +239,6 @@ fn steps_may_be_a_share_of_the_run() {
 }
 
 #[test]
-fn geometry_measures_the_first_step_and_each_nth() {
-    let measured: Vec<u64> = (1..=10)
-        .filter(|step| Geometry::EachNth(4).measures(*step))
-        .collect();
-    assert_eq!(measured, [1, 4, 8]);
-    assert!((1..=10).all(|step| !Geometry::Off.measures(step)));
-}
-
-#[test]
 fn values_out_of_range_are_refused_with_what_was_expected() {
     let cases: &[(&[&str], &str)] = &[
         (

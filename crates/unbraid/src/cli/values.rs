@@ -277,17 +277,6 @@ pub enum Geometry {
     EachNth(u64),
 }
 
-impl Geometry {
-    /// Whether the optimizer step with this number (the first is 1) is measured. The first step always is, unless off.
-    #[must_use]
-    pub fn measures(self, step: u64) -> bool {
-        match self {
-            Self::Off => false,
-            Self::EachNth(n) => step == 1 || step.is_multiple_of(n),
-        }
-    }
-}
-
 impl FromStr for Geometry {
     type Err = String;
 

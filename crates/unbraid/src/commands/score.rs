@@ -61,12 +61,11 @@ fn row(
 /// Scores with one model, showing progress; fewer results than pairs mean that the user stopped.
 fn score(
     what: &str,
-    name: &str,
+    source: &load::Source,
     pairs: &[&TokenizedPair],
     interrupt: &Interrupt,
 ) -> Result<Vec<ScoredPair>> {
-    let source = load::open(name)?;
-    let model = load::model(&source)?;
+    let model = load::model(source)?;
     load::check_fits(&model.config, load::pair_ids(pairs.iter().copied()))?;
     let bar = progress::bar(what, pairs.len() as u64);
     let scored = score_pairs(&model, pairs, |done| {
@@ -127,8 +126,7 @@ pub(super) fn run(config: &ScoreConfig, interrupt: &Interrupt) -> Result<End> {
         );
     }
     output::check_dir(&config.output_dir)?;
-    let name = &config.model.model_name_or_path;
-    let source = load::open(name)?;
+    let source = load::open(&config.model.model_name_or_path)?;
     let tokenizer = load::tokenizer(&source.path, Some(&source.weights))?;
     let data = &config.data;
     let dataset = load::pairs(
@@ -138,12 +136,14 @@ pub(super) fn run(config: &ScoreConfig, interrupt: &Interrupt) -> Result<End> {
         &tokenizer,
     )?;
     let pairs: Vec<&TokenizedPair> = dataset.pairs.iter().collect();
-    let policy = score("scoring", name, &pairs, interrupt)?;
+    let policy = score("scoring", &source, &pairs, interrupt)?;
     let reference = match &config.ref_model {
         None => None,
-        Some(name) => Some(
-            score("reference", name, &pairs[..policy.len()], interrupt).context("--ref-model")?,
-        ),
+        Some(name) => {
+            let scored = load::open(name)
+                .and_then(|source| score("reference", &source, &pairs[..policy.len()], interrupt));
+            Some(scored.context("--ref-model")?)
+        }
     };
     // A reference pass that was interrupted leaves the rest of the rows without reference.
     let of = |i: usize| reference.as_ref().and_then(|r| r.get(i));
