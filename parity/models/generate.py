@@ -1,4 +1,4 @@
-"""Writes the model goldens: tiny GPT-2 and Llama models with what float64 PyTorch gets from them.
+"""Writes the model goldens: one or two tiny models a family, with what float64 PyTorch gets from them.
 
     pip install torch==2.15.0 transformers==5.23.0 safetensors==0.8.0 numpy==2.4.6
     python parity/models/generate.py [CASE ...]
@@ -18,7 +18,17 @@ from pathlib import Path
 import torch
 import transformers
 from safetensors.torch import save_file
-from transformers import AutoModelForCausalLM, GPT2Config, LlamaConfig, Trainer
+from transformers import (
+    AutoModelForCausalLM,
+    Gemma2Config,
+    GPT2Config,
+    GPTNeoXConfig,
+    LlamaConfig,
+    MistralConfig,
+    Qwen2Config,
+    Qwen3Config,
+    Trainer,
+)
 
 import double
 
@@ -55,7 +65,59 @@ CASES = {
             "high_freq_factor": 4.0, "original_max_position_embeddings": 32,
         },
     ),
+    # a window of 4 in every layer, shorter than all sequences but the shortest; heads wider than width / heads
+    "mistral": MistralConfig(
+        vocab_size=VOCAB, hidden_size=24, intermediate_size=37, num_hidden_layers=2,
+        num_attention_heads=4, num_key_value_heads=2, head_dim=10, max_position_embeddings=64,
+        sliding_window=4, tie_word_embeddings=False, rms_norm_eps=1e-5,
+        rope_parameters={"rope_type": "default", "rope_theta": 1000.0}, bos_token_id=99, eos_token_id=100,
+    ),
+    # biases on q, k and v alone; full attention in the first layer, the window in the others
+    "qwen2": Qwen2Config(
+        vocab_size=VOCAB, hidden_size=24, intermediate_size=35, num_hidden_layers=3,
+        num_attention_heads=6, num_key_value_heads=2, max_position_embeddings=64,
+        use_sliding_window=True, sliding_window=5, max_window_layers=1, tie_word_embeddings=True,
+        rope_parameters={"rope_type": "default", "rope_theta": 1000000.0}, bos_token_id=99, eos_token_id=100,
+    ),
+    # norms over each head of q and k; three query heads on each of two key heads
+    "qwen3": Qwen3Config(
+        vocab_size=VOCAB, hidden_size=18, intermediate_size=33, num_hidden_layers=2,
+        num_attention_heads=6, num_key_value_heads=2, head_dim=8, max_position_embeddings=64,
+        tie_word_embeddings=False, bos_token_id=99, eos_token_id=100,
+        rope_parameters={"rope_type": "default", "rope_theta": 1000000.0},
+    ),
+    # both caps within the logits' spread; windows in layers 0 and 2; a scale that is not head_dim^-1/2;
+    # a width whose root is irrational
+    "gemma2": Gemma2Config(
+        vocab_size=VOCAB, hidden_size=20, intermediate_size=31, num_hidden_layers=3,
+        num_attention_heads=4, num_key_value_heads=2, head_dim=8, max_position_embeddings=64,
+        sliding_window=4, query_pre_attn_scalar=5, attn_logit_softcapping=1.5, final_logit_softcapping=2.5,
+        bos_token_id=99, eos_token_id=100, pad_token_id=0,
+    ),
+    # parallel residual, half of each head turns
+    "gpt_neox": GPTNeoXConfig(
+        vocab_size=VOCAB, hidden_size=24, intermediate_size=34, num_hidden_layers=2,
+        num_attention_heads=3, max_position_embeddings=64, rotary_pct=0.5, hidden_act="gelu",
+        use_parallel_residual=True, bos_token_id=99, eos_token_id=100,
+    ),
+    # one half after the other, two tenths of each head turn, tied, no attention biases, GELU by tanh
+    "gpt_neox_sequential": GPTNeoXConfig(
+        vocab_size=VOCAB, hidden_size=20, intermediate_size=26, num_hidden_layers=2,
+        num_attention_heads=2, max_position_embeddings=64, rotary_pct=0.2, rotary_emb_base=500.0,
+        hidden_act="gelu_new", use_parallel_residual=False, attention_bias=False, tie_word_embeddings=True,
+        bos_token_id=99, eos_token_id=100,
+    ),
 }  # fmt: skip
+
+
+def checkpoint_name(model, name):
+    """The name under which `save_pretrained` stores a parameter (GPT-NeoX's head has another in memory)."""
+    return name.replace("lm_head.", "embed_out.") if model.config.model_type == "gpt_neox" else name
+
+
+def named_parameters(model):
+    """(checkpoint name, parameter), a tied one once."""
+    return [(checkpoint_name(model, name), parameter) for name, parameter in model.named_parameters()]
 
 
 def draw_pairs():
@@ -91,13 +153,15 @@ def draw_model(config):
         for name, parameter in model.named_parameters():
             noise = torch.randn(parameter.shape, generator=generator)
             if parameter.ndim == 1:
-                parameter.copy_(0.2 * noise if name.endswith("bias") else 1.0 + 0.3 * noise)
+                # Gemma multiplies by 1 + weight
+                centre = 0.0 if config.model_type == "gemma2" else 1.0
+                parameter.copy_(0.2 * noise if name.endswith("bias") else centre + 0.3 * noise)
             elif "wpe" in name:
                 parameter.copy_(0.2 * noise)
-            elif any(part in name for part in ("wte", "embed_tokens", "lm_head")):
+            elif any(part in name for part in ("wte", "embed_tokens", "embed_in", "lm_head")):
                 parameter.copy_(0.4 * noise)
             else:
-                # GPT-2 keeps [in, out], Llama [out, in]
+                # GPT-2 keeps [in, out], the others [out, in]
                 inputs = parameter.shape[0] if config.model_type == "gpt2" else parameter.shape[1]
                 parameter.copy_(noise / inputs**0.5)
     return model.eval()
@@ -121,7 +185,7 @@ def flat(gradients):
 
 def geometry(model, pair):
     """One pair's log-probs and its three inner products, in total and per parameter."""
-    names, parameters = zip(*model.named_parameters())
+    names, parameters = zip(*named_parameters(model))
     row, gradients = {}, {}
     for side in ("chosen", "rejected"):
         logps = token_logps(model, pair["prompt"], pair[side])
@@ -162,9 +226,9 @@ def pair_logps(model, pairs):
 def trajectory(build, pairs, settings):
     """Ten DPO steps from the drawn weights; the reference is the model before the first one."""
     model = build()
-    decayed = set(Trainer.get_decay_parameter_names(None, model))
+    decayed = {checkpoint_name(model, name) for name in Trainer.get_decay_parameter_names(None, model)}
     if settings["optimizer"] == "adamw":
-        named = list(model.named_parameters())
+        named = named_parameters(model)
         groups = [
             {"params": [p for n, p in named if n in decayed], "weight_decay": settings["weight_decay"]},
             {"params": [p for n, p in named if n not in decayed], "weight_decay": 0.0},
@@ -181,7 +245,7 @@ def trajectory(build, pairs, settings):
 
     with torch.no_grad():
         ref_chosen, ref_rejected = pair_logps(model, pairs)
-    start = {n: p.detach().clone() for n, p in model.named_parameters()}
+    start = {n: p.detach().clone() for n, p in named_parameters(model)}
 
     steps = []
     for step in range(STEPS):
@@ -209,7 +273,7 @@ def trajectory(build, pairs, settings):
 
     with torch.no_grad():
         chosen, rejected = pair_logps(model, pairs)
-        change = {n: (p - start[n]).pow(2).sum().item() for n, p in model.named_parameters()}
+        change = {n: (p - start[n]).pow(2).sum().item() for n, p in named_parameters(model)}
     final = {"chosen_logps": chosen.tolist(), "rejected_logps": rejected.tolist(), "parameter_change_sq": change}
     return settings | {"steps": steps, "final": final}
 
@@ -298,7 +362,7 @@ def main(names):
         model = draw_model(CASES[name])
         model.config.architectures = [type(model).__name__]
         model.config.to_json_file(folder / "config.json", use_diff=False)
-        state = {n: p.detach().contiguous() for n, p in model.named_parameters()}
+        state = {n: p.detach().contiguous() for n, p in named_parameters(model)}
         save_file(state, folder / "model.safetensors", metadata={"format": "pt"})
         ids = torch.tensor([pairs[2]["prompt"] + pairs[2]["chosen"]])
         with torch.no_grad():

@@ -217,10 +217,7 @@ impl<B: Backend> GradientSink<B> for GramSink<'_, B> {
                 .responses
                 .iter()
                 .map(|&p| {
-                    let rows = match space {
-                        RowSpace::Gradient => pass.plan.response_rows(p),
-                        RowSpace::Targets => pass.batch.forest.responses[p].targets.clone(),
-                    };
+                    let rows = space.of_response(pass, p);
                     let mut sum = pass.backend.zeros(len);
                     pass.backend
                         .column_sum(1.0, contributions, rows, len, &mut sum);

@@ -12,10 +12,21 @@ use std::sync::Arc;
 use unbraid_geometry::{Cluster, GramSink};
 use unbraid_model::{
     Accumulate, Batch, Forest, GradientPlan, Gradients, Keep, LanguageModel, Sampling, Sequence,
+    Session,
 };
 use unbraid_tensor::{Backend, CpuBackend, NaiveBackend};
 
-const CASES: [&str; 3] = ["gpt2", "llama", "llama_tied"];
+const CASES: [&str; 9] = [
+    "gpt2",
+    "llama",
+    "llama_tied",
+    "mistral",
+    "qwen2",
+    "qwen3",
+    "gemma2",
+    "gpt_neox",
+    "gpt_neox_sequential",
+];
 
 fn root() -> PathBuf {
     PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../../parity")
@@ -311,6 +322,33 @@ fn token_gradients_add_up_and_both_sinks_accumulate_the_same() {
             .sum::<f64>()
             .sqrt();
         assert!(error < 1e-12 * norm, "{case}: {error:e}");
+    }
+}
+
+/// The prompt at once, then token by token from the cache: every position's logits, soft caps included. Both backends
+/// hand logits out in f32; 1e-4 of their spread leaves room for the CPU backend's sums.
+#[test]
+fn logits_from_the_cache_agree_with_pytorch() {
+    fn check_case<B: Backend>(backend: B, case: &str, tolerance: f64) {
+        let (model, golden) = (model(backend, case), golden(case));
+        let pair = &golden["pairs"][0];
+        let (prompt, chosen) = (ids(&pair["prompt"]), ids(&pair["chosen"]));
+        let mut session = Session::new(&model, prompt.len() + chosen.len());
+        let mut reads = vec![(prompt.len() - 1, session.read(&prompt))];
+        for (i, id) in chosen.iter().enumerate() {
+            reads.push((prompt.len() + i, session.read(&[*id])));
+        }
+        for (position, logits) in reads {
+            let want = floats(&golden["logits"][position]);
+            for (token, (got, want)) in logits.iter().zip(&want).enumerate() {
+                let place = format!("{case} logit {token} at {position}");
+                check(&place, f64::from(*got), *want, 1.0, tolerance);
+            }
+        }
+    }
+    for case in CASES {
+        check_case(NaiveBackend, case, 1e-6);
+        check_case(CpuBackend::new(), case, 1e-4);
     }
 }
 

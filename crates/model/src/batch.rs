@@ -314,6 +314,18 @@ impl<B: Backend> GradientPlan<B> {
         }
     }
 
+    /// Activation row of each gradient row when every row is taken apart into `heads` rows, `[R·heads]`; `None` when
+    /// they are the same.
+    pub(crate) fn activation_rows_of_heads(&self, backend: &B, heads: usize) -> Option<B::Index> {
+        self.activation_rows.as_ref()?;
+        let spans = self.responses.iter().flatten();
+        let rows: Vec<u32> = spans
+            .flat_map(|s| s.act * heads..(s.act + s.len) * heads)
+            .map(|row| row as u32)
+            .collect();
+        Some(backend.index(&rows))
+    }
+
     /// Gradient rows of response `p` (per-response plans).
     pub fn response_rows(&self, p: usize) -> Range<usize> {
         let spans = &self.responses[p];
@@ -363,6 +375,9 @@ mod tests {
         let plan = GradientPlan::<NaiveBackend>::per_response(&NaiveBackend, &pair());
         assert_eq!(plan.activation_rows, Some(vec![0, 1, 2, 3, 0, 1, 2, 4, 5]));
         assert_eq!(plan.target_rows, [2, 3, 6, 7, 8]);
+        let heads = plan.activation_rows_of_heads(&NaiveBackend, 2).unwrap();
+        assert_eq!(heads[..10], [0, 1, 2, 3, 4, 5, 6, 7, 0, 1]);
+        assert_eq!(heads[10..], [2, 3, 4, 5, 8, 9, 10, 11]);
         assert_eq!(plan.response_rows(1), 4..9);
     }
 

@@ -7,15 +7,18 @@
 use crate::batch::{Batch, GradientPlan};
 use crate::config::ModelConfig;
 use crate::error::ModelError;
+use crate::gemma2::Gemma2;
 use crate::gpt2::Gpt2;
+use crate::gpt_neox::GptNeox;
 use crate::layers::Norm;
 use crate::llama::Llama;
-use crate::parameters::{ParamId, ParamSpec, Parameters, SpecList};
-use crate::sink::{BackwardPass, GradientSink, RowSpace};
+use crate::lora::LoraConfig;
+use crate::parameters::{ParamId, ParamSpec, Parameters, SpecList, Storage};
+use crate::sink::{BackwardPass, GradientSink, RowSpace, Seeds};
 use crate::weights::{StoredDtype, Weights};
 use std::path::Path;
 use std::sync::Arc;
-use unbraid_tensor::{AttentionLayout, Backend, NormCache};
+use unbraid_tensor::{AttentionLayout, Backend, Gemm, Mat, MatMut, NormCache};
 
 /// What a block's forward may look at.
 pub struct ForwardPass<'a, B: Backend> {
@@ -33,6 +36,8 @@ pub struct ForwardPass<'a, B: Backend> {
     pub layout: &'a AttentionLayout,
     /// Number of rows N.
     pub rows: usize,
+    /// Draws which adapter inputs are dropped; `None` outside training.
+    pub dropout_seed: Option<u64>,
 }
 
 /// Keys and values of earlier rows, for generation.
@@ -58,7 +63,7 @@ impl<B: Backend> LayerCache<B> {
 pub trait BlockState<B: Backend>: Send {
     /// From the gradient of the block's output `[R, D]` to that of its input.
     fn backward(
-        self: Box<Self>,
+        &self,
         pass: &BackwardPass<'_, B>,
         sink: &mut dyn GradientSink<B>,
         d_out: B::Buffer,
@@ -75,6 +80,10 @@ pub trait Family<B: Backend>: Send + Sync {
     fn final_norm(&self) -> Norm;
     /// The head's weight; the embedding's when tied.
     fn head(&self) -> ParamId;
+    /// Soft cap on the logits (Gemma 2); none in most families.
+    fn logit_softcap(&self) -> Option<f64> {
+        None
+    }
     /// Token (and position) embedding, `[N, D]`.
     fn embed(&self, pass: &ForwardPass<'_, B>) -> B::Buffer;
     /// Hands the embedding's gradient `g` `[R, D]` to the sink.
@@ -99,6 +108,12 @@ enum Saved<B: Backend> {
     Input(B::Buffer),
 }
 
+/// The blocks of a forward pass on the way back.
+enum Blocks<'a, B: Backend> {
+    Taken(Vec<Saved<B>>),
+    Kept(&'a [Saved<B>]),
+}
+
 /// What a forward pass keeps for its backward, and the log-probs of the targets.
 pub struct Forward<B: Backend> {
     blocks: Vec<Saved<B>>,
@@ -108,8 +123,12 @@ pub struct Forward<B: Backend> {
     pub h: B::Buffer,
     /// log Σ exp of the logits of each scored row, `[M]`.
     pub lse: B::Buffer,
+    /// Soft cap on the logits that `lse` was computed with.
+    pub softcap: Option<f64>,
     /// Log-prob of each target in nats, `[M]`.
     pub token_logps: Vec<f64>,
+    /// The seed that the adapters' dropout was drawn with.
+    pub dropout_seed: Option<u64>,
 }
 
 /// Whether a forward pass keeps every block's activations or only their inputs.
@@ -130,13 +149,20 @@ pub struct LanguageModel<B: Backend> {
     /// Its parameters.
     pub params: Parameters<B>,
     family: Box<dyn Family<B>>,
+    /// Settings of its adapter.
+    pub(crate) lora: Option<LoraConfig>,
 }
 
 fn build<B: Backend>(config: &ModelConfig) -> (Vec<ParamSpec>, Box<dyn Family<B>>) {
     let mut specs = SpecList::default();
     let family: Box<dyn Family<B>> = match config {
         ModelConfig::Gpt2(c) => Box::new(Gpt2::new(c, &mut specs)),
-        ModelConfig::Llama(c) => Box::new(Llama::<B>::new(c, &mut specs)),
+        ModelConfig::Llama(c)
+        | ModelConfig::Mistral(c)
+        | ModelConfig::Qwen2(c)
+        | ModelConfig::Qwen3(c) => Box::new(Llama::<B>::new(c, &mut specs)),
+        ModelConfig::Gemma2(c) => Box::new(Gemma2::<B>::new(c, &mut specs)),
+        ModelConfig::GptNeox(c) => Box::new(GptNeox::<B>::new(c, &mut specs)),
     };
     (specs.0, family)
 }
@@ -149,10 +175,10 @@ impl<B: Backend> LanguageModel<B> {
     pub fn load(backend: Arc<B>, path: &Path) -> Result<Self, ModelError> {
         let weights = Weights::open(path)?;
         let config = ModelConfig::for_weights(&weights)?;
-        Self::from_weights(backend, config, &weights)
+        Self::from_weights(backend, config, &weights, Storage::Float32)
     }
 
-    /// A model of `config` with the values in `weights`.
+    /// A model of `config` with the values in `weights`; only a model that stays frozen may be held in bfloat16.
     ///
     /// # Errors
     /// What is wrong with the weights, with the tensor's name.
@@ -160,14 +186,16 @@ impl<B: Backend> LanguageModel<B> {
         backend: Arc<B>,
         config: ModelConfig,
         weights: &Weights,
+        storage: Storage,
     ) -> Result<Self, ModelError> {
         let (specs, family) = build(&config);
-        let params = Parameters::load(&*backend, specs, weights)?;
+        let params = Parameters::load(&*backend, specs, weights, storage)?;
         Ok(LanguageModel {
             backend,
             config,
             params,
             family,
+            lora: None,
         })
     }
 
@@ -180,24 +208,31 @@ impl<B: Backend> LanguageModel<B> {
             config,
             params,
             family,
+            lora: None,
         }
     }
 
-    /// Writes `config.json` and the weights in Hugging Face layout.
+    /// Writes the model in Hugging Face layout, `config.json` and weights; with an adapter the adapter alone, in
+    /// PEFT's. What is trained beside the model goes into a file of its own.
     ///
     /// # Errors
     /// What the file system refuses, with the path.
     pub fn save(&self, dir: &Path, dtype: StoredDtype) -> Result<(), ModelError> {
-        self.params.save(&self.backend, dir, dtype)?;
-        let path = dir.join("config.json");
-        crate::weights::write_file_atomic(&path, self.config.to_json_pretty(dtype).as_bytes())
+        if let Some(lora) = &self.lora {
+            self.save_adapter(lora, dir)?;
+        } else {
+            self.params.save(&self.backend, dir, dtype)?;
+            let json = self.config.to_json_pretty(dtype);
+            crate::weights::write_file_atomic(&dir.join("config.json"), json.as_bytes())?;
+        }
+        self.save_extras(dir)
     }
 
     pub(crate) fn family(&self) -> &dyn Family<B> {
         &*self.family
     }
 
-    fn pass<'a>(&'a self, batch: &'a Batch<B>) -> ForwardPass<'a, B> {
+    fn pass<'a>(&'a self, batch: &'a Batch<B>, dropout_seed: Option<u64>) -> ForwardPass<'a, B> {
         let last = batch.forest.positions.iter().max();
         ForwardPass {
             backend: &self.backend,
@@ -207,22 +242,38 @@ impl<B: Backend> LanguageModel<B> {
             context: last.map_or(0, |&p| p as usize + 1),
             layout: &batch.layout,
             rows: batch.rows(),
+            dropout_seed,
         }
     }
 
     /// Log-probs of a batch's targets in nats, keeping nothing.
     pub fn token_logps(&self, batch: &Batch<B>) -> Vec<f64> {
-        let pass = self.pass(batch);
+        self.score(batch).token_logps
+    }
+
+    /// A forward pass that no backward pass can follow: of the blocks nothing is kept.
+    pub fn score(&self, batch: &Batch<B>) -> Forward<B> {
+        let pass = self.pass(batch, None);
         let mut x = self.family.embed(&pass);
         for i in 0..self.family.n_blocks() {
             x = self.family.block(&pass, i, x, None).0;
         }
-        self.finish(batch, x, Vec::new()).token_logps
+        self.finish(&pass, batch, x, Vec::new())
     }
 
-    /// A forward pass that a backward pass can follow.
+    /// A forward pass that a backward pass can follow, without dropout.
     pub fn forward(&self, batch: &Batch<B>, keep: Keep) -> Forward<B> {
-        let pass = self.pass(batch);
+        self.forward_training(batch, keep, None)
+    }
+
+    /// As [`LanguageModel::forward`]; adapters with dropout draw what they drop from the seed.
+    pub fn forward_training(
+        &self,
+        batch: &Batch<B>,
+        keep: Keep,
+        dropout_seed: Option<u64>,
+    ) -> Forward<B> {
+        let pass = self.pass(batch, dropout_seed);
         let mut x = self.family.embed(&pass);
         let mut blocks = Vec::with_capacity(self.family.n_blocks());
         for i in 0..self.family.n_blocks() {
@@ -231,7 +282,31 @@ impl<B: Backend> LanguageModel<B> {
             blocks.push(input.map_or(Saved::State(state), Saved::Input));
             x = out;
         }
-        self.finish(batch, x, blocks)
+        self.finish(&pass, batch, x, blocks)
+    }
+
+    /// A linear probe's value at every target, ⟨w, h_i⟩ + b, `[M]`.
+    pub fn probe(&self, forward: &Forward<B>, weight: ParamId, bias: ParamId) -> Vec<f64> {
+        let (b, d) = (&*self.backend, self.config.hidden_size());
+        let m = forward.token_logps.len();
+        let mut values = b.empty(m);
+        b.gemm(
+            Gemm::replace(m, 1, d),
+            Mat::rows(&forward.h, 0, d),
+            Mat::rows(self.params.get(weight), 0, d).t(),
+            MatMut::rows(&mut values, 0, 1),
+        );
+        b.add_bias(self.params.get(bias), &mut values, m, 1);
+        b.download_f64(&values)
+    }
+
+    /// log Σ_v π(v)² at every target, `[M]`: how likely the policy expects its own samples to be.
+    pub fn log_squares(&self, forward: &Forward<B>) -> Vec<f64> {
+        let (b, d) = (&*self.backend, self.config.hidden_size());
+        let w = self.params.get(self.family.head());
+        let (m, v) = (forward.token_logps.len(), self.config.vocab_size());
+        let cap = self.family.logit_softcap();
+        b.download_f64(&b.head_log_squares(&forward.h, w, &forward.lse, cap, m, d, v))
     }
 
     fn copy(&self, x: &B::Buffer) -> B::Buffer {
@@ -241,75 +316,112 @@ impl<B: Backend> LanguageModel<B> {
         copy
     }
 
-    fn finish(&self, batch: &Batch<B>, x: B::Buffer, blocks: Vec<Saved<B>>) -> Forward<B> {
+    fn finish(
+        &self,
+        pass: &ForwardPass<'_, B>,
+        batch: &Batch<B>,
+        x: B::Buffer,
+        blocks: Vec<Saved<B>>,
+    ) -> Forward<B> {
         let (b, m, d) = (&*self.backend, batch.targets(), self.config.hidden_size());
         let mut last = b.empty(m * d);
         b.gather(&x, &batch.target_rows, &mut last, d, false);
         let (h, norm) = self.family.final_norm().forward(b, &self.params, &last, m);
         let w = self.params.get(self.family.head());
-        let (logps, lse) = b.head_logps(&h, w, &batch.target_ids, m, d, self.config.vocab_size());
+        let (softcap, v) = (self.family.logit_softcap(), self.config.vocab_size());
+        let (logps, lse) = b.head_logps(&h, w, &batch.target_ids, softcap, m, d, v);
         Forward {
             blocks,
             last,
             norm,
             h,
             lse,
+            softcap,
             token_logps: b.download_f64(&logps),
+            dropout_seed: pass.dropout_seed,
         }
     }
 
-    /// Walks back from `seeds` (derivative of the wanted scalar with respect to each target's log-prob, `[M]`),
-    /// handing every parameter's raw material to the sink.
-    pub fn backward(
+    /// Walks back from `seeds`, handing every parameter's raw material to the sink. What the forward pass kept
+    /// is dropped on the way.
+    pub fn backward<'a>(
         &self,
         batch: &Batch<B>,
         plan: &GradientPlan<B>,
         mut forward: Forward<B>,
-        seeds: &[f64],
+        seeds: impl Into<Seeds<'a>>,
+        sink: &mut dyn GradientSink<B>,
+    ) {
+        let blocks = Blocks::Taken(std::mem::take(&mut forward.blocks));
+        self.walk_back(batch, plan, &forward, blocks, &seeds.into(), sink);
+    }
+
+    /// As [`LanguageModel::backward`], keeping the forward pass for a further walk (a measurement that has to
+    /// end before the update is known).
+    pub fn backward_again<'a>(
+        &self,
+        batch: &Batch<B>,
+        plan: &GradientPlan<B>,
+        forward: &Forward<B>,
+        seeds: impl Into<Seeds<'a>>,
+        sink: &mut dyn GradientSink<B>,
+    ) {
+        let blocks = Blocks::Kept(&forward.blocks);
+        self.walk_back(batch, plan, forward, blocks, &seeds.into(), sink);
+    }
+
+    fn walk_back(
+        &self,
+        batch: &Batch<B>,
+        plan: &GradientPlan<B>,
+        forward: &Forward<B>,
+        mut blocks: Blocks<'_, B>,
+        seeds: &Seeds<'_>,
         sink: &mut dyn GradientSink<B>,
     ) {
         let (b, m, d) = (&*self.backend, batch.targets(), self.config.hidden_size());
-        let mut blocks = std::mem::take(&mut forward.blocks);
-        let seeds = b.upload_f64(seeds);
+        let logp_seeds = b.upload_f64(seeds.token_logps);
         let pass = BackwardPass {
             backend: b,
             params: &self.params,
             batch,
             plan,
-            forward: &forward,
-            seeds: &seeds,
+            forward,
+            seeds: &logp_seeds,
         };
         let mut dh = b.empty(m * d);
         let head = self.family.head();
         let mut args = pass.head_arguments(head);
         args.dh = Some(&mut dh);
         sink.head(&pass, head, &mut args);
+        if let Some(probe) = &seeds.probe {
+            probe.backward(&pass, sink, &mut dh, d);
+        }
 
         let mut d_last = b.zeros(m * d);
         let norm = self.family.final_norm();
-        let cache = &forward.norm;
-        norm.backward(
-            &pass,
-            sink,
-            RowSpace::Targets,
-            &forward.last,
-            cache,
-            &dh,
-            &mut d_last,
-        );
+        let space = RowSpace::Targets;
+        norm.backward(&pass, sink, space, &forward.last, &forward.norm, &dh, &mut d_last);
         let mut dx = b.zeros(plan.rows * d);
         b.scatter_add(&d_last, &plan.target_rows, None, &mut dx, d);
         drop((dh, d_last));
 
+        let again = |x: B::Buffer, i: usize| {
+            let pass = self.pass(batch, forward.dropout_seed);
+            self.family.block(&pass, i, x, None).1
+        };
         for i in (0..self.family.n_blocks()).rev() {
-            let state = match blocks
-                .pop()
-                .expect("a forward pass keeps one entry a block")
-            {
-                Saved::State(state) => state,
-                Saved::Input(x) => self.family.block(&self.pass(batch), i, x, None).1,
+            dx = match &mut blocks {
+                Blocks::Kept(blocks) => match &blocks[i] {
+                    Saved::State(state) => state.backward(&pass, sink, dx),
+                    Saved::Input(x) => again(self.copy(x), i).backward(&pass, sink, dx),
+                },
+                Blocks::Taken(blocks) => match blocks.pop() {
+                    Some(Saved::State(state)) => state.backward(&pass, sink, dx),
+                    Some(Saved::Input(x)) => again(x, i).backward(&pass, sink, dx),
+                    None => unreachable!("a forward pass keeps one entry a block"),
+                },
             };
-            dx = state.backward(&pass, sink, dx);
         }
         self.family.embed_backward(&pass, sink, &dx);
     }

@@ -203,6 +203,15 @@ pub enum ModelError {
         now: u64,
     },
 
+    /// An adapter's settings or files cannot be used.
+    #[error("{origin}: {detail}")]
+    Adapter {
+        /// File they came from, or what they are for.
+        origin: String,
+        /// What is wrong, with a hint where one helps.
+        detail: String,
+    },
+
     /// A tensor handed over for saving does not have the announced size.
     #[error("saving {name}: {got} values for shape {shape:?}")]
     SaveLength {

@@ -141,6 +141,7 @@ impl<'a, B: Backend> Session<'a, B> {
             context: self.len + n,
             layout: &layout,
             rows: n,
+            dropout_seed: None,
         };
         let mut x = family.embed(&pass);
         for (i, cache) in self.caches.iter_mut().enumerate() {
@@ -171,7 +172,12 @@ impl<'a, B: Backend> Session<'a, B> {
             Mat::rows(model.params.get(model.family().head()), 0, d).t(),
             MatMut::rows(&mut logits, 0, v),
         );
-        b.download(&logits)
+        let mut logits = b.download(&logits);
+        if let Some(cap) = model.family().logit_softcap() {
+            let soften = |z: f32| (cap * (f64::from(z) / cap).tanh()) as f32;
+            logits.iter_mut().for_each(|z| *z = soften(*z));
+        }
+        logits
     }
 }
 

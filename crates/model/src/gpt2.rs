@@ -77,12 +77,7 @@ impl Gpt2 {
             blocks,
             norm,
             head,
-            shape: AttentionShape {
-                heads: c.n_head,
-                kv_heads: c.n_head,
-                head_dim: c.head_dim(),
-                scale: (c.head_dim() as f64).powf(-0.5),
-            },
+            shape: AttentionShape::new(c.n_head, c.n_head, c.head_dim()),
             exact_gelu: c.activation == Activation::GeluErf,
             d,
         }
@@ -93,6 +88,7 @@ fn layer_norm(specs: &mut SpecList, stem: &str, c: &Gpt2Config) -> Norm {
     Norm {
         weight: specs.norm(format!("{stem}.weight"), c.n_embd),
         bias: Some(specs.bias(format!("{stem}.bias"), c.n_embd, "norms")),
+        offset: 0.0,
         epsilon: c.layer_norm_epsilon,
         d: c.n_embd,
     }
@@ -182,7 +178,7 @@ impl<B: Backend> Family<B> for Gpt2 {
         let (b, params, n, d) = (pass.backend, pass.params, pass.rows, self.d);
         let l = self.blocks[i];
         let (normed, norm1) = l.ln_1.forward(b, params, &x, n);
-        let fused = l.qkv.forward(b, params, &normed, n);
+        let fused = l.qkv.forward(pass, &normed);
         let qkv = [0, 1, 2].map(|part| {
             let mut out = b.empty(n * d);
             b.copy_2d(&fused, part * d, 3 * d, &mut out, 0, d, n, d);
@@ -205,14 +201,14 @@ impl<B: Backend> Family<B> for Gpt2 {
                 )
             }
         };
-        let mut mid = l.attn_proj.forward(b, params, &attended, n);
+        let mut mid = l.attn_proj.forward(pass, &attended);
         b.axpy(1.0, &x, &mut mid);
 
         let (normed, norm2) = l.ln_2.forward(b, params, &mid, n);
-        let fc = l.fc.forward(b, params, &normed, n);
+        let fc = l.fc.forward(pass, &normed);
         let mut active = b.empty(n * l.fc.d_out);
         b.gelu(&fc, &mut active, self.exact_gelu);
-        let mut out = l.mlp_proj.forward(b, params, &active, n);
+        let mut out = l.mlp_proj.forward(pass, &active);
         b.axpy(1.0, &mid, &mut out);
         let state = State {
             block: l,
@@ -307,7 +303,7 @@ impl<B: Backend> State<B> {
 
 impl<B: Backend> BlockState<B> for State<B> {
     fn backward(
-        self: Box<Self>,
+        &self,
         pass: &BackwardPass<'_, B>,
         sink: &mut dyn GradientSink<B>,
         mut d: B::Buffer,

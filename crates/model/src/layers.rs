@@ -1,6 +1,8 @@
 //! Layers shared by the families: linear maps and norms over parameters, forward beside backward.
 
-use crate::parameters::{ParamId, Parameters};
+use crate::decoder::ForwardPass;
+use crate::lora::Adapter;
+use crate::parameters::{ParamId, Parameters, SpecList};
 use crate::sink::{BackwardPass, GradientSink, LinearGradient, RowSpace};
 use unbraid_tensor::{Backend, Gemm, Mat, MatMut, NormCache};
 
@@ -18,14 +20,26 @@ pub struct Linear {
 }
 
 impl Linear {
-    /// x `[n, d_in]` → `[n, d_out]`.
-    pub fn forward<B: Backend>(
-        &self,
-        b: &B,
-        params: &Parameters<B>,
-        x: &B::Buffer,
-        n: usize,
-    ) -> B::Buffer {
+    /// The map `[d_in, d_out]` called `stem` in the checkpoint.
+    pub(crate) fn new(
+        specs: &mut SpecList,
+        stem: &str,
+        group: &str,
+        [d_in, d_out]: [usize; 2],
+        biased: bool,
+        std: f64,
+    ) -> Self {
+        Linear {
+            weight: specs.matrix(format!("{stem}.weight"), [d_out, d_in], group, std),
+            bias: biased.then(|| specs.bias(format!("{stem}.bias"), d_out, group)),
+            d_in,
+            d_out,
+        }
+    }
+
+    /// x `[N, d_in]` → `[N, d_out]`, with the weight's adapter if it has one.
+    pub fn forward<B: Backend>(&self, pass: &ForwardPass<'_, B>, x: &B::Buffer) -> B::Buffer {
+        let (b, params, n) = (pass.backend, pass.params, pass.rows);
         let mut y = b.empty(n * self.d_out);
         b.gemm(
             Gemm::replace(n, self.d_out, self.d_in),
@@ -36,7 +50,61 @@ impl Linear {
         if let Some(bias) = self.bias {
             b.add_bias(params.get(bias), &mut y, n, self.d_out);
         }
+        if let Some(adapter) = params.adapter(self.weight) {
+            let dropped = self.drop(b, adapter, pass.dropout_seed, x, n);
+            let u = self.down(b, params, adapter, dropped.as_ref().unwrap_or(x), n);
+            b.gemm(
+                Gemm::add(n, self.d_out, adapter.rank),
+                Mat::rows(&u, 0, adapter.rank),
+                Mat::rows(params.get(adapter.b), 0, adapter.rank).t(),
+                MatMut::rows(&mut y, 0, self.d_out),
+            );
+        }
         y
+    }
+
+    /// The adapter's input after dropout; `None` when nothing is dropped.
+    fn drop<B: Backend>(
+        &self,
+        b: &B,
+        adapter: Adapter,
+        seed: Option<u64>,
+        x: &B::Buffer,
+        n: usize,
+    ) -> Option<B::Buffer> {
+        let seed = self.dropout_seed(adapter, seed)?;
+        let mut dropped = b.empty(n * self.d_in);
+        b.dropout(x, None, seed, adapter.dropout, &mut dropped, n, self.d_in);
+        Some(dropped)
+    }
+
+    /// A seed of its own for every linear map.
+    fn dropout_seed(&self, adapter: Adapter, seed: Option<u64>) -> Option<u64> {
+        let own = (self.weight.0 as u64 + 1).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+        seed.filter(|_| adapter.dropout > 0.0).map(|s| s ^ own)
+    }
+
+    /// s·x Aᵀ, `[N, r]`.
+    fn down<B: Backend>(
+        &self,
+        b: &B,
+        params: &Parameters<B>,
+        adapter: Adapter,
+        x: &B::Buffer,
+        n: usize,
+    ) -> B::Buffer {
+        let mut u = b.empty(n * adapter.rank);
+        let shape = Gemm {
+            alpha: adapter.scale,
+            ..Gemm::replace(n, adapter.rank, self.d_in)
+        };
+        b.gemm(
+            shape,
+            Mat::rows(x, 0, self.d_in),
+            Mat::rows(params.get(adapter.a), 0, self.d_in).t(),
+            MatMut::rows(&mut u, 0, adapter.rank),
+        );
+        u
     }
 
     /// Hands (A, G) to the sink and writes (`add`: adds) the input's gradient into `dx` `[R, d_in]`.
@@ -70,6 +138,76 @@ impl Linear {
             Mat::rows(pass.params.get(self.weight), 0, self.d_in),
             MatMut::rows(dx, 0, self.d_in),
         );
+        if let Some(adapter) = pass.params.adapter(self.weight) {
+            self.adapter_backward(pass, sink, adapter, a, g, dx);
+        }
+    }
+
+    /// The adapter's share: with u = s·x Aᵀ and y = u Bᵀ, dB = Gᵀu, du = s·G B, dA = duᵀx, dx += du A (x after
+    /// dropout, whose mask is drawn again for dx).
+    fn adapter_backward<B: Backend>(
+        &self,
+        pass: &BackwardPass<'_, B>,
+        sink: &mut dyn GradientSink<B>,
+        adapter: Adapter,
+        x: &B::Buffer,
+        g: &B::Buffer,
+        dx: &mut B::Buffer,
+    ) {
+        let (b, params, n, r) = (pass.backend, pass.params, pass.batch.rows(), pass.plan.rows);
+        let (rank, d_in, seed) = (adapter.rank, self.d_in, pass.forward.dropout_seed);
+        let dropped = self.drop(b, adapter, seed, x, n);
+        let x = dropped.as_ref().unwrap_or(x);
+        if sink.wants(adapter.b) {
+            let u = self.down(b, params, adapter, x, n);
+            let gradient = LinearGradient {
+                weight: adapter.b,
+                bias: None,
+                d_in: rank,
+                d_out: self.d_out,
+                a: &u,
+                g,
+            };
+            sink.linear(pass, gradient);
+        }
+        let mut du = b.empty(r * rank);
+        let shape = Gemm {
+            alpha: adapter.scale,
+            ..Gemm::replace(r, rank, self.d_out)
+        };
+        b.gemm(
+            shape,
+            Mat::rows(g, 0, self.d_out),
+            Mat::rows(params.get(adapter.b), 0, rank),
+            MatMut::rows(&mut du, 0, rank),
+        );
+        if sink.wants(adapter.a) {
+            let gradient = LinearGradient {
+                weight: adapter.a,
+                bias: None,
+                d_in,
+                d_out: rank,
+                a: x,
+                g: &du,
+            };
+            sink.linear(pass, gradient);
+        }
+        let (du, a) = (
+            Mat::rows(&du, 0, rank),
+            Mat::rows(params.get(adapter.a), 0, d_in),
+        );
+        match self.dropout_seed(adapter, seed) {
+            None => b.gemm(Gemm::add(r, d_in, rank), du, a, MatMut::rows(dx, 0, d_in)),
+            Some(seed) => {
+                let mut whole = b.empty(r * d_in);
+                let into = MatMut::rows(&mut whole, 0, d_in);
+                b.gemm(Gemm::replace(r, d_in, rank), du, a, into);
+                let (rows, p) = (pass.plan.activation_rows.as_ref(), adapter.dropout);
+                let mut dropped = b.empty(r * d_in);
+                b.dropout(&whole, rows, seed, p, &mut dropped, r, d_in);
+                b.axpy(1.0, &dropped, dx);
+            }
+        }
     }
 }
 
@@ -80,6 +218,8 @@ pub struct Norm {
     pub weight: ParamId,
     /// The bias, `[d]`; its presence makes this a layer norm.
     pub bias: Option<ParamId>,
+    /// Added to the weight of a root-mean-square norm: 1 in Gemma, else 0.
+    pub offset: f64,
     /// Added to the variance (or mean square).
     pub epsilon: f64,
     /// Width.
@@ -98,7 +238,7 @@ impl Norm {
         let mut y = b.empty(n * self.d);
         let w = params.get(self.weight);
         let cache = match self.bias {
-            None => b.rms_norm(x, w, self.epsilon, &mut y, n, self.d),
+            None => b.rms_norm(x, w, self.offset, self.epsilon, &mut y, n, self.d),
             Some(bias) => b.layer_norm(x, w, params.get(bias), self.epsilon, &mut y, n, self.d),
         };
         (y, cache)
@@ -115,7 +255,8 @@ impl Norm {
     ) -> B::Buffer {
         let mut y = b.empty(n * self.d);
         let bias = self.bias.map(|bias| params.get(bias));
-        b.norm_apply(x, params.get(self.weight), bias, cache, &mut y, n, self.d);
+        let w = params.get(self.weight);
+        b.norm_apply(x, w, self.offset, bias, cache, &mut y, n, self.d);
         y
     }
 
@@ -131,16 +272,22 @@ impl Norm {
         dx: &mut B::Buffer,
     ) {
         let (b, r, w) = (pass.backend, space.rows(pass), pass.params.get(self.weight));
+        let (offset, d) = (self.offset, self.d);
+        let of_heads = match space {
+            RowSpace::Heads(heads) => pass.plan.activation_rows_of_heads(b, heads),
+            _ => None,
+        };
         let rows = match space {
             RowSpace::Gradient => pass.plan.activation_rows.as_ref(),
+            RowSpace::Heads(_) => of_heads.as_ref(),
             RowSpace::Targets => None,
         };
         if sink.wants(self.weight) {
             let mut dw = b.empty(r * self.d);
-            b.norm_backward(x, w, cache, rows, dy, dx, Some(&mut dw), r, self.d);
+            b.norm_backward(x, w, offset, cache, rows, dy, dx, Some(&mut dw), r, d);
             sink.row_sum(pass, self.weight, space, &dw, self.d);
         } else {
-            b.norm_backward(x, w, cache, rows, dy, dx, None, r, self.d);
+            b.norm_backward(x, w, offset, cache, rows, dy, dx, None, r, d);
         }
         if let Some(bias) = self.bias.filter(|&bias| sink.wants(bias)) {
             sink.row_sum(pass, bias, space, dy, self.d);

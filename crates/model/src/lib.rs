@@ -3,19 +3,26 @@
 //! - [`LanguageModel`] runs packed batches forward and walks back from seeds, handing every parameter's raw
 //!   gradient material (input rows, output-gradient rows) to a [`GradientSink`]: one backward pass, many
 //!   observers.
-//! - One file per family (`gpt2.rs`, `llama.rs`), over the operations of `unbraid-tensor`.
+//! - One file per family (`gpt2.rs`, `llama.rs`, `gemma2.rs`, `gpt_neox.rs`), over the layers that they share and the
+//!   operations of `unbraid-tensor`.
 //! - `config` reads `config.json`; `weights` reads safetensors and GGUF and writes Hugging Face layout.
 //! - Knows nothing of preferences: a batch is a forest of token sequences with targets.
 
+mod attention;
 pub mod batch;
 pub mod config;
 mod decoder;
 pub mod error;
+mod gemma2;
 mod generate;
 mod gpt2;
+mod gpt_neox;
 mod layers;
 mod llama;
+mod lora;
+mod mlp;
 mod parameters;
+mod rope;
 mod sink;
 pub mod weights;
 
@@ -24,5 +31,8 @@ pub use config::ModelConfig;
 pub use decoder::{Forward, Keep, LanguageModel};
 pub use error::ModelError;
 pub use generate::{Sampling, Session};
-pub use parameters::{Init, ParamId, ParamSpec, Parameters};
-pub use sink::{Accumulate, BackwardPass, GradientSink, Gradients, LinearGradient, RowSpace};
+pub use lora::{ADAPTER_CONFIG, ADAPTER_WEIGHTS, Adapter, LoraConfig, TargetModules};
+pub use parameters::{Init, ParamId, ParamKind, ParamSpec, Parameters, Storage};
+pub use sink::{
+    Accumulate, BackwardPass, GradientSink, Gradients, LinearGradient, ProbeSeeds, RowSpace, Seeds,
+};

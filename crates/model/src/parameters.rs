@@ -6,6 +6,7 @@
 //! transformers' Trainer: not to biases and norm weights).
 
 use crate::error::ModelError;
+use crate::lora::Adapter;
 use crate::weights::{StoredDtype, Weights, save_safetensors};
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
@@ -16,6 +17,16 @@ use unbraid_tensor::Backend;
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct ParamId(pub usize);
 
+/// How matrices are held in memory.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Storage {
+    /// In the backend's own precision: what is trained must be.
+    #[default]
+    Float32,
+    /// Rounded to bfloat16, half the memory, for weights that stay as they are.
+    Bfloat16,
+}
+
 /// How a parameter starts when a model is created from a configuration alone.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum Init {
@@ -25,6 +36,17 @@ pub enum Init {
     Zeros,
     /// All ones (norm weights).
     Ones,
+}
+
+/// What a parameter belongs to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ParamKind {
+    /// The model itself.
+    Base,
+    /// A low-rank adapter.
+    Adapter,
+    /// What a run trains beside the model (the token mask), saved with it but no part of it.
+    Extra,
 }
 
 /// What is fixed about a parameter.
@@ -42,9 +64,27 @@ pub struct ParamSpec {
     pub decay: bool,
     /// Starting value of a fresh model.
     pub init: Init,
+    /// What it belongs to.
+    pub kind: ParamKind,
+    /// Factor on the run's learning rate.
+    pub learning_rate_factor: f64,
 }
 
 impl ParamSpec {
+    /// Whether this is the weight of a linear map inside a block: what a low-rank adapter can attach to.
+    pub fn adaptable(&self) -> bool {
+        self.kind == ParamKind::Base && self.shape.len() == 2 && self.group.starts_with("layers.")
+    }
+
+    /// (d_out, d_in) of a matrix, as held here.
+    pub fn out_in(&self) -> (usize, usize) {
+        match (&self.shape[..], self.transposed) {
+            (&[d_in, d_out], true) => (d_out, d_in),
+            (&[d_out, d_in], false) => (d_out, d_in),
+            (shape, _) => unreachable!("only matrices are asked for this, not {shape:?}"),
+        }
+    }
+
     /// Number of elements.
     pub fn len(&self) -> usize {
         self.shape.iter().product()
@@ -97,6 +137,8 @@ impl SpecList {
             group: group.into(),
             decay,
             init,
+            kind: ParamKind::Base,
+            learning_rate_factor: 1.0,
         });
         ParamId(self.0.len() - 1)
     }
@@ -108,6 +150,100 @@ pub struct Parameters<B: Backend> {
     pub specs: Vec<ParamSpec>,
     /// The value of each parameter.
     pub values: Vec<B::Buffer>,
+    trainable: Vec<bool>,
+    storage: Storage,
+    /// The adapter of each weight that has one, by the weight's number.
+    adapters: Vec<Option<Adapter>>,
+    adapters_on: bool,
+    /// Parameters trained whole beside an adapter, with the value that is not in use: the frozen one while
+    /// adapters are on, the trained one while they are off.
+    copies: Vec<(ParamId, B::Buffer)>,
+}
+
+impl<B: Backend> Parameters<B> {
+    fn new(specs: Vec<ParamSpec>, values: Vec<B::Buffer>, storage: Storage) -> Self {
+        Parameters {
+            storage,
+            trainable: vec![true; specs.len()],
+            adapters: vec![None; specs.len()],
+            adapters_on: true,
+            copies: Vec::new(),
+            specs,
+            values,
+        }
+    }
+
+    /// Whether training changes a parameter: all of a model's own, or the adapter's alone.
+    pub fn is_trainable(&self, id: ParamId) -> bool {
+        self.trainable[id.0]
+    }
+
+    /// Numbers of the trainable parameters.
+    pub fn trainable(&self) -> impl Iterator<Item = ParamId> + '_ {
+        let trained = self.trainable.iter().enumerate().filter(|(_, t)| **t);
+        trained.map(|(i, _)| ParamId(i))
+    }
+
+    /// Number of trainable elements.
+    pub fn trainable_count(&self) -> usize {
+        self.trainable().map(|id| self.specs[id.0].len()).sum()
+    }
+
+    /// Adds a trainable parameter beside the model's own.
+    pub fn push(&mut self, spec: ParamSpec, value: B::Buffer) -> ParamId {
+        self.specs.push(spec);
+        self.values.push(value);
+        self.trainable.push(true);
+        self.adapters.push(None);
+        ParamId(self.specs.len() - 1)
+    }
+
+    /// The adapter of a weight, when there is one and adapters are on.
+    pub fn adapter(&self, weight: ParamId) -> Option<Adapter> {
+        self.adapters[weight.0].filter(|_| self.adapters_on)
+    }
+
+    pub(crate) fn set_adapter(&mut self, weight: ParamId, adapter: Adapter) {
+        self.adapters[weight.0] = Some(adapter);
+    }
+
+    /// Every adapter with its weight; afterwards there is none, and what is left is trainable again.
+    pub(crate) fn take_adapters(&mut self) -> Vec<(ParamId, Adapter)> {
+        let taken = self.adapters.iter_mut().enumerate();
+        let taken = taken.filter_map(|(i, slot)| Some((ParamId(i), slot.take()?)));
+        let taken = taken.collect();
+        self.copies.clear();
+        self.trainable.fill(true);
+        for (i, spec) in self.specs.iter().enumerate() {
+            self.trainable[i] = spec.kind != ParamKind::Adapter;
+        }
+        taken
+    }
+
+    pub(crate) fn freeze_base(&mut self) {
+        for (i, spec) in self.specs.iter().enumerate() {
+            self.trainable[i] = spec.kind != ParamKind::Base;
+        }
+    }
+
+    /// Trains a parameter of the base whole, keeping its present value for when adapters are off.
+    pub(crate) fn train_copy(&mut self, backend: &B, id: ParamId) {
+        if !self.trainable[id.0] {
+            let data = backend.download(&self.values[id.0]);
+            let trained = backend.upload(&data);
+            let frozen = std::mem::replace(&mut self.values[id.0], trained);
+            self.copies.push((id, frozen));
+            self.trainable[id.0] = true;
+        }
+    }
+
+    pub(crate) fn switch_adapters(&mut self, on: bool) {
+        if std::mem::replace(&mut self.adapters_on, on) != on {
+            for (id, other) in &mut self.copies {
+                std::mem::swap(&mut self.values[id.0], other);
+            }
+        }
+    }
 }
 
 fn transpose(data: &[f32], rows: usize, cols: usize) -> Vec<f32> {
@@ -125,17 +261,25 @@ impl<B: Backend> Parameters<B> {
     ///
     /// # Errors
     /// A missing tensor, a wrong shape, or a value that is not finite, with the tensor's name.
-    pub fn load(backend: &B, specs: Vec<ParamSpec>, weights: &Weights) -> Result<Self, ModelError> {
+    pub fn load(
+        backend: &B,
+        specs: Vec<ParamSpec>,
+        weights: &Weights,
+        storage: Storage,
+    ) -> Result<Self, ModelError> {
         let mut values = Vec::with_capacity(specs.len());
         for spec in &specs {
-            let data = weights.read_f32(&spec.name, &spec.shape)?;
-            values.push(if spec.transposed {
-                backend.upload(&transpose(&data, spec.shape[0], spec.shape[1]))
-            } else {
-                backend.upload(&data)
+            let mut data = weights.read_f32(&spec.name, &spec.shape)?;
+            if spec.transposed {
+                data = transpose(&data, spec.shape[0], spec.shape[1]);
+            }
+            let matrix = spec.shape.len() == 2;
+            values.push(match storage {
+                Storage::Bfloat16 if matrix => backend.upload_bf16(&data),
+                _ => backend.upload(&data),
             });
         }
-        Ok(Parameters { specs, values })
+        Ok(Parameters::new(specs, values, storage))
     }
 
     /// Fresh parameters drawn from each one's [`Init`].
@@ -157,7 +301,7 @@ impl<B: Backend> Parameters<B> {
                 backend.upload(&data)
             })
             .collect();
-        Parameters { specs, values }
+        Parameters::new(specs, values, Storage::Float32)
     }
 
     /// One parameter in the checkpoint's orientation.
@@ -170,23 +314,46 @@ impl<B: Backend> Parameters<B> {
         }
     }
 
-    /// Writes `model.safetensors` (sharded when large) into `dir`.
+    /// Writes the model's own parameters as `model.safetensors` (sharded when large) into `dir`.
     ///
     /// # Errors
     /// What the file system refuses, with the path; nothing half-written stays under the final name.
     pub fn save(&self, backend: &B, dir: &Path, dtype: StoredDtype) -> Result<(), ModelError> {
-        let tensors: Vec<(String, Vec<usize>)> = self
-            .specs
-            .iter()
-            .map(|s| (s.name.clone(), s.shape.clone()))
-            .collect();
-        let fetch = |i: usize| Ok(self.export(backend, ParamId(i)));
+        let own: Vec<ParamId> = self.of_kind(ParamKind::Base).collect();
+        let describe = |id: &ParamId| {
+            let spec = &self.specs[id.0];
+            (spec.name.clone(), spec.shape.clone())
+        };
+        let tensors: Vec<(String, Vec<usize>)> = own.iter().map(describe).collect();
+        let fetch = |i: usize| Ok(self.export(backend, own[i]));
         save_safetensors(dir, &tensors, fetch, dtype, MAX_SHARD_BYTES)
+    }
+
+    /// Numbers of the parameters of one kind.
+    pub fn of_kind(&self, kind: ParamKind) -> impl Iterator<Item = ParamId> + '_ {
+        let matching = self.specs.iter().enumerate();
+        let matching = matching.filter(move |(_, s)| s.kind == kind);
+        matching.map(|(i, _)| ParamId(i))
+    }
+
+    /// Sets a parameter from values in the checkpoint's orientation.
+    pub fn import(&mut self, backend: &B, id: ParamId, data: &[f32]) {
+        let spec = &self.specs[id.0];
+        self.values[id.0] = if spec.transposed {
+            backend.upload(&transpose(data, spec.shape[0], spec.shape[1]))
+        } else {
+            backend.upload(data)
+        };
     }
 
     /// Total number of elements.
     pub fn count(&self) -> usize {
         self.specs.iter().map(ParamSpec::len).sum()
+    }
+
+    /// How the matrices are held, for what depends on the last digits.
+    pub fn storage(&self) -> Storage {
+        self.storage
     }
 
     /// The value of a parameter.

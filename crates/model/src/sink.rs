@@ -7,6 +7,7 @@
 use crate::batch::{Batch, GradientPlan};
 use crate::decoder::Forward;
 use crate::parameters::{ParamId, Parameters};
+use std::ops::Range;
 use unbraid_tensor::{Backend, Gemm, HeadBackward, Mat, MatMut};
 
 /// What a sink may look at during a backward pass.
@@ -33,6 +34,7 @@ impl<'a, B: Backend> BackwardPass<'a, B> {
             h: &self.forward.h,
             w: self.params.get(head),
             lse: &self.forward.lse,
+            softcap: self.forward.softcap,
             targets: &self.batch.target_ids,
             seeds: self.seeds,
             coefficients: None,
@@ -42,6 +44,68 @@ impl<'a, B: Backend> BackwardPass<'a, B> {
             m: self.batch.targets(),
             d: shape[1],
             v: shape[0],
+        }
+    }
+}
+
+/// Where a backward pass starts: the derivative of the wanted scalar with respect to what the forward computed.
+pub struct Seeds<'a> {
+    /// With respect to each target's log-prob, `[M]`.
+    pub token_logps: &'a [f64],
+    /// With respect to a probe's value at each target, if the scalar reads one.
+    pub probe: Option<ProbeSeeds<'a>>,
+}
+
+/// Seeds of a linear probe v_i = ⟨w, h_i⟩ + b of the final hidden states (the token mask's head).
+pub struct ProbeSeeds<'a> {
+    /// w, `[D]`.
+    pub weight: ParamId,
+    /// b, `[1]`.
+    pub bias: ParamId,
+    /// Derivative with respect to v_i, `[M]`.
+    pub seeds: &'a [f64],
+}
+
+impl<'a> From<&'a [f64]> for Seeds<'a> {
+    fn from(token_logps: &'a [f64]) -> Self {
+        Seeds {
+            token_logps,
+            probe: None,
+        }
+    }
+}
+
+impl<'a> From<&'a Vec<f64>> for Seeds<'a> {
+    fn from(token_logps: &'a Vec<f64>) -> Self {
+        token_logps.as_slice().into()
+    }
+}
+
+impl ProbeSeeds<'_> {
+    /// Adds the hidden states' gradient to `dh` `[M, D]` and hands the probe's own to the sink.
+    pub(crate) fn backward<B: Backend>(
+        &self,
+        pass: &BackwardPass<'_, B>,
+        sink: &mut dyn GradientSink<B>,
+        dh: &mut B::Buffer,
+        d: usize,
+    ) {
+        let (b, m) = (pass.backend, pass.batch.targets());
+        let seeds = b.upload_f64(self.seeds);
+        b.gemm(
+            Gemm::add(m, d, 1),
+            Mat::rows(&seeds, 0, 1),
+            Mat::rows(pass.params.get(self.weight), 0, d),
+            MatMut::rows(dh, 0, d),
+        );
+        if sink.wants(self.weight) {
+            let rows: Vec<u32> = (0..m as u32).collect();
+            let mut own = b.zeros(m * d);
+            b.scatter_add(&pass.forward.h, &b.index(&rows), Some(&seeds), &mut own, d);
+            sink.row_sum(pass, self.weight, RowSpace::Targets, &own, d);
+        }
+        if sink.wants(self.bias) {
+            sink.row_sum(pass, self.bias, RowSpace::Targets, &seeds, 1);
         }
     }
 }
@@ -67,6 +131,8 @@ pub struct LinearGradient<'a, B: Backend> {
 pub enum RowSpace {
     /// The plan's gradient rows, R.
     Gradient,
+    /// The plan's gradient rows taken apart into this many heads each, R·heads (norms over heads).
+    Heads(usize),
     /// The scored rows, M (the final norm works on those alone).
     Targets,
 }
@@ -76,7 +142,20 @@ impl RowSpace {
     pub fn rows<B: Backend>(self, pass: &BackwardPass<'_, B>) -> usize {
         match self {
             RowSpace::Gradient => pass.plan.rows,
+            RowSpace::Heads(heads) => pass.plan.rows * heads,
             RowSpace::Targets => pass.batch.targets(),
+        }
+    }
+
+    /// The rows of response `p` (per-response plans).
+    pub fn of_response<B: Backend>(self, pass: &BackwardPass<'_, B>, p: usize) -> Range<usize> {
+        match self {
+            RowSpace::Gradient => pass.plan.response_rows(p),
+            RowSpace::Heads(heads) => {
+                let rows = pass.plan.response_rows(p);
+                rows.start * heads..rows.end * heads
+            }
+            RowSpace::Targets => pass.batch.forest.responses[p].targets.clone(),
         }
     }
 }

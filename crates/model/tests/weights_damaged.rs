@@ -159,6 +159,11 @@ proptest! {
             "hidden_size", "num_attention_heads", "num_key_value_heads", "head_dim", "vocab_size",
             "intermediate_size", "num_hidden_layers", "max_position_embeddings", "rope_theta",
             "rope_scaling", "rope_parameters", "eos_token_id", "quantization_config", "model_type",
+            "sliding_window", "use_sliding_window", "max_window_layers", "layer_types", "rotary_pct",
+            "query_pre_attn_scalar", "attn_logit_softcapping", "final_logit_softcapping",
+        ]),
+        family in prop::sample::select(vec![
+            "gpt2", "llama", "mistral", "qwen2", "qwen3", "gemma2", "gpt_neox",
         ]),
         value in prop::sample::select(vec![
             "0", "-1", "1", "3", "1e308", "1e999", "18446744073709551615", "9007199254740993", "\"x\"",
@@ -167,12 +172,16 @@ proptest! {
         ]),
     ) {
         let text = format!(
-            r#"{{"model_type":"llama","hidden_size":8,"num_attention_heads":2,"vocab_size":9,
-            "intermediate_size":4,"num_hidden_layers":1,"{key}":{value}}}"#
+            r#"{{"model_type":"{family}","hidden_size":8,"num_attention_heads":2,"vocab_size":9,
+            "intermediate_size":4,"num_hidden_layers":1,"num_key_value_heads":1,"head_dim":4,"rotary_pct":0.5,
+            "n_embd":8,"n_head":2,"n_layer":1,"{key}":{value}}}"#
         );
         if let Ok(config) = ModelConfig::from_json_str(&text, "c") {
             prop_assert!(config.parameter_count() > 0);
-            if let ModelConfig::Llama(config) = config {
+            if let ModelConfig::Llama(config) | ModelConfig::Mistral(config) | ModelConfig::Qwen2(config)
+            | ModelConfig::Qwen3(config) = config
+            {
+                prop_assert_eq!(config.windows.len(), config.num_hidden_layers);
                 prop_assert_eq!(config.rope.inverse_frequencies(config.head_dim).len(), config.head_dim / 2);
             }
         }

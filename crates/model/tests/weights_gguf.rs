@@ -169,7 +169,8 @@ fn biases_and_an_untied_head_show_in_the_configuration() {
     let ModelConfig::Llama(config) = ModelConfig::for_weights(&weights).unwrap() else {
         panic!("not a Llama");
     };
-    assert!(!config.tie_word_embeddings && config.attention_bias && config.mlp_bias);
+    assert!(!config.tie_word_embeddings && config.qkv_bias && config.output_bias);
+    assert!(config.mlp_bias);
     let bias = weights
         .read_f32("model.layers.0.self_attn.q_proj.bias", &[8])
         .unwrap();
@@ -275,11 +276,15 @@ fn what_is_left_out_is_refused_by_name() {
         ),
         (
             Gguf::tiny_llama().set("general.architecture", Value::Text("mamba".to_owned())),
-            "architecture \"mamba\" is not supported\nhint: supported are gpt2",
+            "architecture \"mamba\" is not supported\nhint: supported are llama, gpt2 (as GGUF files",
         ),
         (
             Gguf::tiny_llama().set("llama.expert_count", Value::U32(8)),
             "\"llama.expert_count\" = 8",
+        ),
+        (
+            Gguf::tiny_llama().set("llama.attention.sliding_window", Value::U32(4096)),
+            "\"llama.attention.sliding_window\" = 4096",
         ),
         (
             Gguf::tiny_llama().set("split.count", Value::U32(3)),

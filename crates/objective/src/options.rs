@@ -86,7 +86,7 @@ impl ObjectiveOptions {
             ("rrhf_lambda", self.rrhf_lambda.is_some()),
             ("dpop_lambda", self.dpop_lambda.is_some()),
             ("rdpo_alpha", self.rdpo_alpha.is_some()),
-            ("alpha", self.alpha.is_some()),
+            ("alphapo_alpha", self.alpha.is_some()),
             ("bco_delta", self.bco_delta.is_some()),
         ]
         .into_iter()

@@ -48,6 +48,20 @@ pub enum PreferenceError {
         /// The data files that are there.
         found: Vec<String>,
     },
+    /// A data set without the configuration, or with several and none asked for.
+    #[error(
+        "{dir}: {}; there: {}\nhint: choose one with dataset_config",
+        config.as_ref().map_or("several configurations".to_owned(), |name| format!("no configuration `{name}`")),
+        listed(found)
+    )]
+    NoConfig {
+        /// The directory or hub id.
+        dir: String,
+        /// The configuration that was asked for.
+        config: Option<String>,
+        /// The configurations, or the data files, that are there.
+        found: Vec<String>,
+    },
     /// A line or document that is not JSON.
     #[error("{location}: malformed JSON: {reason}")]
     Json {

@@ -11,8 +11,8 @@ use hf_hub::api::sync::{Api, ApiBuilder, ApiError};
 use hf_hub::{Cache, Repo, RepoType};
 
 use crate::error::{PreferenceError, Result};
-use crate::read::FileType;
-use crate::split::{files_of_directory, files_of_split};
+use crate::read::{FileType, unread};
+use crate::split::{choose_files, files_of_directory};
 
 /// Whether a name could be a hub id: `org/name` of letters, digits, `-`, `_` and `.`, and no path.
 pub fn is_hub_id(name: &str) -> bool {
@@ -36,13 +36,14 @@ pub fn is_hub_id(name: &str) -> bool {
 /// # Errors
 /// [`PreferenceError::Hub`] when it is neither in the cache nor to be had.
 pub fn fetch_model_repo(id: &str) -> Result<PathBuf> {
-    fetch(id, RepoType::Model, |names| {
-        let wanted: Vec<&str> = names
+    fetch(id, RepoType::Model, |names, _| {
+        let wanted: Vec<String> = names
             .iter()
-            .map(String::as_str)
             .filter(|name| is_model_file(name))
+            .cloned()
             .collect();
-        if wanted.contains(&"config.json") || wanted.contains(&"adapter_config.json") {
+        let configured = |name: &String| name == "config.json" || name == "adapter_config.json";
+        if wanted.iter().any(configured) {
             Ok(wanted)
         } else {
             Err(fault(
@@ -54,33 +55,25 @@ pub fn fetch_model_repo(id: &str) -> Result<PathBuf> {
     })
 }
 
-/// Downloads the files of a split unless the cache has them.
-pub(crate) fn fetch_dataset_split(id: &str, split: &str) -> Result<Vec<PathBuf>> {
-    let snapshot = fetch(id, RepoType::Dataset, |names| {
-        let found: Vec<String> = names
-            .iter()
-            .filter(|name| FileType::of(Path::new(name)).is_some())
-            .cloned()
-            .collect();
-        let chosen: Vec<String> = files_of_split(&found, split)
-            .into_iter()
-            .map(str::to_owned)
-            .collect();
-        let wanted: Vec<&str> = names
-            .iter()
-            .map(String::as_str)
-            .filter(|name| chosen.iter().any(|c| c == name))
-            .collect();
-        if wanted.is_empty() {
-            return Err(PreferenceError::NoSplit {
-                dir: id.to_owned(),
-                split: split.to_owned(),
-                found,
-            });
+/// Downloads the files of a split, and the README that may name them, unless the cache has them.
+pub(crate) fn fetch_dataset_split(
+    id: &str,
+    config: Option<&str>,
+    split: &str,
+) -> Result<Vec<PathBuf>> {
+    let snapshot = fetch(id, RepoType::Dataset, |names, get| {
+        let mut readme = None;
+        if names.iter().any(|name| name == "README.md") {
+            let path = get("README.md")?;
+            let bytes = std::fs::read(&path).map_err(unread(&path))?;
+            readme = Some(String::from_utf8_lossy(&bytes).into_owned());
         }
-        Ok(wanted)
+        let is_data = |name: &&String| FileType::of(Path::new(name)).is_some();
+        let mut data: Vec<String> = names.iter().filter(is_data).cloned().collect();
+        data.sort();
+        choose_files(id, data, readme.as_deref(), config, split)
     })?;
-    files_of_directory(&snapshot, split)
+    files_of_directory(&snapshot, config, split)
 }
 
 /// Files at the top of a model repository that loading it can need.
@@ -105,11 +98,14 @@ fn is_model_file(name: &str) -> bool {
 const HINT: &str =
     "check the name and the connection; a gated repository needs HF_TOKEN; or give a local path";
 
+/// Downloads one file of a repository unless the cache has it.
+type Get<'a> = dyn Fn(&str) -> Result<PathBuf> + 'a;
+
 /// Fetches the files that `choose` picks from the repository's list, and returns the snapshot's directory.
 fn fetch(
     id: &str,
     repo_type: RepoType,
-    choose: impl FnOnce(&[String]) -> Result<Vec<&str>>,
+    choose: impl FnOnce(&[String], &Get<'_>) -> Result<Vec<String>>,
 ) -> Result<PathBuf> {
     let cache = cache();
     let main = Repo::new(id.to_owned(), repo_type);
@@ -153,8 +149,9 @@ fn fetch(
     };
     keep(&pinned)?;
     let remote = api.repo(pinned);
-    for name in choose(&names)? {
-        remote.get(name).map_err(failed)?;
+    let get = |name: &str| remote.get(name).map_err(failed);
+    for name in choose(&names, &get)? {
+        get(&name)?;
     }
     keep(&main)?;
     Ok(dir.join("snapshots").join(commit))

@@ -1,35 +1,49 @@
 //! Preference data: files of human judgements in, token ids with their prompt's length out.
 //!
 //! ```text
-//! file, directory or hub id --load_rows--> Row --tokenize_pairs--> TokenizedDataset
-//!                                              \--tokenize_sft---> SftDataset
+//! file, directory or hub id --stream_rows--> Row --stream_pairs-------> TokenizedDataset
+//!                                                \--tokenize_unpaired-> UnpairedDataset
+//!                                                \--stream_sft--------> SftDataset
 //! ```
 //!
 //! Rows are read in the shapes that TRL documents, from JSON lines, JSON, Parquet, CSV and saved Arrow data sets;
-//! see [`ACCEPTED_SHAPES`]. Tokenisation follows TRL 1.16's `DPOTrainer` and `SFTTrainer` token for token, which
-//! `tests/parity` checks against recordings. Every error names the file and the line or row.
+//! see [`ACCEPTED_SHAPES`]. They are read and tokenised a thousand at a time, so that memory holds the token ids and
+//! not the text; [`load_rows`] and the `tokenize_` functions on slices are for small data. Tokenisation follows TRL
+//! 1.16's `DPOTrainer`, `KTOTrainer` and `SFTTrainer` token for token, which `tests/parity` checks against recordings.
+//! Every error names the file and the line or row.
 //!
-//! Left out: images and tools in rows, streaming (a data set is read whole), data-set scripts and configurations
-//! of the hub.
+//! Left out: images and tools in rows, data-set scripts of the hub, and training on ids that stay on the disk (all
+//! token ids of a run are in memory). A `.json` document that is not a list is read whole, as is a compressed Parquet
+//! file.
 
 mod convert;
 mod error;
 mod guard;
 pub mod hub;
+mod json;
 mod prompt;
 mod read;
+mod readme;
 mod row;
 mod sft;
 mod source;
 mod split;
+mod table;
 mod tokenize;
+mod unpaired;
 
 pub use error::{PreferenceError, Result};
 pub use prompt::split_prompt;
 pub use row::{ACCEPTED_SHAPES, Content, Location, Row, RowKind};
-pub use sft::{SftDataset, SftOptions, SftReport, SftSequence, pack_best_fit, tokenize_sft};
-pub use source::{DatasetSource, load_rows};
+pub use sft::{
+    SftDataset, SftOptions, SftReport, SftSequence, pack_best_fit, stream_sft, tokenize_sft,
+};
+pub use source::{DatasetSource, RowReader, load_rows, stream_rows};
 pub use tokenize::{
     Mismatch, PairText, TokenizationReport, TokenizedDataset, TokenizedPair, TokenizedSequence,
-    data_fingerprint, encode_text, tokenize_pairs,
+    data_fingerprint, encode_text, stream_pairs, tokenize_pairs,
+};
+pub use unpaired::{
+    UnpairedDataset, UnpairedExample, UnpairedReport, UnpairedText, tokenize_unpaired,
+    unpaired_fingerprint,
 };

@@ -1,25 +1,20 @@
 //! Reading rows from one file of any accepted type.
 //!
 //! Types go by the ending, with `.gz` or `.zst` behind it taken off first. JSON lines are read line by line, so that
-//! an error has its line; a `.json` file may also turn out to hold JSON lines, as many on the hub do. Tables are read
-//! batch by batch, and of them only the columns that a row can use.
+//! an error has its line; CSV goes record by record; JSON documents are in `json.rs`, tables in `table.rs`. Every
+//! reader is an iterator that holds a line or a batch at a time, so a file may be larger than memory.
 //! Tested in `tests/formats.rs` and `tests/bad_input.rs`.
 
 use std::fs::File;
 use std::io::{BufRead, BufReader, Read};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
-use arrow_array::RecordBatch;
-use arrow_ipc::reader::{FileReader, StreamReader};
-use arrow_schema::{ArrowError, SchemaRef};
-use parquet::arrow::ProjectionMask;
-use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
-use serde_json::{Map, Value};
+use serde_json::Value;
 
-use crate::convert::cell;
 use crate::error::{PreferenceError, Result};
-use crate::guard::fenced;
-use crate::row::{COLUMNS, Columns, Location, Row};
+use crate::json::json;
+use crate::row::{Columns, Location, Row};
+use crate::table::{arrow, parquet};
 
 /// What a file holds, by its ending.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -49,99 +44,105 @@ impl FileType {
     }
 }
 
-/// Appends the rows of a file until `rows` has `limit`.
-pub(crate) fn read_file(
-    path: &Path,
-    file_type: FileType,
-    limit: usize,
-    rows: &mut Vec<Row>,
-) -> Result<()> {
+/// The rows of a file one after another; an error ends them.
+pub(crate) type Rows = Box<dyn Iterator<Item = Result<Row>> + Send>;
+
+/// Opens a file; rows are read as they are asked for.
+pub(crate) fn rows_of_file(path: &Path, file_type: FileType) -> Result<Rows> {
     match file_type {
-        FileType::JsonLines => json_lines(path, BufReader::new(open(path)?), limit, rows),
-        FileType::Json => json(path, limit, rows),
-        FileType::Csv => csv(path, limit, rows),
-        FileType::Parquet => fenced(|| parquet(path, limit, rows))
-            .unwrap_or_else(|reason| Err(unreadable(path, "Parquet", reason))),
-        FileType::Arrow => fenced(|| arrow(path, limit, rows))
-            .unwrap_or_else(|reason| Err(unreadable(path, "Arrow", reason))),
+        FileType::JsonLines => Ok(Box::new(JsonLines::new(path, buffered(path)?))),
+        FileType::Json => json(path),
+        FileType::Csv => csv(path),
+        FileType::Parquet => parquet(path),
+        FileType::Arrow => arrow(path),
     }
 }
 
-fn unreadable(path: &Path, format: &'static str, reason: String) -> PreferenceError {
-    PreferenceError::Format {
-        path: path.to_owned(),
-        format,
-        reason,
-    }
+/// For `map_err`: the file could not be read.
+pub(crate) fn unread(path: &Path) -> impl FnOnce(std::io::Error) -> PreferenceError {
+    let path = path.to_owned();
+    move |source| PreferenceError::Read { path, source }
 }
 
-fn open(path: &Path) -> Result<Box<dyn Read>> {
-    let read = |source| PreferenceError::Read {
-        path: path.to_owned(),
-        source,
-    };
-    let file = File::open(path).map_err(read)?;
+/// Whether the file's own bytes are compressed, so that it can only be read from its beginning.
+pub(crate) fn is_compressed(path: &Path) -> bool {
+    let ending = path.extension().map(|e| e.to_ascii_lowercase());
+    ending.is_some_and(|e| e == "gz" || e == "zst")
+}
+
+/// A file's contents, decompressed.
+pub(crate) fn open(path: &Path) -> Result<Box<dyn Read + Send>> {
+    let file = File::open(path).map_err(unread(path))?;
     let ending = path
         .extension()
         .map(|ending| ending.to_string_lossy().to_ascii_lowercase());
     Ok(match ending.as_deref() {
         Some("gz") => Box::new(flate2::read::MultiGzDecoder::new(BufReader::new(file))),
-        Some("zst") => Box::new(zstd::Decoder::new(file).map_err(read)?),
+        Some("zst") => Box::new(zstd::Decoder::new(file).map_err(unread(path))?),
         _ => Box::new(file),
     })
 }
 
-fn whole(path: &Path) -> Result<Vec<u8>> {
-    let mut bytes = Vec::new();
-    open(path)?
-        .read_to_end(&mut bytes)
-        .map_err(|source| PreferenceError::Read {
-            path: path.to_owned(),
-            source,
-        })?;
-    Ok(bytes)
+/// As [`open`], with a buffer.
+pub(crate) fn buffered(path: &Path) -> Result<Box<dyn BufRead + Send>> {
+    Ok(Box::new(BufReader::with_capacity(1 << 16, open(path)?)))
 }
 
-fn json_lines(
-    path: &Path,
-    mut lines: impl BufRead,
-    limit: usize,
-    rows: &mut Vec<Row>,
-) -> Result<()> {
-    let start = Location::line(path, 1);
-    let mut line = Vec::new();
-    for number in 1.. {
-        line.clear();
-        let read = lines.read_until(b'\n', &mut line);
-        let count = read.map_err(|source| PreferenceError::Read {
+/// One JSON object a line.
+pub(crate) struct JsonLines<R> {
+    path: PathBuf,
+    lines: R,
+    line: Vec<u8>,
+    number: usize,
+    start: Location,
+}
+
+impl<R: BufRead> JsonLines<R> {
+    pub(crate) fn new(path: &Path, lines: R) -> Self {
+        JsonLines {
             path: path.to_owned(),
-            source,
-        })?;
-        if count == 0 || rows.len() >= limit {
-            break;
+            lines,
+            line: Vec::new(),
+            number: 0,
+            start: Location::line(path, 1),
         }
-        let text = if number == 1 {
-            line.strip_prefix("\u{FEFF}".as_bytes()).unwrap_or(&line)
-        } else {
-            &line[..]
-        };
-        // Without its line end, so that the parser's column is one of this line.
-        let text = text.trim_ascii_end();
-        if text.is_empty() {
-            continue;
-        }
-        let location = start.at(number);
-        let value = serde_json::from_slice(text).map_err(|error| PreferenceError::Json {
-            reason: at_column(&error),
-            location: location.clone(),
-        })?;
-        rows.push(row_of_json(location, value)?);
     }
-    Ok(())
+}
+
+impl<R: BufRead> Iterator for JsonLines<R> {
+    type Item = Result<Row>;
+
+    fn next(&mut self) -> Option<Result<Row>> {
+        loop {
+            self.line.clear();
+            match self.lines.read_until(b'\n', &mut self.line) {
+                Err(source) => return Some(Err(unread(&self.path)(source))),
+                Ok(0) => return None,
+                Ok(_) => self.number += 1,
+            }
+            let line = self.line.as_slice();
+            let text = if self.number == 1 {
+                line.strip_prefix("\u{FEFF}".as_bytes()).unwrap_or(line)
+            } else {
+                line
+            };
+            // Without its line end, so that the parser's column is one of this line.
+            let text = text.trim_ascii_end();
+            if text.is_empty() {
+                continue;
+            }
+            let location = self.start.at(self.number);
+            let value = serde_json::from_slice(text).map_err(|error| PreferenceError::Json {
+                reason: at_column(&error),
+                location: location.clone(),
+            });
+            return Some(value.and_then(|value| row_of_json(location, value)));
+        }
+    }
 }
 
 /// The parser's reason without the line, which is always 1 within a line.
-fn at_column(error: &serde_json::Error) -> String {
+pub(crate) fn at_column(error: &serde_json::Error) -> String {
     let text = error.to_string();
     let reason = text
         .rsplit_once(" at line ")
@@ -149,7 +150,7 @@ fn at_column(error: &serde_json::Error) -> String {
     format!("{reason} at column {}", error.column())
 }
 
-fn row_of_json(location: Location, value: Value) -> Result<Row> {
+pub(crate) fn row_of_json(location: Location, value: Value) -> Result<Row> {
     let Value::Object(values) = value else {
         let columns = vec![format!(
             "(none: the row is {}, not an object)",
@@ -161,7 +162,7 @@ fn row_of_json(location: Location, value: Value) -> Result<Row> {
     Row::from_columns(location, Columns { values, names })
 }
 
-fn kind_of(value: &Value) -> &'static str {
+pub(crate) fn kind_of(value: &Value) -> &'static str {
     match value {
         Value::Null => "null",
         Value::Bool(_) => "true or false",
@@ -172,99 +173,18 @@ fn kind_of(value: &Value) -> &'static str {
     }
 }
 
-fn json(path: &Path, limit: usize, rows: &mut Vec<Row>) -> Result<()> {
-    let bytes = whole(path)?;
-    let document = match serde_json::from_slice(&bytes) {
-        Ok(Value::Object(mut fields)) if fields.get("data").is_some_and(Value::is_array) => {
-            fields.remove("data")
-        }
-        Ok(Value::Array(items)) => Some(Value::Array(items)),
-        Ok(Value::Object(fields)) if COLUMNS.iter().any(|column| fields.contains_key(*column)) => {
-            None
-        }
-        Ok(other) => {
-            return Err(PreferenceError::NotRows {
-                path: path.to_owned(),
-                got: kind_of(&other),
-            });
-        }
-        // JSON lines under another name: the first line is a whole object.
-        Err(_) if first_line_is_an_object(&bytes) => None,
-        Err(error) => {
-            let location = Location::line(path, error.line());
-            return Err(PreferenceError::Json {
-                location,
-                reason: at_column(&error),
-            });
-        }
-    };
-    let Some(Value::Array(items)) = document else {
-        return json_lines(path, bytes.as_slice(), limit, rows);
-    };
-    let start = Location::row(path, 1);
-    for (at, item) in items.into_iter().enumerate() {
-        if rows.len() >= limit {
-            break;
-        }
-        rows.push(row_of_json(start.at(at + 1), item)?);
-    }
-    Ok(())
-}
-
-fn first_line_is_an_object(bytes: &[u8]) -> bool {
-    let first = bytes
-        .split(|&byte| byte == b'\n')
-        .map(<[u8]>::trim_ascii)
-        .find(|line| !line.is_empty());
-    first.is_some_and(|line| serde_json::from_slice::<Map<String, Value>>(line).is_ok())
-}
-
-fn csv(path: &Path, limit: usize, rows: &mut Vec<Row>) -> Result<()> {
-    let fault = |error: ::csv::Error| match error.into_kind() {
-        ::csv::ErrorKind::Io(source) => PreferenceError::Read {
-            path: path.to_owned(),
-            source,
-        },
-        ::csv::ErrorKind::UnequalLengths {
-            pos,
-            expected_len,
-            len,
-        } => {
-            let line = pos.map_or(0, |pos| pos.line());
-            let reason = format!("line {line} has {len} fields, the first line has {expected_len}");
-            PreferenceError::Format {
-                path: path.to_owned(),
-                format: "CSV",
-                reason,
-            }
-        }
-        ::csv::ErrorKind::Utf8 { pos, .. } => {
-            let line = pos.map_or(0, |pos| pos.line());
-            PreferenceError::Format {
-                path: path.to_owned(),
-                format: "CSV",
-                reason: format!("line {line} is not UTF-8"),
-            }
-        }
-        other => PreferenceError::Format {
-            path: path.to_owned(),
-            format: "CSV",
-            reason: format!("{other:?}"),
-        },
+/// A record at a time; the first line names the columns.
+fn csv(path: &Path) -> Result<Rows> {
+    let fault = {
+        let path = path.to_owned();
+        move |error| csv_fault(&path, error)
     };
     let mut reader = ::csv::Reader::from_reader(open(path)?);
-    let names: Vec<String> = reader
-        .headers()
-        .map_err(fault)?
-        .iter()
-        .map(str::to_owned)
-        .collect();
+    let header = reader.headers().map_err(&fault)?;
+    let names: Vec<String> = header.iter().map(str::to_owned).collect();
     let start = Location::line(path, 1);
-    for record in reader.records() {
-        if rows.len() >= limit {
-            break;
-        }
-        let record = record.map_err(fault)?;
+    Ok(Box::new(reader.into_records().map(move |record| {
+        let record = record.map_err(&fault)?;
         let line = record.position().map_or(0, |position| position.line());
         let line = usize::try_from(line).unwrap_or(usize::MAX);
         let values = names
@@ -272,98 +192,31 @@ fn csv(path: &Path, limit: usize, rows: &mut Vec<Row>) -> Result<()> {
             .zip(&record)
             .map(|(name, field)| (name.clone(), Value::from(field)))
             .collect();
-        rows.push(Row::from_columns(
-            start.at(line),
-            Columns {
-                values,
-                names: names.clone(),
-            },
-        )?);
-    }
-    Ok(())
+        let names = names.clone();
+        Row::from_columns(start.at(line), Columns { values, names })
+    })))
 }
 
-fn parquet(path: &Path, limit: usize, rows: &mut Vec<Row>) -> Result<()> {
-    let fault = |reason: String| unreadable(path, "Parquet", reason);
-    let builder = ParquetRecordBatchReaderBuilder::try_new(bytes::Bytes::from(whole(path)?))
-        .map_err(|error| fault(error.to_string()))?;
-    let names = column_names(builder.schema());
-    let wanted = names
-        .iter()
-        .enumerate()
-        .filter(|(_, name)| COLUMNS.contains(&name.as_str()))
-        .map(|(at, _)| at);
-    let projection = ProjectionMask::roots(builder.parquet_schema(), wanted);
-    let batches = builder
-        .with_projection(projection)
-        .build()
-        .map_err(|error| fault(error.to_string()))?;
-    rows_of_batches(path, batches, &names, fault, limit, rows)
-}
-
-/// Both Arrow framings: the stream that `datasets` writes, and the file with a footer.
-fn arrow(path: &Path, limit: usize, rows: &mut Vec<Row>) -> Result<()> {
-    let fault = |reason: String| unreadable(path, "Arrow", reason);
-    let bytes = std::io::Cursor::new(whole(path)?);
-    if bytes.get_ref().starts_with(b"ARROW1") {
-        let batches = FileReader::try_new(bytes, None).map_err(|error| fault(error.to_string()))?;
-        let names = column_names(&batches.schema());
-        rows_of_batches(path, batches, &names, fault, limit, rows)
-    } else {
-        let batches =
-            StreamReader::try_new(bytes, None).map_err(|error| fault(error.to_string()))?;
-        let names = column_names(&batches.schema());
-        rows_of_batches(path, batches, &names, fault, limit, rows)
-    }
-}
-
-fn column_names(schema: &SchemaRef) -> Vec<String> {
-    schema
-        .fields()
-        .iter()
-        .map(|field| field.name().clone())
-        .collect()
-}
-
-fn rows_of_batches(
-    path: &Path,
-    batches: impl Iterator<Item = Result<RecordBatch, ArrowError>>,
-    names: &[String],
-    fault: impl Fn(String) -> PreferenceError,
-    limit: usize,
-    rows: &mut Vec<Row>,
-) -> Result<()> {
-    let start = Location::row(path, 1);
-    let mut number = 0;
-    for batch in batches {
-        let batch = batch.map_err(|error| fault(error.to_string()))?;
-        let schema = batch.schema();
-        let columns: Vec<_> = schema
-            .fields()
-            .iter()
-            .zip(batch.columns())
-            .filter(|(field, _)| COLUMNS.contains(&field.name().as_str()))
-            .collect();
-        for at in 0..batch.num_rows() {
-            if rows.len() >= limit {
-                return Ok(());
-            }
-            number += 1;
-            let mut values = Map::new();
-            for (field, column) in &columns {
-                let value = cell(column.as_ref(), at).map_err(|reason| {
-                    fault(format!("row {number}, column `{}`: {reason}", field.name()))
-                })?;
-                values.insert(field.name().clone(), value);
-            }
-            rows.push(Row::from_columns(
-                start.at(number),
-                Columns {
-                    values,
-                    names: names.to_vec(),
-                },
-            )?);
+fn csv_fault(path: &Path, error: ::csv::Error) -> PreferenceError {
+    let unreadable = |reason: String| PreferenceError::Format {
+        path: path.to_owned(),
+        format: "CSV",
+        reason,
+    };
+    let line = |pos: Option<::csv::Position>| pos.map_or(0, |pos| pos.line());
+    match error.into_kind() {
+        ::csv::ErrorKind::Io(source) => unread(path)(source),
+        ::csv::ErrorKind::UnequalLengths {
+            pos,
+            expected_len,
+            len,
+        } => unreadable(format!(
+            "line {} has {len} fields, the first line has {expected_len}",
+            line(pos)
+        )),
+        ::csv::ErrorKind::Utf8 { pos, .. } => {
+            unreadable(format!("line {} is not UTF-8", line(pos)))
         }
+        other => unreadable(format!("{other:?}")),
     }
-    Ok(())
 }

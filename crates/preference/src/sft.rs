@@ -16,7 +16,9 @@ use unbraid_text::Tokenizer;
 
 use crate::error::{PreferenceError, Result};
 use crate::row::{Content, Row, RowKind};
-use crate::tokenize::{at, common_prefix, encode_text, is_blank, prepare, with_eos};
+use crate::tokenize::{
+    at, checked_limit, common_prefix, encode_text, in_chunks, is_blank, prepare, with_eos,
+};
 
 /// A sequence to imitate.
 #[derive(Debug, Clone, PartialEq)]
@@ -110,66 +112,109 @@ pub fn tokenize_sft(
     max_length: Option<usize>,
     options: SftOptions,
 ) -> Result<SftDataset> {
-    if let Some(got) = max_length.filter(|&limit| limit < 2) {
-        return Err(PreferenceError::MaxLength { got });
-    }
-    if options.packing && max_length.is_none() {
-        return Err(PreferenceError::PackingWithoutLength);
-    }
-    let limit = max_length.unwrap_or(usize::MAX);
-    let mut report = SftReport {
-        total: rows.len(),
-        ..Default::default()
-    };
-    let mut sequences = Vec::with_capacity(rows.len());
-    // In parallel, but gathered in order: the first bad row is the one that is reported.
-    let encoded: Vec<Result<Option<Encoded>>> =
-        rows.par_iter().map(|row| encode_row(row, tok)).collect();
-    for (index, (row, encoded)) in rows.iter().zip(encoded).enumerate() {
-        let Some(encoded) = encoded? else {
-            report.dropped_empty += 1;
-            continue;
-        };
-        let mut ids = encoded.ids;
-        let loss_mask_start = if options.completion_only {
-            encoded.prompt_len.max(1)
-        } else {
-            1
-        };
-        if loss_mask_start >= ids.len().min(limit) {
-            report.dropped_no_loss += 1;
-            continue;
+    let mut sequences = Sequences::new(tok, max_length, options)?;
+    sequences.add(rows)?;
+    sequences.finish()
+}
+
+/// As [`tokenize_sft`], from rows that are read meanwhile: in memory are the ids and a thousand rows of text.
+///
+/// # Errors
+/// Those of the rows, and of [`tokenize_sft`].
+pub fn stream_sft(
+    rows: impl IntoIterator<Item = Result<Row>>,
+    tok: &Tokenizer,
+    max_length: Option<usize>,
+    options: SftOptions,
+) -> Result<SftDataset> {
+    let mut sequences = Sequences::new(tok, max_length, options)?;
+    in_chunks(rows, |chunk| sequences.add(chunk))?;
+    sequences.finish()
+}
+
+/// A data set that is being tokenised.
+struct Sequences<'t> {
+    tok: &'t Tokenizer,
+    limit: usize,
+    options: SftOptions,
+    sequences: Vec<SftSequence>,
+    report: SftReport,
+}
+
+impl<'t> Sequences<'t> {
+    fn new(tok: &'t Tokenizer, max_length: Option<usize>, options: SftOptions) -> Result<Self> {
+        let limit = checked_limit(max_length)?;
+        if options.packing && max_length.is_none() {
+            return Err(PreferenceError::PackingWithoutLength);
         }
-        report.truncated += usize::from(ids.len() > limit);
-        report.boundary_mismatches += usize::from(encoded.mismatch);
-        ids.truncate(limit);
-        sequences.push(SftSequence {
-            index,
-            ids,
-            loss_mask_start,
-            weight: row.weight,
-        });
+        Ok(Sequences {
+            tok,
+            limit,
+            options,
+            sequences: Vec::new(),
+            report: SftReport::default(),
+        })
     }
-    if sequences.is_empty() {
-        return Err(PreferenceError::NothingLeft {
-            total: report.total,
-            reasons: report.warnings().join("; "),
-        });
-    }
-    let packs = if options.packing {
-        let lengths: Vec<usize> = sequences
-            .iter()
-            .map(|sequence| sequence.ids.len())
+
+    /// Adds the rows that come next.
+    fn add(&mut self, rows: &[Row]) -> Result<()> {
+        // In parallel, but gathered in order: the first bad row is the one that is reported.
+        let encoded: Vec<Result<Option<Encoded>>> = rows
+            .par_iter()
+            .map(|row| encode_row(row, self.tok))
             .collect();
-        pack_best_fit(&lengths, limit)
-    } else {
-        (0..sequences.len()).map(|at| vec![at]).collect()
-    };
-    Ok(SftDataset {
-        sequences,
-        packs,
-        report,
-    })
+        let report = &mut self.report;
+        for (row, encoded) in rows.iter().zip(encoded) {
+            let index = report.total;
+            report.total += 1;
+            let Some(encoded) = encoded? else {
+                report.dropped_empty += 1;
+                continue;
+            };
+            let mut ids = encoded.ids;
+            let loss_mask_start = if self.options.completion_only {
+                encoded.prompt_len.max(1)
+            } else {
+                1
+            };
+            if loss_mask_start >= ids.len().min(self.limit) {
+                report.dropped_no_loss += 1;
+                continue;
+            }
+            report.truncated += usize::from(ids.len() > self.limit);
+            report.boundary_mismatches += usize::from(encoded.mismatch);
+            ids.truncate(self.limit);
+            ids.shrink_to_fit();
+            self.sequences.push(SftSequence {
+                index,
+                ids,
+                loss_mask_start,
+                weight: row.weight,
+            });
+        }
+        Ok(())
+    }
+
+    fn finish(self) -> Result<SftDataset> {
+        let (sequences, report) = (self.sequences, self.report);
+        if sequences.is_empty() {
+            return Err(PreferenceError::NothingLeft {
+                total: report.total,
+                reasons: report.warnings().join("; "),
+            });
+        }
+        let packs = if self.options.packing {
+            let lengths: Vec<usize> = sequences.iter().map(|s| s.ids.len()).collect();
+            pack_best_fit(&lengths, self.limit)
+        } else {
+            (0..sequences.len()).map(|at| vec![at]).collect()
+        };
+        Ok(SftDataset {
+            sequences,
+            packs,
+            report,
+        })
+    }
 }
 
 struct Encoded {

@@ -5,63 +5,115 @@ use std::path::{Path, PathBuf};
 
 use crate::error::{PreferenceError, Result};
 use crate::hub;
-use crate::read::{self, FileType};
+use crate::read::{FileType, Rows, rows_of_file};
 use crate::row::Row;
 use crate::split;
 
 /// Which rows to load.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct DatasetSource {
     /// A file, a directory, or a hub id `org/name`.
     pub name: String,
+    /// The configuration: a `config_name` of the data set's README, or a directory. A file has none.
+    pub config: Option<String>,
     /// The split, for directories and hub data sets; a file is taken whole.
     pub split: String,
     /// At most so many rows, from the beginning.
     pub max_samples: Option<usize>,
 }
 
-/// Reads the rows of a data set in their order.
+/// Reads the rows of a data set in their order, all into memory.
 ///
 /// # Errors
-/// [`PreferenceError`] with the file and the line or row; [`PreferenceError::Empty`] when there is none.
+/// As [`stream_rows`].
 pub fn load_rows(source: &DatasetSource) -> Result<Vec<Row>> {
-    let limit = source.max_samples.unwrap_or(usize::MAX);
-    let mut rows = Vec::new();
-    for (path, file_type) in files(source)? {
-        if rows.len() < limit {
-            read::read_file(&path, file_type, limit, &mut rows)?;
+    stream_rows(source)?.collect()
+}
+
+/// The rows of a data set in their order, read as they are asked for: a line, record or batch is in memory at a time.
+///
+/// # Errors
+/// [`PreferenceError`] when there is no such data set; the iterator's errors name the file and the line or row, and
+/// a data set without rows yields [`PreferenceError::Empty`]. After an error the iterator ends.
+pub fn stream_rows(source: &DatasetSource) -> Result<RowReader> {
+    let mut files = files(source)?;
+    files.reverse();
+    Ok(RowReader {
+        source: source.clone(),
+        files,
+        rows: None,
+        count: 0,
+        ended: false,
+    })
+}
+
+/// Rows of a data set's files, one file after another; see [`stream_rows`].
+pub struct RowReader {
+    source: DatasetSource,
+    /// Files to come, the next one last.
+    files: Vec<(PathBuf, FileType)>,
+    rows: Option<Rows>,
+    count: usize,
+    ended: bool,
+}
+
+impl RowReader {
+    fn advance(&mut self) -> Option<Result<Row>> {
+        while self.count < self.source.max_samples.unwrap_or(usize::MAX) {
+            if let Some(row) = self.rows.as_mut().and_then(Iterator::next) {
+                self.count += 1;
+                return Some(row);
+            }
+            let Some((path, file_type)) = self.files.pop() else {
+                break;
+            };
+            match rows_of_file(&path, file_type) {
+                Ok(rows) => self.rows = Some(rows),
+                Err(error) => return Some(Err(error)),
+            }
         }
+        (self.count == 0).then(|| {
+            Err(PreferenceError::Empty {
+                name: self.source.name.clone(),
+                split: self.source.split.clone(),
+            })
+        })
     }
-    if rows.is_empty() {
-        return Err(PreferenceError::Empty {
-            name: source.name.clone(),
-            split: source.split.clone(),
-        });
+}
+
+impl Iterator for RowReader {
+    type Item = Result<Row>;
+
+    fn next(&mut self) -> Option<Result<Row>> {
+        if self.ended {
+            return None;
+        }
+        let row = self.advance();
+        if !matches!(row, Some(Ok(_))) {
+            self.ended = true;
+            self.rows = None;
+        }
+        row
     }
-    Ok(rows)
 }
 
 fn files(source: &DatasetSource) -> Result<Vec<(PathBuf, FileType)>> {
     let path = Path::new(&source.name);
+    let (config, split) = (source.config.as_deref(), &source.split);
+    let paths = if path.is_dir() {
+        split::files_of_directory(path, config, split)?
+    } else if path.exists() {
+        vec![path.to_owned()]
+    } else if hub::is_hub_id(&source.name) {
+        hub::fetch_dataset_split(&source.name, config, split)?
+    } else {
+        return Err(PreferenceError::NotFound {
+            name: source.name.clone(),
+        });
+    };
     let typed = |path: PathBuf| match FileType::of(&path) {
         Some(file_type) => Ok((path, file_type)),
         None => Err(PreferenceError::UnknownType { path }),
     };
-    if path.is_dir() {
-        split::files_of_directory(path, &source.split)?
-            .into_iter()
-            .map(typed)
-            .collect()
-    } else if path.exists() {
-        Ok(vec![typed(path.to_owned())?])
-    } else if hub::is_hub_id(&source.name) {
-        hub::fetch_dataset_split(&source.name, &source.split)?
-            .into_iter()
-            .map(typed)
-            .collect()
-    } else {
-        Err(PreferenceError::NotFound {
-            name: source.name.clone(),
-        })
-    }
+    paths.into_iter().map(typed).collect()
 }

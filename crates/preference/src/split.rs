@@ -4,17 +4,23 @@
 //! searched two levels deep, and the first of these rules that fits any file decides, as the hub's own rules do:
 //! the file's stem is the split or `SPLIT-00000-of-00001`; a directory is called like the split; the split's name
 //! stands between other characters than letters and digits (`helpful-base.test.jsonl`); for `train`, all files when
-//! no name mentions any split. Tested here and in `tests/formats.rs`.
+//! no name mentions any split. A `README.md` whose header lists `data_files` comes before these rules (`readme.rs`).
+//! Tested here and in `tests/formats.rs`.
 
 use std::path::{Path, PathBuf};
 
 use serde_json::Value;
 
 use crate::error::{PreferenceError, Result};
-use crate::read::FileType;
+use crate::read::{FileType, unread};
+use crate::readme;
 
 /// The files of a split, in the order of their names.
-pub(crate) fn files_of_directory(dir: &Path, split: &str) -> Result<Vec<PathBuf>> {
+pub(crate) fn files_of_directory(
+    dir: &Path,
+    config: Option<&str>,
+    split: &str,
+) -> Result<Vec<PathBuf>> {
     if dir.join("dataset_dict.json").is_file() {
         let splits = json(&dir.join("dataset_dict.json"))?;
         let found: Vec<String> = splits["splits"]
@@ -42,19 +48,74 @@ pub(crate) fn files_of_directory(dir: &Path, split: &str) -> Result<Vec<PathBuf>
     let mut names = Vec::new();
     list(dir, "", 2, &mut names)?;
     names.sort();
-    let chosen = files_of_split(&names, split);
-    if chosen.is_empty() {
-        return Err(PreferenceError::NoSplit {
-            dir: dir.display().to_string(),
-            split: split.to_owned(),
-            found: names,
-        });
-    }
+    let readme = dir.join("README.md");
+    let readme = match readme.is_file() {
+        true => Some(std::fs::read(&readme).map_err(unread(&readme))?),
+        false => None,
+    };
+    let readme = readme.map(|bytes| String::from_utf8_lossy(&bytes).into_owned());
+    let name = dir.display().to_string();
+    let chosen = choose_files(&name, names, readme.as_deref(), config, split)?;
     Ok(chosen.into_iter().map(|name| dir.join(name)).collect())
 }
 
+/// The files of a split among `names`, relative to the data set `dir`, by its README or the rules above.
+pub(crate) fn choose_files(
+    dir: &str,
+    names: Vec<String>,
+    readme: Option<&str>,
+    config: Option<&str>,
+    split: &str,
+) -> Result<Vec<String>> {
+    let no_split = |found: Vec<String>| PreferenceError::NoSplit {
+        dir: dir.to_owned(),
+        split: split.to_owned(),
+        found,
+    };
+    let no_config = |found: Vec<String>| PreferenceError::NoConfig {
+        dir: dir.to_owned(),
+        config: config.map(str::to_owned),
+        found,
+    };
+    let configs = readme.map(readme::configs).unwrap_or_default();
+    if !configs.is_empty() {
+        let known = || configs.iter().map(|c| c.name().to_owned()).collect();
+        let chosen = readme::choose(&configs, config).ok_or_else(|| no_config(known()))?;
+        let splits = chosen.splits();
+        let Some((_, patterns)) = splits.iter().find(|(name, _)| name == split) else {
+            return Err(no_split(splits.into_iter().map(|(name, _)| name).collect()));
+        };
+        let fits = |name: &String| patterns.iter().any(|p| readme::matches(p, name));
+        let chosen: Vec<String> = names.iter().filter(|name| fits(name)).cloned().collect();
+        return match chosen.is_empty() {
+            true => Err(no_split(names)),
+            false => Ok(chosen),
+        };
+    }
+    let inside = |name: &String, config: &str| {
+        let mut directories = name.rsplit('/').skip(1);
+        directories.any(|directory| directory == config)
+    };
+    let names = match config.filter(|&config| config != "default") {
+        None => names,
+        Some(config) => {
+            let all = names.clone();
+            let there: Vec<String> = names.into_iter().filter(|n| inside(n, config)).collect();
+            if there.is_empty() {
+                return Err(no_config(all));
+            }
+            there
+        }
+    };
+    let chosen = files_of_split(&names, split);
+    if chosen.is_empty() {
+        return Err(no_split(names));
+    }
+    Ok(chosen.into_iter().map(str::to_owned).collect())
+}
+
 /// Chooses among file names relative to the data set, by the rules above.
-pub(crate) fn files_of_split<'a>(names: &'a [String], split: &str) -> Vec<&'a str> {
+fn files_of_split<'a>(names: &'a [String], split: &str) -> Vec<&'a str> {
     let matching = |rule: &dyn Fn(&str) -> bool| -> Vec<&'a str> {
         names
             .iter()
@@ -111,12 +172,8 @@ fn mentions(name: &str, split: &str) -> bool {
 }
 
 fn list(dir: &Path, prefix: &str, depth: usize, names: &mut Vec<String>) -> Result<()> {
-    let read = |source| PreferenceError::Read {
-        path: dir.to_owned(),
-        source,
-    };
-    for entry in std::fs::read_dir(dir).map_err(read)? {
-        let entry = entry.map_err(read)?;
+    for entry in std::fs::read_dir(dir).map_err(unread(dir))? {
+        let entry = entry.map_err(unread(dir))?;
         let file_name = entry.file_name().to_string_lossy().into_owned();
         let path = entry.path();
         if file_name.starts_with('.') {
@@ -155,10 +212,7 @@ fn saved_dataset(dir: &Path) -> Result<Vec<PathBuf>> {
 }
 
 fn json(path: &Path) -> Result<Value> {
-    let bytes = std::fs::read(path).map_err(|source| PreferenceError::Read {
-        path: path.to_owned(),
-        source,
-    })?;
+    let bytes = std::fs::read(path).map_err(unread(path))?;
     serde_json::from_slice(&bytes).map_err(|error| PreferenceError::Json {
         location: crate::row::Location::line(path, error.line()),
         reason: error.to_string(),

@@ -60,8 +60,8 @@ pub struct TokenizedPair {
     pub rejected: TokenizedSequence,
     /// The row's weight in the loss.
     pub weight: f64,
-    /// The text it came from.
-    pub text: PairText,
+    /// The text it came from, where it was kept.
+    pub text: Option<PairText>,
 }
 
 /// A pair whose completion does not start at the end of the prompt.
@@ -146,7 +146,8 @@ pub struct TokenizedDataset {
     pub report: TokenizationReport,
 }
 
-/// Tokenises preference rows. `max_length` limits prompt + completion in tokens; TRL's default is 1024.
+/// Tokenises preference rows, keeping their text. `max_length` limits prompt + completion in tokens; TRL's default
+/// is 1024.
 ///
 /// # Errors
 /// [`PreferenceError::WrongKind`] for a row that is no preference, [`PreferenceError::NoEos`] when the tokenizer has
@@ -157,47 +158,119 @@ pub fn tokenize_pairs(
     tok: &Tokenizer,
     max_length: Option<usize>,
 ) -> Result<TokenizedDataset> {
-    if let Some(got) = max_length.filter(|&limit| limit < 2) {
-        return Err(PreferenceError::MaxLength { got });
-    }
-    let limit = max_length.unwrap_or(usize::MAX);
-    // In parallel, but gathered in order: the first bad row is the one that is reported.
-    let outcomes: Vec<Result<Outcome>> = rows
-        .par_iter()
-        .enumerate()
-        .map(|(index, row)| tokenize_pair(index, row, tok, limit))
-        .collect();
-    let mut report = TokenizationReport {
-        total: rows.len(),
-        ..Default::default()
-    };
-    let mut pairs = Vec::with_capacity(rows.len());
-    for outcome in outcomes {
-        match outcome? {
-            Outcome::EmptyCompletion => report.dropped_empty_completion += 1,
-            Outcome::EmptyPrompt => report.dropped_empty_prompt += 1,
-            Outcome::LongPrompt => report.dropped_long_prompt += 1,
-            Outcome::Usable {
-                pair,
-                truncated,
-                mismatch,
-            } => {
-                report.identical += usize::from(pair.chosen.ids == pair.rejected.ids);
-                report.truncated += usize::from(truncated);
-                report.boundary_mismatches += usize::from(mismatch.is_some());
-                report.first_mismatch = report.first_mismatch.or(mismatch);
-                pairs.push(*pair);
-            }
+    let mut pairs = Pairs::new(tok, max_length, true)?;
+    pairs.add(rows)?;
+    pairs.finish()
+}
+
+/// As [`tokenize_pairs`], from rows that are read meanwhile: in memory are the ids and a thousand rows of text.
+/// With `keep_text` the text stays, which is most of the memory.
+///
+/// # Errors
+/// Those of the rows, and of [`tokenize_pairs`].
+pub fn stream_pairs(
+    rows: impl IntoIterator<Item = Result<Row>>,
+    tok: &Tokenizer,
+    max_length: Option<usize>,
+    keep_text: bool,
+) -> Result<TokenizedDataset> {
+    let mut pairs = Pairs::new(tok, max_length, keep_text)?;
+    in_chunks(rows, |chunk| pairs.add(chunk))?;
+    pairs.finish()
+}
+
+/// Rows that are tokenised in parallel at a time; also the block in which `datasets` unpairs (`unpaired.rs`).
+pub(crate) const CHUNK: usize = 1000;
+
+/// Hands rows on in blocks of [`CHUNK`].
+pub(crate) fn in_chunks(
+    rows: impl IntoIterator<Item = Result<Row>>,
+    mut take: impl FnMut(&[Row]) -> Result<()>,
+) -> Result<()> {
+    let mut chunk = Vec::with_capacity(CHUNK);
+    for row in rows {
+        chunk.push(row?);
+        if chunk.len() == CHUNK {
+            take(&chunk)?;
+            chunk.clear();
         }
     }
-    if pairs.is_empty() {
-        let reasons = report.warnings().join("; ");
-        return Err(PreferenceError::NothingLeft {
-            total: report.total,
-            reasons,
-        });
+    take(&chunk)
+}
+
+/// The limit as a number.
+pub(crate) fn checked_limit(max_length: Option<usize>) -> Result<usize> {
+    match max_length {
+        Some(got) if got < 2 => Err(PreferenceError::MaxLength { got }),
+        limit => Ok(limit.unwrap_or(usize::MAX)),
     }
-    Ok(TokenizedDataset { pairs, report })
+}
+
+/// A data set that is being tokenised.
+struct Pairs<'t> {
+    tok: &'t Tokenizer,
+    limit: usize,
+    keep_text: bool,
+    dataset: TokenizedDataset,
+}
+
+impl<'t> Pairs<'t> {
+    fn new(tok: &'t Tokenizer, max_length: Option<usize>, keep_text: bool) -> Result<Self> {
+        Ok(Pairs {
+            tok,
+            limit: checked_limit(max_length)?,
+            keep_text,
+            dataset: TokenizedDataset {
+                pairs: Vec::new(),
+                report: TokenizationReport::default(),
+            },
+        })
+    }
+
+    /// Adds the rows that come next.
+    fn add(&mut self, rows: &[Row]) -> Result<()> {
+        let TokenizedDataset { pairs, report } = &mut self.dataset;
+        let first = report.total;
+        // In parallel, but gathered in order: the first bad row is the one that is reported.
+        let outcomes: Vec<Result<Outcome>> = rows
+            .par_iter()
+            .enumerate()
+            .map(|(at, row)| tokenize_pair(first + at, row, self.tok, self.limit, self.keep_text))
+            .collect();
+        report.total += rows.len();
+        for outcome in outcomes {
+            match outcome? {
+                Outcome::EmptyCompletion => report.dropped_empty_completion += 1,
+                Outcome::EmptyPrompt => report.dropped_empty_prompt += 1,
+                Outcome::LongPrompt => report.dropped_long_prompt += 1,
+                Outcome::Usable {
+                    pair,
+                    truncated,
+                    mismatch,
+                } => {
+                    report.identical += usize::from(pair.chosen.ids == pair.rejected.ids);
+                    report.truncated += usize::from(truncated);
+                    report.boundary_mismatches += usize::from(mismatch.is_some());
+                    if report.first_mismatch.is_none() {
+                        report.first_mismatch = mismatch;
+                    }
+                    pairs.push(*pair);
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn finish(self) -> Result<TokenizedDataset> {
+        let TokenizedDataset { pairs, report } = &self.dataset;
+        if pairs.is_empty() {
+            return Err(PreferenceError::NothingLeft {
+                total: report.total,
+                reasons: report.warnings().join("; "),
+            });
+        }
+        Ok(self.dataset)
+    }
 }
 
 /// What became of a row.
@@ -212,7 +285,13 @@ enum Outcome {
     },
 }
 
-fn tokenize_pair(index: usize, row: &Row, tok: &Tokenizer, limit: usize) -> Result<Outcome> {
+fn tokenize_pair(
+    index: usize,
+    row: &Row,
+    tok: &Tokenizer,
+    limit: usize,
+    keep_text: bool,
+) -> Result<Outcome> {
     let RowKind::Preference {
         prompt,
         chosen,
@@ -238,6 +317,10 @@ fn tokenize_pair(index: usize, row: &Row, tok: &Tokenizer, limit: usize) -> Resu
     if prompt_len >= limit {
         return Ok(Outcome::LongPrompt);
     }
+    // A chat template may leave a completion out.
+    if prompt_len >= chosen.len().min(rejected.len()) {
+        return Ok(Outcome::EmptyCompletion);
+    }
     let left_out = &prepared.prompt_ids[prompt_len..];
     let mismatch = if left_out.is_empty() {
         None
@@ -248,8 +331,10 @@ fn tokenize_pair(index: usize, row: &Row, tok: &Tokenizer, limit: usize) -> Resu
         })
     };
     let truncated = chosen.len() > limit || rejected.len() > limit;
-    chosen.truncate(limit);
-    rejected.truncate(limit);
+    for ids in [&mut chosen, &mut rejected] {
+        ids.truncate(limit);
+        ids.shrink_to_fit();
+    }
     let [chosen_text, rejected_text] = prepared.completions;
     let pair = TokenizedPair {
         index,
@@ -262,11 +347,11 @@ fn tokenize_pair(index: usize, row: &Row, tok: &Tokenizer, limit: usize) -> Resu
             prompt_len,
         },
         weight: row.weight,
-        text: PairText {
+        text: keep_text.then(|| PairText {
             prompt: prepared.prompt,
             chosen: chosen_text,
             rejected: rejected_text,
-        },
+        }),
     };
     Ok(Outcome::Usable {
         pair: Box::new(pair),
@@ -422,22 +507,36 @@ fn mixed(location: &Location) -> PreferenceError {
 
 /// SHA-256 over everything a run depends on (indices, ids, prompt lengths, weights), in hexadecimal digits.
 pub fn data_fingerprint(dataset: &TokenizedDataset) -> String {
-    let mut hash = Sha256::new();
+    let mut hash = Fingerprint::default();
     for pair in &dataset.pairs {
-        hash.update((pair.index as u64).to_le_bytes());
-        hash.update(pair.weight.to_le_bytes());
-        for sequence in [&pair.chosen, &pair.rejected] {
-            hash.update((sequence.prompt_len as u64).to_le_bytes());
-            // The length comes first, so that ids cannot move from one sequence to the next unnoticed.
-            hash.update((sequence.ids.len() as u64).to_le_bytes());
-            sequence
-                .ids
-                .iter()
-                .for_each(|id| hash.update(id.to_le_bytes()));
+        hash.number(pair.index as u64);
+        hash.number(pair.weight.to_bits());
+        hash.sequence(&pair.chosen);
+        hash.sequence(&pair.rejected);
+    }
+    hash.finish()
+}
+
+/// What a run depends on, hashed.
+#[derive(Default)]
+pub(crate) struct Fingerprint(Sha256);
+
+impl Fingerprint {
+    pub(crate) fn number(&mut self, number: u64) {
+        self.0.update(number.to_le_bytes());
+    }
+
+    pub(crate) fn sequence(&mut self, sequence: &TokenizedSequence) {
+        self.number(sequence.prompt_len as u64);
+        // The length comes first, so that ids cannot move from one sequence to the next unnoticed.
+        self.number(sequence.ids.len() as u64);
+        for id in &sequence.ids {
+            self.0.update(id.to_le_bytes());
         }
     }
-    hash.finalize()
-        .iter()
-        .map(|byte| format!("{byte:02x}"))
-        .collect()
+
+    pub(crate) fn finish(self) -> String {
+        let digest = self.0.finalize();
+        digest.iter().map(|byte| format!("{byte:02x}")).collect()
+    }
 }

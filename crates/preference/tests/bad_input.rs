@@ -212,6 +212,7 @@ fn names_that_lead_nowhere_are_explained() {
     let of = |name: &str| {
         load_rows(&DatasetSource {
             name: name.into(),
+            config: None,
             split: "train".into(),
             max_samples: None,
         })

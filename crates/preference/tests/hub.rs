@@ -174,6 +174,7 @@ fn offline_only_the_cache_is_looked_at(home: &Path) {
     .unwrap();
     let source = |name: &str, split: &str| DatasetSource {
         name: name.into(),
+        config: None,
         split: split.into(),
         max_samples: None,
     };

@@ -10,8 +10,8 @@ mod common;
 use common::{row, tokenizer};
 use serde_json::Value;
 use unbraid_preference::{
-    PreferenceError, Row, SftOptions, TokenizedSequence, pack_best_fit, tokenize_pairs,
-    tokenize_sft,
+    PreferenceError, Row, SftOptions, TokenizedSequence, UnpairedDataset, pack_best_fit,
+    tokenize_pairs, tokenize_sft, tokenize_unpaired,
 };
 use unbraid_text::Tokenizer;
 
@@ -78,6 +78,64 @@ fn pairs_are_tokenised_as_trl_does() {
         checked += 1;
     }
     assert!(checked >= 30, "only {checked} cases");
+}
+
+fn unpaired(
+    rows: &[Value],
+    tok: &Tokenizer,
+    limit: Option<usize>,
+    batch: usize,
+) -> UnpairedDataset {
+    let rows = rows.iter().map(|value| Ok(row(value)));
+    tokenize_unpaired(rows, tok, limit, batch, false).unwrap()
+}
+
+#[test]
+fn judged_completions_and_their_mismatched_ones_are_those_of_trl() {
+    let expected = expected();
+    let cases = expected["unpaired"].as_array().unwrap();
+    for case in cases {
+        let name = case["name"].as_str().unwrap();
+        let limit: Option<usize> = serde_json::from_value(case["max_length"].clone()).unwrap();
+        let batch = serde_json::from_value(case["batch"].clone()).unwrap();
+        let rows = case["rows"].as_array().unwrap();
+        let dataset = unpaired(rows, &variant(&expected, case), limit, batch);
+        let recorded = case["expected"].as_array().unwrap();
+        assert_eq!(dataset.examples.len(), recorded.len(), "{name}: kept rows");
+        for (got, want) in dataset.examples.iter().zip(recorded) {
+            let of = format!("{name}, row {}", got.index);
+            assert_eq!(got.index as u64, want["index"].as_u64().unwrap(), "{of}");
+            assert_eq!(got.desirable, want["label"].as_bool().unwrap(), "{of}");
+            check(&of, &got.sequence, &want["sequence"]);
+            check(
+                &format!("{of}, mismatched"),
+                &got.mismatched,
+                &want["mismatched"],
+            );
+        }
+    }
+    assert!(cases.len() >= 12, "only {} cases", cases.len());
+}
+
+#[test]
+fn pairs_are_taken_apart_in_the_order_of_trl() {
+    let expected = expected();
+    for case in expected["unpaired_order"].as_array().unwrap() {
+        let count = usize::try_from(case["rows"].as_u64().unwrap()).unwrap();
+        let pair = row(&serde_json::json!({"prompt": "p", "chosen": " c", "rejected": " r"}));
+        let rows = std::iter::repeat_n(pair, count).map(Ok);
+        let plain = tokenizer(&Value::Null, None);
+        let dataset = tokenize_unpaired(rows, &plain, Some(64), 4, false).unwrap();
+        let mut examples = dataset.examples.iter();
+        for run in case["runs"].as_array().unwrap() {
+            let (label, first) = (run[0].as_bool().unwrap(), run[1].as_u64().unwrap());
+            for index in first..first + run[2].as_u64().unwrap() {
+                let example = examples.next().unwrap();
+                assert_eq!((example.index as u64, example.desirable), (index, label));
+            }
+        }
+        assert!(examples.next().is_none());
+    }
 }
 
 #[test]

@@ -13,6 +13,8 @@
 //! content-security policy forbids it to load anything. A figure's numbers exist once in the page, as the CSV that
 //! the reader can save; chart and table are both drawn from that text, so they cannot disagree with it.
 //!
+//! Beside it, [`EventWriter`] writes the same rows for TensorBoard while a run goes on.
+//!
 //! Left out: anything that needs a model, and figures of a diagnosis, which come as further `figure::Figure`s.
 
 mod compare;
@@ -23,6 +25,7 @@ mod record;
 mod run_figures;
 mod run_page;
 mod settings;
+mod tensorboard;
 mod terminal;
 mod verdict;
 mod write;
@@ -30,4 +33,5 @@ mod write;
 pub use compare::write_comparison;
 pub use error::{ReportError, Result};
 pub use run_page::write_run_report;
+pub use tensorboard::{EventWriter, tensorboard_tag};
 pub use terminal::terminal_summary;

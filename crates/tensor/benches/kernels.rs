@@ -11,8 +11,8 @@ use std::fmt;
 use std::ops::Range;
 use std::sync::LazyLock;
 use unbraid_tensor::{
-    Adamw, AttentionLayout, AttentionSegment, AttentionShape, Backend, CpuBackend, Gemm,
-    HeadBackward, Mat, MatMut, Span,
+    Adafactor, Adamw, AttentionLayout, AttentionSegment, AttentionShape, Backend, CpuBackend, Gate,
+    Gemm, HeadBackward, Mat, MatMut, Span,
 };
 
 /// The sizes of a model that kernels see.
@@ -68,6 +68,11 @@ fn values(n: usize) -> Buffer {
     let golden = |i: usize| (i as f64 * 0.618_033_988_749_894_9).fract();
     let values: Vec<f32> = (0..n).map(|i| (2.0 * golden(i) - 1.0) as f32).collect();
     BACKEND.upload(&values)
+}
+
+/// The same as bf16.
+fn halves(n: usize) -> Buffer {
+    BACKEND.upload_bf16(&BACKEND.download(&values(n)))
 }
 
 /// Row numbers below `limit`, as scattered as token ids.
@@ -146,6 +151,48 @@ mod gemm {
             });
     }
 
+    /// The same two with the weight kept as bf16: what a frozen base costs.
+    #[divan::bench(args = &MODELS)]
+    fn forward_bf16(bencher: Bencher<'_, '_>, &Model { d, f, .. }: &Model) {
+        let (x, w, mut y) = (values(N * d), halves(f * d), values(N * f));
+        bencher
+            .counter(ItemsCount::new(2 * N * d * f))
+            .bench_local(|| {
+                let (x, w) = (Mat::rows(&x, 0, d), Mat::rows(&w, 0, d).t());
+                BACKEND.gemm(Gemm::replace(N, f, d), x, w, MatMut::rows(&mut y, 0, f));
+            });
+    }
+
+    #[divan::bench(args = &MODELS)]
+    fn input_gradient_bf16(bencher: Bencher<'_, '_>, &Model { d, f, .. }: &Model) {
+        let (dy, w, mut dx) = (values(N * f), halves(f * d), values(N * d));
+        bencher
+            .counter(ItemsCount::new(2 * N * d * f))
+            .bench_local(|| {
+                let (dy, w) = (Mat::rows(&dy, 0, f), Mat::rows(&w, 0, d));
+                BACKEND.gemm(Gemm::replace(N, d, f), dy, w, MatMut::rows(&mut dx, 0, d));
+            });
+    }
+
+    /// One new token against the head, as in generation: limited by reading the weight.
+    #[divan::bench(args = &MODELS)]
+    fn one_row(bencher: Bencher<'_, '_>, &Model { d, v, .. }: &Model) {
+        let (x, w, mut y) = (values(d), values(v * d), values(v));
+        bencher.counter(bytes(v * d)).bench_local(|| {
+            let (x, w) = (Mat::rows(&x, 0, d), Mat::rows(&w, 0, d).t());
+            BACKEND.gemm(Gemm::replace(1, v, d), x, w, MatMut::rows(&mut y, 0, v));
+        });
+    }
+
+    #[divan::bench(args = &MODELS)]
+    fn one_row_bf16(bencher: Bencher<'_, '_>, &Model { d, v, .. }: &Model) {
+        let (x, w, mut y) = (values(d), halves(v * d), values(v));
+        bencher.counter(BytesCount::new(2 * v * d)).bench_local(|| {
+            let (x, w) = (Mat::rows(&x, 0, d), Mat::rows(&w, 0, d).t());
+            BACKEND.gemm(Gemm::replace(1, v, d), x, w, MatMut::rows(&mut y, 0, v));
+        });
+    }
+
     #[divan::bench(args = &MODELS)]
     fn weight_gradient(bencher: Bencher<'_, '_>, &Model { d, f, .. }: &Model) {
         let (dy, x, mut dw) = (values(N * f), values(N * d), values(f * d));
@@ -164,17 +211,27 @@ mod attention {
     use super::*;
 
     fn shape(model: &Model) -> AttentionShape {
-        AttentionShape {
-            heads: model.heads,
-            kv_heads: model.kv_heads,
-            head_dim: model.head_dim,
-            scale: (model.head_dim as f64).powf(-0.5),
-        }
+        AttentionShape::new(model.heads, model.kv_heads, model.head_dim)
     }
 
     #[divan::bench(args = &MODELS)]
     fn forward(bencher: Bencher<'_, '_>, model: &Model) {
         let (layout, shape) = (layout(), shape(model));
+        let (q, mut out) = (values(N * shape.q_width()), values(N * shape.q_width()));
+        let (k, v) = (values(N * shape.kv_width()), values(N * shape.kv_width()));
+        bencher
+            .counter(ItemsCount::new(2 * 2 * pairs(&layout) * shape.q_width()))
+            .bench_local(|| BACKEND.attention(&q, &k, &v, &layout, shape, &mut out));
+    }
+
+    /// With scores capped, as in Gemma 2.
+    #[divan::bench(args = &MODELS)]
+    fn forward_capped(bencher: Bencher<'_, '_>, model: &Model) {
+        let shape = AttentionShape {
+            softcap: Some(50.0),
+            ..shape(model)
+        };
+        let layout = layout();
         let (q, mut out) = (values(N * shape.q_width()), values(N * shape.q_width()));
         let (k, v) = (values(N * shape.kv_width()), values(N * shape.kv_width()));
         bencher
@@ -224,7 +281,7 @@ mod head {
         let (&Model { d, v, .. }, x) = (model, head(model));
         bencher
             .counter(ItemsCount::new(2 * M * d * v))
-            .bench_local(|| BACKEND.head_logps(&x.h, &x.w, &x.targets, M, d, v));
+            .bench_local(|| BACKEND.head_logps(&x.h, &x.w, &x.targets, None, M, d, v));
     }
 
     #[divan::bench(args = &MODELS)]
@@ -243,7 +300,7 @@ mod head {
         inner: &[(Range<usize>, Range<usize>)],
     ) {
         let (&Model { d, v, .. }, x) = (model, head(model));
-        let (_, lse) = BACKEND.head_logps(&x.h, &x.w, &x.targets, M, d, v);
+        let (_, lse) = BACKEND.head_logps(&x.h, &x.w, &x.targets, None, M, d, v);
         let (mut dh, mut dw) = (values(M * d), values(v * d));
         let gram: usize = inner
             .iter()
@@ -256,6 +313,7 @@ mod head {
                     h: &x.h,
                     w: &x.w,
                     lse: &lse,
+                    softcap: None,
                     targets: &x.targets,
                     seeds: &x.seeds,
                     coefficients: None,
@@ -280,7 +338,7 @@ mod rows {
         let (x, w, mut y) = (values(N * d), values(d), values(N * d));
         bencher
             .counter(bytes(2 * N * d))
-            .bench_local(|| BACKEND.rms_norm(&x, &w, 1e-5, &mut y, N, d));
+            .bench_local(|| BACKEND.rms_norm(&x, &w, 0.0, 1e-5, &mut y, N, d));
     }
 
     #[divan::bench(args = &MODELS)]
@@ -295,11 +353,12 @@ mod rows {
     fn norm_backward(bencher: Bencher<'_, '_>, &Model { d, .. }: &Model) {
         let [x, dy, mut dx, mut dw] = [0; 4].map(|_| values(N * d));
         let (w, mut y) = (values(d), values(N * d));
-        let cache = BACKEND.rms_norm(&x, &w, 1e-5, &mut y, N, d);
+        let cache = BACKEND.rms_norm(&x, &w, 0.0, 1e-5, &mut y, N, d);
         bencher
             .counter(bytes(5 * N * d)) // x, dy, dw once, dx twice
             .bench_local(|| {
-                BACKEND.norm_backward(&x, &w, &cache, None, &dy, &mut dx, Some(&mut dw), N, d);
+                let dw = Some(&mut dw);
+                BACKEND.norm_backward(&x, &w, 0.0, &cache, None, &dy, &mut dx, dw, N, d);
             });
     }
 
@@ -324,7 +383,7 @@ mod rows {
         let (gate, up, mut y) = (values(N * f), values(N * f), values(N * f));
         bencher
             .counter(bytes(3 * N * f))
-            .bench_local(|| BACKEND.swiglu(&gate, &up, &mut y));
+            .bench_local(|| BACKEND.glu(Gate::Silu, &gate, &up, &mut y));
     }
 
     #[divan::bench(args = &MODELS)]
@@ -334,7 +393,9 @@ mod rows {
         let [up, mut d_gate, mut d_up] = [0; 3].map(|_| values(N * f));
         bencher
             .counter(bytes(5 * N * f)) // gate, up, d_gate once, d_up twice
-            .bench_local(|| BACKEND.swiglu_backward(&gate, &up, None, &mut d_gate, &mut d_up, f));
+            .bench_local(|| {
+                BACKEND.glu_backward(Gate::Silu, &gate, &up, None, &mut d_gate, &mut d_up, f);
+            });
     }
 
     #[divan::bench(args = &MODELS)]
@@ -356,7 +417,17 @@ mod rows {
         let positions = indices(N, N);
         bencher
             .counter(bytes(2 * N * heads * head_dim))
-            .bench_local(|| BACKEND.rope(&mut x, &positions, &table, heads, head_dim, false));
+            .bench_local(|| {
+                BACKEND.rope(&mut x, &positions, &table, heads, head_dim, head_dim, false)
+            });
+    }
+
+    #[divan::bench(args = &MODELS)]
+    fn dropout(bencher: Bencher<'_, '_>, &Model { d, .. }: &Model) {
+        let (x, mut y) = (values(N * d), values(N * d));
+        bencher
+            .counter(bytes(2 * N * d))
+            .bench_local(|| BACKEND.dropout(&x, None, 1, 0.05, &mut y, N, d));
     }
 
     #[divan::bench(args = &MODELS)]
@@ -395,6 +466,34 @@ mod parameters {
         bencher
             .counter(bytes(4 * v * d)) // x and y once, the sum twice
             .bench_local(|| BACKEND.gram_and_add(&x, &y, 0.5, -0.5, Some(&mut sum)));
+    }
+
+    #[divan::bench(args = &MODELS)]
+    fn adafactor(bencher: Bencher<'_, '_>, &Model { d, v, .. }: &Model) {
+        let (mut param, grad) = (values(v * d), values(v * d));
+        let (mut rows, mut cols) = (BACKEND.zeros(v), BACKEND.zeros(d));
+        let step = Adafactor {
+            learning_rate: 1e-5,
+            decay_rate: -0.8,
+            epsilon: 1e-30,
+            clip_threshold: 1.0,
+            weight_decay: 0.0,
+            step: 1,
+            grad_scale: 1.0,
+        };
+        bencher
+            .counter(bytes(5 * v * d)) // the gradient three times, the parameter twice
+            .bench_local(|| {
+                BACKEND.adafactor(&step, v, d, &mut param, &grad, &mut rows, &mut cols);
+            });
+    }
+
+    #[divan::bench(args = &MODELS)]
+    fn lion(bencher: Bencher<'_, '_>, &Model { d, v, .. }: &Model) {
+        let (mut param, grad, mut m) = (values(v * d), values(v * d), BACKEND.zeros(v * d));
+        bencher
+            .counter(bytes(5 * v * d)) // the gradient once, parameter and momentum twice
+            .bench_local(|| BACKEND.lion(1e-5, 0.0, 0.9, 0.99, 1.0, &mut param, &grad, &mut m));
     }
 
     #[divan::bench(args = &MODELS)]

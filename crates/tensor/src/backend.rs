@@ -7,157 +7,9 @@
 //! identity. Wrong lengths are broken invariants of the caller (configurations and weights are checked before
 //! any operation runs) and panic.
 
+use crate::arguments::{Adafactor, Adamw, Gate, Gemm, HeadBackward, Mat, MatMut, NormCache};
 use crate::layout::{AttentionLayout, AttentionShape};
 use std::ops::Range;
-
-/// A read-only matrix inside a buffer: element (i, j) is at `offset + i·row_stride + j·col_stride`.
-pub struct Mat<'a, T> {
-    /// The buffer.
-    pub buffer: &'a T,
-    /// First element.
-    pub offset: usize,
-    /// Distance between rows.
-    pub row_stride: usize,
-    /// Distance between columns.
-    pub col_stride: usize,
-}
-
-impl<'a, T> Mat<'a, T> {
-    /// The rows from `first_row` on of a row-major matrix of width `width`.
-    pub fn rows(buffer: &'a T, first_row: usize, width: usize) -> Self {
-        Mat {
-            buffer,
-            offset: first_row * width,
-            row_stride: width,
-            col_stride: 1,
-        }
-    }
-
-    /// The transpose.
-    pub fn t(self) -> Self {
-        Mat {
-            row_stride: self.col_stride,
-            col_stride: self.row_stride,
-            ..self
-        }
-    }
-}
-
-/// A writable row-major matrix inside a buffer.
-pub struct MatMut<'a, T> {
-    /// The buffer.
-    pub buffer: &'a mut T,
-    /// First element.
-    pub offset: usize,
-    /// Distance between rows.
-    pub row_stride: usize,
-}
-
-impl<'a, T> MatMut<'a, T> {
-    /// The rows from `first_row` on of a row-major matrix of width `width`.
-    pub fn rows(buffer: &'a mut T, first_row: usize, width: usize) -> Self {
-        MatMut {
-            buffer,
-            offset: first_row * width,
-            row_stride: width,
-        }
-    }
-}
-
-/// Sizes and factors of `C ← α·A·B + β·C`, A `[m, k]`, B `[k, n]`, C `[m, n]`.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub struct Gemm {
-    /// Rows of A and C.
-    pub m: usize,
-    /// Columns of B and C.
-    pub n: usize,
-    /// Columns of A, rows of B.
-    pub k: usize,
-    /// Factor on the product.
-    pub alpha: f64,
-    /// Factor on C before adding; 0 ignores C's contents.
-    pub beta: f64,
-}
-
-impl Gemm {
-    /// `C ← A·B`.
-    pub fn replace(m: usize, n: usize, k: usize) -> Self {
-        Gemm {
-            m,
-            n,
-            k,
-            alpha: 1.0,
-            beta: 0.0,
-        }
-    }
-
-    /// `C ← C + A·B`.
-    pub fn add(m: usize, n: usize, k: usize) -> Self {
-        Gemm {
-            beta: 1.0,
-            ..Gemm::replace(m, n, k)
-        }
-    }
-}
-
-/// What a normalisation's forward leaves for its backward.
-pub struct NormCache<T> {
-    /// Mean of each row, `[N]`; absent for root-mean-square normalisation.
-    pub mean: Option<T>,
-    /// Reciprocal standard deviation (or root mean square) of each row, `[N]`.
-    pub rstd: T,
-}
-
-/// Pairs of row ranges whose head-gradient inner product is wanted.
-pub type RowBlocks = Vec<(Range<usize>, Range<usize>)>;
-
-/// Arguments of [`Backend::head_backward`].
-pub struct HeadBackward<'a, B: Backend + ?Sized> {
-    /// Final hidden states of the scored rows, `[M, D]`.
-    pub h: &'a B::Buffer,
-    /// Head weight, `[V, D]`.
-    pub w: &'a B::Buffer,
-    /// log Σ exp of the logits, `[M]`, from [`Backend::head_logps`].
-    pub lse: &'a B::Buffer,
-    /// Target token of each row, `[M]`.
-    pub targets: &'a B::Index,
-    /// Seed of each row: derivative of the wanted scalar with respect to the row's token log-prob, `[M]`.
-    pub seeds: &'a B::Buffer,
-    /// Extra factor of each row in `dw` only (the objective's coefficients when seeds are units), `[M]`.
-    pub coefficients: Option<&'a B::Buffer>,
-    /// Receives the gradient of `h`, `[M, D]` (replaced).
-    pub dh: Option<&'a mut B::Buffer>,
-    /// Receives the gradient of `w`, `[V, D]` (added).
-    pub dw: Option<&'a mut B::Buffer>,
-    /// Row ranges (p, q): the inner product of the weight gradients that p's and q's rows cause (seeds
-    /// included, coefficients not) is returned for each.
-    pub inner: &'a [(Range<usize>, Range<usize>)],
-    /// Number of scored rows M.
-    pub m: usize,
-    /// Width D.
-    pub d: usize,
-    /// Vocabulary size V.
-    pub v: usize,
-}
-
-/// Hyper-parameters of one AdamW step (Loshchilov & Hutter 2019, arXiv 1711.05101, as in PyTorch).
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub struct Adamw {
-    /// Learning rate of this step.
-    pub learning_rate: f64,
-    /// Decay of the first moment.
-    pub beta1: f64,
-    /// Decay of the second moment.
-    pub beta2: f64,
-    /// Added to the root of the second moment.
-    pub epsilon: f64,
-    /// Decoupled weight decay.
-    pub weight_decay: f64,
-    /// 1-based number of this step, for bias correction.
-    pub step: u64,
-    /// Factor on the gradient before use (clipping, averaging).
-    pub grad_scale: f64,
-}
 
 /// A machine that holds buffers and runs operations on them.
 pub trait Backend: Send + Sync + 'static {
@@ -179,6 +31,11 @@ pub trait Backend: Send + Sync + 'static {
     fn upload(&self, data: &[f32]) -> Self::Buffer;
     /// A copy of `data`, rounded to the backend's precision.
     fn upload_f64(&self, data: &[f64]) -> Self::Buffer;
+    /// A copy of `data`, rounded to bfloat16 (to nearest, ties to even): a frozen weight in half the memory.
+    ///
+    /// Accepted wherever a weight is read: an operand of [`Backend::gemm`], a table of [`Backend::gather`], the `w`
+    /// of the head's operations, norm weights and biases. Any other use of it panics.
+    fn upload_bf16(&self, data: &[f32]) -> Self::Buffer;
     /// The contents, rounded to f32.
     fn download(&self, buffer: &Self::Buffer) -> Vec<f32>;
     /// The contents in f64.
@@ -290,11 +147,13 @@ pub trait Backend: Send + Sync + 'static {
 
     // ---- normalisation ------------------------------------------------------------------------------------
 
-    /// y = x / rms(x) · w, rms(x)² = mean(x²) + eps, for each of `n` rows (Zhang & Sennrich 2019, eq. 4).
+    /// y = x / rms(x) · (offset + w), rms(x)² = mean(x²) + eps, for each of `n` rows (Zhang & Sennrich 2019, eq. 4;
+    /// Gemma stores its weights around zero and has offset 1, others 0).
     fn rms_norm(
         &self,
         x: &Self::Buffer,
         w: &Self::Buffer,
+        offset: f64,
         eps: f64,
         y: &mut Self::Buffer,
         n: usize,
@@ -316,6 +175,7 @@ pub trait Backend: Send + Sync + 'static {
         &self,
         x: &Self::Buffer,
         w: &Self::Buffer,
+        offset: f64,
         b: Option<&Self::Buffer>,
         cache: &NormCache<Self::Buffer>,
         y: &mut Self::Buffer,
@@ -328,6 +188,7 @@ pub trait Backend: Send + Sync + 'static {
         &self,
         x: &Self::Buffer,
         w: &Self::Buffer,
+        offset: f64,
         cache: &NormCache<Self::Buffer>,
         rows: Option<&Self::Index>,
         dy: &Self::Buffer,
@@ -350,12 +211,13 @@ pub trait Backend: Send + Sync + 'static {
         f: usize,
         exact: bool,
     );
-    /// y = silu(gate)·up (Shazeer 2020, SwiGLU).
-    fn swiglu(&self, gate: &Self::Buffer, up: &Self::Buffer, y: &mut Self::Buffer);
+    /// y = act(gate)·up, act as `kind` says (Shazeer 2020, arXiv 2002.05202).
+    fn glu(&self, kind: Gate, gate: &Self::Buffer, up: &Self::Buffer, y: &mut Self::Buffer);
     /// With dy arriving in `d_up` `[R, F]`: writes the gradient of the gate into `d_gate` and replaces `d_up` by
     /// the gradient of up.
-    fn swiglu_backward(
+    fn glu_backward(
         &self,
+        kind: Gate,
         gate: &Self::Buffer,
         up: &Self::Buffer,
         rows: Option<&Self::Index>,
@@ -363,12 +225,27 @@ pub trait Backend: Send + Sync + 'static {
         d_up: &mut Self::Buffer,
         f: usize,
     );
+    /// y[r, j] = keep·x[r, j]/(1 − p) over `n` rows of width `d` (Srivastava et al. 2014), 0 ≤ p < 1; p = 0 copies.
+    ///
+    /// keep is 1 with probability 1 − p and a function of (seed, activation row, j) alone, the activation row being
+    /// `rows[r]` or r. So the same call on gradient rows is the backward, and every backend drops the same elements.
+    fn dropout(
+        &self,
+        x: &Self::Buffer,
+        rows: Option<&Self::Index>,
+        seed: u64,
+        p: f64,
+        y: &mut Self::Buffer,
+        n: usize,
+        d: usize,
+    );
 
     // ---- attention ----------------------------------------------------------------------------------------
 
-    /// Rotates each head of `x` `[R, heads·head_dim]` in place by the row's position; `table` `[P, head_dim]`
-    /// holds cos (first half) and sin (second half) of each position's angles. Element i pairs with
-    /// i + head_dim/2 (Su et al. 2021 in Hugging Face's layout). `inverse` rotates back: the backward.
+    /// Rotates the first `rotary_dim` (even, ≤ `head_dim`) elements of each head of `x` `[R, heads·head_dim]` in place
+    /// by the row's position; the rest of a head stays. `table` `[P, rotary_dim]` holds cos (first half) and sin
+    /// (second half) of each position's angles. Element i pairs with i + rotary_dim/2 (Su et al. 2021 in Hugging
+    /// Face's layout). `inverse` rotates back: the backward.
     fn rope(
         &self,
         x: &mut Self::Buffer,
@@ -376,10 +253,12 @@ pub trait Backend: Send + Sync + 'static {
         table: &Self::Buffer,
         heads: usize,
         head_dim: usize,
+        rotary_dim: usize,
         inverse: bool,
     );
     /// Causal attention over a packed forest: `q` `[N, H·D]`, `k`, `v` `[K, H_kv·D]` → `out` `[N, H·D]`.
-    /// Returns log Σ exp of the scaled scores, `[N, H]`, for the backward.
+    /// Returns log Σ exp of the scaled (and capped) scores, `[N, H]`, for the backward. `shape` may narrow what a row
+    /// sees to a window and cap its scores.
     fn attention(
         &self,
         q: &Self::Buffer,
@@ -406,12 +285,14 @@ pub trait Backend: Send + Sync + 'static {
 
     // ---- head ---------------------------------------------------------------------------------------------
 
-    /// Token log-probs, log softmax(h wᵀ) at the target, `[M]`, and log Σ exp `[M]`, never storing `[M, V]`.
+    /// Token log-probs, log softmax(z) at the target, `[M]`, and log Σ exp z `[M]`, never storing `[M, V]`. The logits
+    /// are z = h wᵀ, or cap·tanh(h wᵀ/cap) with a soft cap (Gemma 2, arXiv 2408.00118, section 2).
     fn head_logps(
         &self,
         h: &Self::Buffer,
         w: &Self::Buffer,
         targets: &Self::Index,
+        softcap: Option<f64>,
         m: usize,
         d: usize,
         v: usize,
@@ -419,6 +300,18 @@ pub trait Backend: Send + Sync + 'static {
     /// Backward of [`Backend::head_logps`] with per-row seeds; returns one inner product per entry of
     /// `args.inner` (Σ_{s∈p,t∈q} (G_s·G_t)(h_s·h_t): the weight gradients are never formed).
     fn head_backward(&self, args: &mut HeadBackward<'_, Self>) -> Vec<f64>;
+    /// log Σ_v softmax(z)_v² of each scored row, `[M]`: the log-probability that two draws from the model agree.
+    /// `lse` comes from [`Backend::head_logps`] with the same soft cap.
+    fn head_log_squares(
+        &self,
+        h: &Self::Buffer,
+        w: &Self::Buffer,
+        lse: &Self::Buffer,
+        softcap: Option<f64>,
+        m: usize,
+        d: usize,
+        v: usize,
+    ) -> Self::Buffer;
 
     // ---- optimizer ----------------------------------------------------------------------------------------
 
@@ -440,5 +333,38 @@ pub trait Backend: Send + Sync + 'static {
         param: &mut Self::Buffer,
         grad: &Self::Buffer,
         momentum: Option<(f64, &mut Self::Buffer)>,
+    );
+    /// One Lion step (Chen et al. 2023, arXiv 2302.06675, algorithm 2), in place, with g = grad_scale·grad:
+    /// param ← (1 − lr·decay)·param − lr·sign(β₁·m + (1 − β₁)·g), then m ← β₂·m + (1 − β₂)·g; sign(0) = 0.
+    fn lion(
+        &self,
+        learning_rate: f64,
+        weight_decay: f64,
+        beta1: f64,
+        beta2: f64,
+        grad_scale: f64,
+        param: &mut Self::Buffer,
+        grad: &Self::Buffer,
+        m: &mut Self::Buffer,
+    );
+    /// One Adafactor step on a matrix `[rows, cols]`, in place; the second moment is kept as its row means
+    /// `row_state` `[rows]` and column means `col_state` `[cols]`, both zero before the first step.
+    fn adafactor(
+        &self,
+        step: &Adafactor,
+        rows: usize,
+        cols: usize,
+        param: &mut Self::Buffer,
+        grad: &Self::Buffer,
+        row_state: &mut Self::Buffer,
+        col_state: &mut Self::Buffer,
+    );
+    /// One Adafactor step on a vector, whose second moment `state` is kept whole.
+    fn adafactor_vector(
+        &self,
+        step: &Adafactor,
+        param: &mut Self::Buffer,
+        grad: &Self::Buffer,
+        state: &mut Self::Buffer,
     );
 }

@@ -4,6 +4,10 @@
 //! completion under it). A row sees the rows of its own segment up to itself and every row of its segment's
 //! ancestors. Nothing is padded.
 //!
+//! A row's *path position* is the number of rows before it on its path: the lengths of its segment's ancestors plus
+//! its index in the segment. Sliding windows count in it, so ancestors must name the whole path from the root; where
+//! the rows lie (a batch, a key cache) does not matter.
+//!
 //! In the backward pass gradient rows may outnumber activation rows: when each response's own gradient is
 //! wanted, the shared prompt's rows appear once per response (one *stream* each). A [`Span`] therefore names
 //! both the activation rows and the gradient rows of a run; without streams the two are equal.
@@ -57,9 +61,33 @@ pub struct AttentionShape {
     pub head_dim: usize,
     /// Factor on the scores, usually `head_dim^-1/2`.
     pub scale: f64,
+    /// A query sees the last `window` (≥ 1) positions of its path only, its own included: p − key's position <
+    /// window, as in Mistral's sliding window. `None`: the whole path.
+    pub window: Option<usize>,
+    /// Scaled scores become cap·tanh(score/cap) before the softmax (Gemma 2). `None`: they stay.
+    pub softcap: Option<f64>,
 }
 
 impl AttentionShape {
+    /// Plain causal attention: scale `head_dim^-1/2`, no window, no cap.
+    pub fn new(heads: usize, kv_heads: usize, head_dim: usize) -> Self {
+        AttentionShape {
+            heads,
+            kv_heads,
+            head_dim,
+            scale: (head_dim as f64).powf(-0.5),
+            window: None,
+            softcap: None,
+        }
+    }
+
+    /// The first path position that a query at path position `p` sees.
+    pub(crate) fn first_seen(&self, p: usize) -> usize {
+        let window = self.window.unwrap_or(usize::MAX);
+        assert!(window > 0, "a window of 0 hides a query from itself");
+        (p + 1).saturating_sub(window)
+    }
+
     /// Width of a row of queries: `heads · head_dim`.
     pub fn q_width(&self) -> usize {
         self.heads * self.head_dim

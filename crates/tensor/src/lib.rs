@@ -8,12 +8,18 @@
 //! - Left out: automatic differentiation, broadcasting, shapes as types. Dimensions are passed as in BLAS.
 //! - Tested in `tests/` by finite differences (f64) and naive against fast.
 
+mod arguments;
 mod backend;
+mod bf16;
 pub mod cpu;
+mod dropout;
 pub mod layout;
 pub mod naive;
 
-pub use backend::{Adamw, Backend, Gemm, HeadBackward, Mat, MatMut, NormCache, RowBlocks};
+pub use arguments::{
+    Adafactor, Adamw, Gate, Gemm, HeadBackward, Mat, MatMut, NormCache, RowBlocks,
+};
+pub use backend::Backend;
 pub use cpu::CpuBackend;
 pub use layout::{AttentionLayout, AttentionSegment, AttentionShape, Span};
 pub use naive::NaiveBackend;

@@ -3,9 +3,11 @@
 
 mod common;
 
-use common::{Forest, Random, Tree, attention_shape, rope_table};
+use common::{Forest, Random, Tree, attention_shape, narrowed, rope_table};
 use std::collections::BTreeMap;
-use unbraid_tensor::{Adamw, Backend, CpuBackend, Gemm, HeadBackward, Mat, MatMut};
+use unbraid_tensor::{
+    Adafactor, Adamw, Backend, CpuBackend, Gate, Gemm, HeadBackward, Mat, MatMut,
+};
 
 /// Results by name, as bits: equality is of bits, and NaN equals itself.
 type Bits = BTreeMap<&'static str, Vec<u64>>;
@@ -97,12 +99,15 @@ fn pointwise(run: &mut Run) {
     let cache = run.b.layer_norm(&x, &w, &bias, 1e-5, &mut y, N, D);
     run.keep("layer_norm", &y);
     run.b
-        .norm_backward(&x, &w, &cache, None, &dy, &mut dx, Some(&mut dw), N, D);
+        .norm_backward(&x, &w, 0.0, &cache, None, &dy, &mut dx, Some(&mut dw), N, D);
     run.keep("norm dx", &dx);
     run.keep("norm dw", &dw);
     let mut d_up = run.values(N * D);
-    run.b.swiglu_backward(&x, &y, None, &mut dx, &mut d_up, D);
-    run.keep("swiglu gate", &dx);
+    run.b
+        .glu_backward(Gate::Silu, &x, &y, None, &mut dx, &mut d_up, D);
+    run.keep("glu gate", &dx);
+    run.b.dropout(&x, None, 3, 0.1, &mut dx, N, D);
+    run.keep("dropout", &dx);
     run.b.gelu(&x, &mut y, true);
     run.keep("gelu", &y);
     let positions = run.random.below(N, 40);
@@ -110,7 +115,7 @@ fn pointwise(run: &mut Run) {
         run.b.index(&positions),
         run.b.upload_f64(&rope_table(40, D)),
     );
-    run.b.rope(&mut y, &positions, &table, 1, D, false);
+    run.b.rope(&mut y, &positions, &table, 1, D, D, false);
     run.keep("rope", &y);
     let (mut m, mut v) = (run.b.zeros(N * D), run.b.zeros(N * D));
     let step = Adamw {
@@ -126,6 +131,31 @@ fn pointwise(run: &mut Run) {
     run.keep("adamw", &y);
 }
 
+fn optimizers(run: &mut Run) {
+    let (grad, mut param) = (run.values(N * D), run.values(N * D));
+    let mut m = run.values(N * D);
+    run.b
+        .lion(0.1, 0.1, 0.9, 0.99, 1.0, &mut param, &grad, &mut m);
+    run.keep("lion", &param);
+    let step = Adafactor {
+        learning_rate: 0.1,
+        decay_rate: -0.8,
+        epsilon: 1e-30,
+        clip_threshold: 1.0,
+        weight_decay: 0.1,
+        step: 1,
+        grad_scale: 1.0,
+    };
+    let (mut rows, mut cols) = (run.b.zeros(N), run.b.zeros(D));
+    run.b
+        .adafactor(&step, N, D, &mut param, &grad, &mut rows, &mut cols);
+    run.keep("adafactor", &param);
+    run.keep("adafactor columns", &cols);
+    let mut state = run.b.zeros(N * D);
+    run.b.adafactor_vector(&step, &mut param, &grad, &mut state);
+    run.keep("adafactor of a vector", &param);
+}
+
 fn attention(run: &mut Run) {
     let forest = Forest(vec![
         Tree::new(70, &[30, 66]),
@@ -133,7 +163,7 @@ fn attention(run: &mut Run) {
         Tree::new(5, &[9, 9]),
     ]);
     let (layout, n) = (forest.layout(), forest.rows());
-    let shape = attention_shape(6, 3, 16);
+    let shape = narrowed(attention_shape(6, 3, 16), (Some(80), Some(2.0)));
     let (q, k, v) = (run.values(n * 96), run.values(n * 48), run.values(n * 48));
     let (mut out, d_out) = (run.values(n * 96), run.values(n * 96));
     let lse = run.b.attention(&q, &k, &v, &layout, shape, &mut out);
@@ -153,13 +183,16 @@ fn head(run: &mut Run) {
     let (h, w, seeds) = (run.values(m * d), run.values(v * d), run.values(m));
     let targets = run.random.below(m, v);
     let targets = run.b.index(&targets);
-    let (logps, lse) = run.b.head_logps(&h, &w, &targets, m, d, v);
+    let (logps, lse) = run.b.head_logps(&h, &w, &targets, None, m, d, v);
     run.keep("head logps", &logps);
+    let squares = run.b.head_log_squares(&h, &w, &lse, None, m, d, v);
+    run.keep("head log squares", &squares);
     let (mut dh, mut dw) = (run.values(m * d), run.values(v * d));
     let inner = run.b.head_backward(&mut HeadBackward {
         h: &h,
         w: &w,
         lse: &lse,
+        softcap: None,
         targets: &targets,
         seeds: &seeds,
         coefficients: None,
@@ -182,6 +215,7 @@ fn everything(threads: usize) -> Bits {
         linear(&mut run);
         embedding(&mut run);
         pointwise(&mut run);
+        optimizers(&mut run);
         attention(&mut run);
         head(&mut run);
         run.bits

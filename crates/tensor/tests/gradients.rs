@@ -11,7 +11,7 @@ mod common;
 mod head;
 
 use common::{Random, inner, poison, rope_table, take_rows};
-use unbraid_tensor::{Backend, Gemm, Mat, MatMut, NaiveBackend};
+use unbraid_tensor::{Backend, Gate, Gemm, Mat, MatMut, NaiveBackend};
 
 const STEP: f64 = 1e-5;
 
@@ -199,11 +199,11 @@ fn gather_is_undone_by_scatter_add() {
 }
 
 /// Forward of root-mean-square norm, or of layer norm when a bias is given.
-fn norm(x: &Vec<f64>, w: &Vec<f64>, bias: Option<&Vec<f64>>, d: usize) -> Vec<f64> {
+fn norm(x: &Vec<f64>, w: &Vec<f64>, offset: f64, bias: Option<&Vec<f64>>, d: usize) -> Vec<f64> {
     let (b, n, eps) = (NaiveBackend, x.len() / d, 1e-2);
     let mut y = poison(&b, x.len());
     match bias {
-        None => b.rms_norm(x, w, eps, &mut y, n, d),
+        None => b.rms_norm(x, w, offset, eps, &mut y, n, d),
         Some(bias) => b.layer_norm(x, w, bias, eps, &mut y, n, d),
     };
     y
@@ -215,14 +215,14 @@ fn rms_norm_and_layer_norm() {
     let (n, d, eps) = (3, 5, 1e-2);
     let mut random = Random::new(4);
     let (x, w, bias) = (random.values(n * d), random.values(d), random.values(d));
-    for (layer, rows) in [false, true]
+    for ((layer, offset), rows) in [(false, 0.0), (false, 1.0), (true, 0.0)]
         .into_iter()
-        .flat_map(|layer| ROW_MAPS.map(|rows| (layer, rows)))
+        .flat_map(|kind| ROW_MAPS.map(|rows| (kind, rows)))
     {
         let bias = layer.then_some(&bias);
         let mut y = poison(&b, n * d);
         let cache = match bias {
-            None => b.rms_norm(&x, &w, eps, &mut y, n, d),
+            None => b.rms_norm(&x, &w, offset, eps, &mut y, n, d),
             Some(bias) => b.layer_norm(&x, &w, bias, eps, &mut y, n, d),
         };
         let map = rows.map_or((0..n as u32).collect(), <[u32]>::to_vec);
@@ -233,6 +233,7 @@ fn rms_norm_and_layer_norm() {
         b.norm_backward(
             &x,
             &w,
+            offset,
             &cache,
             map_given.as_ref(),
             &c,
@@ -246,6 +247,7 @@ fn rms_norm_and_layer_norm() {
         b.norm_backward(
             &x,
             &w,
+            offset,
             &cache,
             map_given.as_ref(),
             &c,
@@ -258,16 +260,16 @@ fn rms_norm_and_layer_norm() {
 
         let mapped = take_rows(&x, &map, d);
         check("norm x", &minus(&dx, &before), &mapped, |x| {
-            inner(&norm(&x.to_vec(), &w, bias, d), &c)
+            inner(&norm(&x.to_vec(), &w, offset, bias, d), &c)
         });
         for row in 0..r {
             let (one, c) = (mapped[row * d..][..d].to_vec(), &c[row * d..][..d]);
             check("norm weight", &dw[row * d..][..d], &w, |w| {
-                inner(&norm(&one, &w.to_vec(), bias, d), c)
+                inner(&norm(&one, &w.to_vec(), offset, bias, d), c)
             });
             if let Some(bias) = bias {
                 check("norm bias", c, bias, |bias| {
-                    inner(&norm(&one, &w, Some(&bias.to_vec()), d), c)
+                    inner(&norm(&one, &w, offset, Some(&bias.to_vec()), d), c)
                 });
             }
         }
@@ -297,23 +299,28 @@ fn gelu_in_both_forms() {
     }
 }
 
+const GATES: [Gate; 3] = [Gate::Silu, Gate::GeluTanh, Gate::Gelu];
+
 #[test]
-fn swiglu() {
+fn gated_activations() {
     let b = NaiveBackend;
     let (n, f) = (3, 4);
     let mut random = Random::new(6);
     let (mut gate, up) = (random.values(n * f), random.values(n * f));
     b.scale(3.0, &mut gate);
-    for rows in ROW_MAPS {
+    for (kind, rows) in GATES
+        .into_iter()
+        .flat_map(|kind| ROW_MAPS.map(|rows| (kind, rows)))
+    {
         let map = rows.map_or((0..n as u32).collect(), <[u32]>::to_vec);
         let c = random.values(map.len() * f);
         let (mut d_gate, mut d_up) = (poison(&b, c.len()), c.clone());
         let given = rows.map(<[u32]>::to_vec);
-        b.swiglu_backward(&gate, &up, given.as_ref(), &mut d_gate, &mut d_up, f);
+        b.glu_backward(kind, &gate, &up, given.as_ref(), &mut d_gate, &mut d_up, f);
         let (gate, up) = (take_rows(&gate, &map, f), take_rows(&up, &map, f));
         let loss = |gate: &[f64], up: &[f64]| {
             let mut y = poison(&b, gate.len());
-            b.swiglu(&gate.to_vec(), &up.to_vec(), &mut y);
+            b.glu(kind, &gate.to_vec(), &up.to_vec(), &mut y);
             inner(&y, &c)
         };
         check("gate", &d_gate, &gate, |gate| loss(gate, &up));
@@ -322,17 +329,66 @@ fn swiglu() {
 }
 
 #[test]
+fn gates_are_what_their_names_say() {
+    let b = NaiveBackend;
+    let (z, one) = (vec![-1.5, 0.0, 0.8], vec![1.0; 3]);
+    let of = |kind| {
+        let mut y = poison(&b, 3);
+        b.glu(kind, &z, &one, &mut y);
+        y
+    };
+    let gelu = |exact| {
+        let mut y = poison(&b, 3);
+        b.gelu(&z, &mut y, exact);
+        y
+    };
+    assert_eq!(of(Gate::GeluTanh), gelu(false));
+    assert_eq!(of(Gate::Gelu), gelu(true));
+    // silu(0.8) = 0.8/(1 + e^−0.8) = 0.8/1.449329 = 0.551979
+    assert!((of(Gate::Silu)[2] - 0.551_979).abs() < 1e-6);
+}
+
+#[test]
+fn dropout_is_its_own_backward() {
+    let b = NaiveBackend;
+    let (n, d, seed, p) = (3, 5, 8, 0.4);
+    let mut random = Random::new(13);
+    let x = random.values(n * d);
+    for rows in ROW_MAPS {
+        let map = rows.map_or((0..n as u32).collect(), <[u32]>::to_vec);
+        let (r, c) = (map.len(), random.values(map.len() * d));
+        let given = rows.map(<[u32]>::to_vec);
+        let drop = |x: &[f64]| {
+            let mut y = poison(&b, r * d);
+            b.dropout(&x.to_vec(), given.as_ref(), seed, p, &mut y, r, d);
+            y
+        };
+        check("dropout", &drop(&c), &take_rows(&x, &map, d), |x| {
+            inner(&drop(x), &c)
+        });
+    }
+}
+
+#[test]
 fn inverse_rope_is_the_transpose_and_the_inverse() {
+    for rotary_dim in [6, 4, 2] {
+        rope_of(rotary_dim);
+    }
+}
+
+fn rope_of(rotary_dim: usize) {
     let b = NaiveBackend;
     let (heads, head_dim) = (2, 6);
     let positions = vec![0, 7, 3, 3];
-    let table = rope_table(8, head_dim);
+    let table = rope_table(8, rotary_dim);
     let mut random = Random::new(7);
     let n = positions.len() * heads * head_dim;
     let (x, c) = (random.values(n), random.values(n));
     let rotate = |x: &[f64], inverse| {
         let mut y = x.to_vec();
-        b.rope(&mut y, &positions, &table, heads, head_dim, inverse);
+        b.rope(
+            &mut y, &positions, &table, heads, head_dim, rotary_dim, inverse,
+        );
         y
     };
     check("rope", &rotate(&c, true), &x, |x| {
@@ -344,5 +400,8 @@ fn inverse_rope_is_the_transpose_and_the_inverse() {
         worst < 1e-6,
         "{worst:e}: cos² + sin² = 1 up to the table's f32 rounding"
     );
-    assert!(minus(&rotate(&x, false), &x).iter().any(|e| e.abs() > 0.1));
+    let moved = minus(&rotate(&x, false), &x);
+    assert!(moved.iter().any(|e| e.abs() > 0.1));
+    let beyond = |i: usize| i % head_dim >= rotary_dim;
+    assert!((0..n).all(|i| !beyond(i) || moved[i] == 0.0));
 }

@@ -2,7 +2,9 @@
 
 mod common;
 
-use common::{Forest, Outputs, Random, Tree, attention_shape, compare, poison, same, take_rows};
+use common::{
+    Forest, Outputs, Random, Tree, attention_shape, compare, narrowed, poison, same, take_rows,
+};
 use proptest::prelude::*;
 use unbraid_tensor::{
     AttentionLayout, AttentionSegment, AttentionShape, Backend, CpuBackend, NaiveBackend,
@@ -168,8 +170,10 @@ fn forest() -> impl Strategy<Value = Forest> {
 }
 
 fn shape() -> impl Strategy<Value = AttentionShape> {
-    (1usize..=2, 1usize..=3, prop::sample::select(vec![2, 7, 16]))
-        .prop_map(|(kv, per, width)| attention_shape(kv * per, kv, width))
+    let heads = (1usize..=2, 1usize..=3, prop::sample::select(vec![2, 7, 16]));
+    let narrowing = (prop::option::of(1usize..150), prop::option::of(0.5..5.0));
+    (heads, narrowing)
+        .prop_map(|((kv, per, width), by)| narrowed(attention_shape(kv * per, kv, width), by))
 }
 
 proptest! {

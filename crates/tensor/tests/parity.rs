@@ -2,13 +2,18 @@
 //!
 //! Both get the same f32 numbers; outputs that are replaced start as NaN. All cases share one fast backend, so
 //! that buffers come back from its pool with stale contents. Sizes include none, one, odd ones, and ones
-//! around the pieces and blocks of the fast code. Attention, head and pointwise operations are in `parity/`.
+//! around the pieces and blocks of the fast code. Attention, head, pointwise operations,
+//! bf16 weights and optimizers are in `parity/`.
 
 #[path = "parity/attention.rs"]
 mod attention;
+#[path = "parity/bf16.rs"]
+mod bf16;
 mod common;
 #[path = "parity/head.rs"]
 mod head;
+#[path = "parity/optimizer.rs"]
+mod optimizer;
 #[path = "parity/pointwise.rs"]
 mod pointwise;
 

@@ -34,6 +34,18 @@ pub enum TextError {
         /// The directory that was searched.
         dir: PathBuf,
     },
+    /// A directory holds vocabulary files of a tokenizer that only its own class knows how to use.
+    #[error(
+        "no tokenizer.json in {}: vocab.json with merges.txt is understood for GPT-2 alone, and this is a {class}\n\
+         hint: tokenizer.json is written by `AutoTokenizer.from_pretrained(...).save_pretrained(...)`",
+        dir.display()
+    )]
+    OtherClass {
+        /// The directory.
+        dir: PathBuf,
+        /// `tokenizer_class` of `tokenizer_config.json`.
+        class: String,
+    },
     /// A file is not the JSON it should be.
     #[error("{what} is not valid JSON: {source}")]
     Json {
@@ -107,11 +119,19 @@ pub enum TextError {
         reason: String,
     },
     /// The chat template failed on these messages, or refused them with `raise_exception`.
-    #[error("the chat template refused the conversation (roles {roles:?}): {reason}")]
+    #[error("the chat template refused the conversation (roles {roles:?}): {reason}{}", role_hint(.roles))]
     TemplateRender {
         /// The engine's reason, or the template's own message.
         reason: String,
         /// The roles of the messages in order.
         roles: Vec<String>,
     },
+}
+
+fn role_hint(roles: &[String]) -> &'static str {
+    if roles.iter().any(|role| role == "system") {
+        "\nhint: if the model knows no system role, put that text at the start of the first user message"
+    } else {
+        ""
+    }
 }

@@ -29,6 +29,8 @@ pub(crate) type Files = Vec<(String, Vec<u8>)>;
 /// What the configuration says beside the vocabulary.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Settings {
+    /// `tokenizer_class`, when the configuration has it.
+    pub class: Option<String>,
     /// `bos_token`, `eos_token`, `pad_token`, `unk_token`, ... with their text.
     pub special_tokens: BTreeMap<String, String>,
     /// `add_bos_token`, when the configuration has it.
@@ -191,19 +193,22 @@ impl Settings {
     /// Reads `tokenizer_config.json`.
     pub(crate) fn of_config(what: &str, config: &Value) -> Result<Self> {
         let mut settings = Self {
+            class: config["tokenizer_class"].as_str().map(str::to_owned),
             special_tokens: special_tokens(what, config)?,
             add_bos: flag(what, config, "add_bos_token")?,
             add_eos: flag(what, config, "add_eos_token")?,
             chat_template: chat_template(what, config)?,
         };
         // The GPT-2 class has these defaults; its configurations often leave them out.
-        if config["tokenizer_class"]
-            .as_str()
-            .is_some_and(|class| class.starts_with("GPT2Tokenizer"))
-        {
+        if settings.class.as_deref().is_some_and(is_gpt2) {
             settings.default_to_gpt2();
         }
         Ok(settings)
+    }
+
+    /// The named class, unless it is GPT-2's.
+    pub(crate) fn other_class(&self) -> Option<&str> {
+        self.class.as_deref().filter(|class| !is_gpt2(class))
     }
 
     /// GPT-2 begins and ends documents with one token.
@@ -214,6 +219,11 @@ impl Settings {
                 .or_insert_with(|| "<|endoftext|>".to_owned());
         }
     }
+}
+
+/// The class is named with and without "Fast".
+fn is_gpt2(class: &str) -> bool {
+    class.starts_with("GPT2Tokenizer")
 }
 
 /// Every `*_token` key: a string, or an object with `content`.

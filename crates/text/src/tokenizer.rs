@@ -4,7 +4,7 @@
 //! tokens are matched as special even when `tokenizer.json` lists them as ordinary entries; the post-processor of
 //! `tokenizer.json` decides whether BOS surrounds a text, and `add_bos_token` only counts where there is no such file.
 //! A named special token that the vocabulary does not have is left unset (adding it would need a larger embedding).
-//! Tested in `tests/tokenizer.rs`.
+//! Tested in `tests/tokenizer.rs` and, for each family's kind, `tests/families.rs`.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -40,7 +40,8 @@ impl Tokenizer {
     /// `merges.txt`; `tokenizer_config.json`, `special_tokens_map.json` and `chat_template.jinja` where present.
     ///
     /// # Errors
-    /// [`TextError::Missing`] without a tokenizer, and an error that names the file when one cannot be read.
+    /// [`TextError::Missing`] without a tokenizer, [`TextError::OtherClass`] for `vocab.json` with `merges.txt` of
+    /// another class than GPT-2's, and an error that names the file when one cannot be read.
     pub fn from_dir(dir: &Path) -> Result<Self> {
         let mut files = source::read_files(dir)?;
         let mut settings = Settings::of_files(&files)?;
@@ -57,6 +58,12 @@ impl Tokenizer {
                 dir: dir.to_owned(),
             });
         };
+        if let Some(class) = settings.other_class() {
+            return Err(TextError::OtherClass {
+                dir: dir.to_owned(),
+                class: class.to_owned(),
+            });
+        }
         settings.default_to_gpt2();
         let json = source::from_vocab_and_merges(dir, vocab, merges, &settings)?;
         files.push(("tokenizer.json".to_owned(), json.to_string().into_bytes()));

@@ -85,6 +85,54 @@ pub enum TrainError {
         source: std::io::Error,
     },
 
+    /// A checkpoint cannot be used.
+    #[error("{}: this checkpoint is not used: {reason}", .path.display())]
+    BadCheckpoint {
+        /// Its directory.
+        path: PathBuf,
+        /// File, what was found and what was expected.
+        reason: String,
+    },
+
+    /// A checkpoint is whole, but of a run with other settings or data.
+    #[error(
+        "{}: this checkpoint is of another run: {}\n\
+         hint: give the settings that the run was started with (they are in its run.yaml), \
+         or start a new run in another directory",
+        .path.display(), .differences.join("; ")
+    )]
+    OtherRun {
+        /// Its directory.
+        path: PathBuf,
+        /// What differs, by name.
+        differences: Vec<String>,
+    },
+
+    /// There are checkpoints, and none can be used.
+    #[error(
+        "{}: no checkpoint can be used\n  {}\n\
+         hint: start again with --resume-from-checkpoint false --overwrite-output-dir",
+        .dir.display(), .reasons.join("\n  ")
+    )]
+    NoUsableCheckpoint {
+        /// The output directory.
+        dir: PathBuf,
+        /// Why, newest first.
+        reasons: Vec<String>,
+    },
+
+    /// The metric that is to pick the best checkpoint is not among the evaluation's.
+    #[error(
+        "metric_for_best_model is {metric}, which the evaluation does not give\n\
+         hint: it gives {}", .known.join(", ")
+    )]
+    NoSuchMetric {
+        /// As named.
+        metric: String,
+        /// Keys of the evaluation's metrics.
+        known: Vec<String>,
+    },
+
     /// A file that belongs to the model could not be copied beside it.
     #[error("{0}")]
     Companion(String),

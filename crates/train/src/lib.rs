@@ -10,21 +10,35 @@ mod error;
 mod metrics;
 mod optimizer;
 mod pack;
-mod preference_task;
+mod preference;
+mod record;
+mod reference;
+mod resume;
+mod run;
 mod sampler;
 mod schedule;
 mod score;
 mod sft_task;
+mod state;
 mod trainer;
+mod unpaired_task;
 
 pub use checkpoint::Files;
 pub use error::TrainError;
 pub use metrics::{Averages, MetricsFile};
 pub use optimizer::{Optimizer, OptimizerKind};
 pub use pack::{pack_pairs, pack_sequences};
-pub use preference_task::{PreferenceTask, ReferenceLogps};
+pub use preference::{
+    MaskSettings, MovingReference, PreferenceSettings, PreferenceTask, ReferenceLogps, ReferencedPairs,
+    Remedy, TokenMask,
+};
+pub use record::PairRecord;
+pub use reference::{ReferenceCache, SequenceKey, score_reference};
+pub use resume::{Checkpoint, RunIdentity};
+pub use run::run;
 pub use sampler::{Sampler, SamplingOrder};
-pub use schedule::{Schedule, ScheduleKind};
+pub use schedule::{Ramp, Schedule, ScheduleKind};
 pub use score::{ScoredPair, score_pairs};
 pub use sft_task::SftTask;
-pub use trainer::{Cadence, Observer, Outcome, Settings, Task, TrainingPlan, run};
+pub use trainer::{BestModel, Cadence, Observer, Outcome, Settings, Task, TrainingPlan};
+pub use unpaired_task::{ReferencedExamples, UnpairedTask};

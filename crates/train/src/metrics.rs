@@ -6,6 +6,7 @@ use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::Write;
 use std::path::{Path, PathBuf};
+use unbraid_model::weights::write_file_atomic;
 
 /// Running means by key. Keys keep the order of their first appearance.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -60,6 +61,36 @@ impl Averages {
         }
     }
 
+    /// Everything it holds, exactly: for each key its sum and weight, in order of first appearance. Sums that JSON
+    /// has no number for become their names.
+    pub(crate) fn to_json(&self) -> Value {
+        let number = |x: f64| match Value::from(x) {
+            Value::Null => Value::from(x.to_string()),
+            number => number,
+        };
+        let entry = |key: &String| {
+            let (sum, weight) = self.sums[key];
+            Value::from(vec![Value::from(key.as_str()), number(sum), number(weight)])
+        };
+        self.order.iter().map(entry).collect()
+    }
+
+    /// What [`Averages::to_json`] wrote; `None` for anything else.
+    pub(crate) fn from_json(value: &Value) -> Option<Self> {
+        let number = |x: &Value| x.as_f64().or_else(|| x.as_str()?.parse().ok());
+        let mut averages = Averages::default();
+        for entry in value.as_array()? {
+            let [key, sum, weight] = entry.as_array()?.as_slice() else {
+                return None;
+            };
+            let key = key.as_str()?.to_owned();
+            averages.order.push(key.clone());
+            let sums = (number(sum)?, number(weight)?);
+            averages.sums.insert(key, sums);
+        }
+        Some(averages)
+    }
+
     /// Forgets everything.
     pub fn clear(&mut self) {
         *self = Averages::default();
@@ -73,12 +104,19 @@ pub struct MetricsFile {
 }
 
 impl MetricsFile {
-    /// Creates the file.
+    /// Creates the file, or cuts an earlier one back to `rows`: what a run had logged when the checkpoint was saved
+    /// from which it goes on.
     ///
     /// # Errors
     /// What the file system refuses.
-    pub fn create(path: &Path) -> Result<Self, TrainError> {
-        let file = File::create(path).map_err(|e| TrainError::io("create", path, e))?;
+    pub fn create(path: &Path, rows: &[Map<String, Value>]) -> Result<Self, TrainError> {
+        let mut bytes = Vec::new();
+        for row in rows {
+            bytes.append(&mut line(row));
+        }
+        write_file_atomic(path, &bytes)?;
+        let file = File::options().append(true).open(path);
+        let file = file.map_err(|e| TrainError::io("open", path, e))?;
         Ok(MetricsFile {
             file,
             path: path.to_path_buf(),
@@ -90,17 +128,60 @@ impl MetricsFile {
     /// # Errors
     /// What the file system refuses (a full disk, say).
     pub fn write(&mut self, row: &Map<String, Value>) -> Result<(), TrainError> {
-        let mut line = serde_json::to_vec(row).expect("a map of JSON values serialises");
-        line.push(b'\n');
         self.file
-            .write_all(&line)
+            .write_all(&line(row))
             .map_err(|e| TrainError::io("write", &self.path, e))
     }
+}
+
+fn line(row: &Map<String, Value>) -> Vec<u8> {
+    let mut line = serde_json::to_vec(row).expect("a map of JSON values serialises");
+    line.push(b'\n');
+    line
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn averages_survive_json_to_the_last_bit() {
+        let mut a = Averages::default();
+        a.add("z", 0.1);
+        a.add_weighted("z", 1.0 / 3.0, 0.7);
+        a.add("nan", f64::NAN);
+        a.add("inf", -f64::INFINITY);
+        a.add("a", -0.0);
+        let text = a.to_json().to_string();
+        let b = Averages::from_json(&serde_json::from_str(&text).unwrap()).unwrap();
+        assert_eq!(b.order, ["z", "nan", "inf", "a"]);
+        for (key, (sum, weight)) in &a.sums {
+            let bits = |x: f64| x.to_bits();
+            assert_eq!(bits(b.sums[key].1), bits(*weight), "{key}");
+            assert!(bits(b.sums[key].0) == bits(*sum) || sum.is_nan() && b.sums[key].0.is_nan());
+        }
+        assert_eq!(Averages::from_json(&Value::from("x")), None);
+    }
+
+    #[test]
+    fn a_metrics_file_is_cut_back_and_goes_on() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("metrics.jsonl");
+        let row = |step: u64| {
+            let value = serde_json::json!({"step": step, "x": 0.1});
+            value.as_object().unwrap().clone()
+        };
+        let mut file = MetricsFile::create(&path, &[]).unwrap();
+        for step in 1..=3 {
+            file.write(&row(step)).unwrap();
+        }
+        let whole = std::fs::read_to_string(&path).unwrap();
+        // A kill in the middle of a line.
+        std::fs::write(&path, &whole[..whole.len() - 4]).unwrap();
+        let mut file = MetricsFile::create(&path, &[row(1), row(2)]).unwrap();
+        file.write(&row(3)).unwrap();
+        assert_eq!(std::fs::read_to_string(&path).unwrap(), whole);
+    }
 
     #[test]
     fn means_are_weighted_and_merge() {

@@ -29,3 +29,12 @@ pub fn pack_sequences<'a>(sequences: impl IntoIterator<Item = &'a SftSequence>) 
     }
     forest
 }
+
+/// A seed for one micro-batch of one optimizer step, so that a resumed run draws what an uninterrupted one does.
+pub(crate) fn draw_seed(seed: u64, step: u64, micro_batch: usize) -> u64 {
+    // SplitMix64's finaliser (Steele et al. 2014): neighbouring steps get unrelated seeds.
+    let mut z = seed ^ step.wrapping_mul(0x9e37_79b9_7f4a_7c15) ^ (micro_batch as u64) << 48;
+    z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+    z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+    z ^ (z >> 31)
+}

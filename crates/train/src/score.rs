@@ -7,7 +7,7 @@ use unbraid_preference::TokenizedPair;
 use unbraid_tensor::Backend;
 
 /// Rows of a scoring batch; its size changes time and memory, not results.
-const ROWS_PER_BATCH: usize = 2048;
+pub(crate) const ROWS_PER_BATCH: usize = 2048;
 
 /// Log-probs of one pair's completion tokens, in nats.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -35,7 +35,7 @@ fn rows(pair: &TokenizedPair) -> usize {
 }
 
 /// Consecutive pairs that together have about [`ROWS_PER_BATCH`] rows.
-fn batches(pairs: &[&TokenizedPair]) -> Vec<Range<usize>> {
+pub(crate) fn batches(pairs: &[&TokenizedPair]) -> Vec<Range<usize>> {
     let (mut out, mut start, mut total) = (Vec::new(), 0, 0);
     for (i, pair) in pairs.iter().enumerate() {
         if total > 0 && total + rows(pair) > ROWS_PER_BATCH {

@@ -3,7 +3,7 @@
 
 use crate::error::TrainError;
 use crate::metrics::Averages;
-use crate::pack::pack_sequences;
+use crate::pack::{draw_seed, pack_sequences};
 use crate::trainer::Task;
 use unbraid_model::{Accumulate, Batch, Forest, GradientPlan, Gradients, Keep, LanguageModel};
 use unbraid_preference::SftDataset;
@@ -19,6 +19,8 @@ pub struct SftTask<'a> {
     pub keep: Keep,
     /// Packs in an evaluation batch.
     pub eval_batch: usize,
+    /// Seed of the adapter's dropout.
+    pub dropout_seed: Option<u64>,
 }
 
 fn forest(data: &SftDataset, packs: &[usize]) -> Forest {
@@ -44,6 +46,7 @@ impl<B: Backend> Task<B> for SftTask<'_> {
         &mut self,
         model: &LanguageModel<B>,
         gradients: &mut Gradients<B>,
+        step: u64,
         micro_batches: &[Vec<usize>],
         _measure: bool,
     ) -> Result<Averages, TrainError> {
@@ -53,9 +56,10 @@ impl<B: Backend> Task<B> for SftTask<'_> {
             .collect();
         let tokens: usize = forests.iter().map(|f| f.targets.len()).sum();
         let mut metrics = Averages::default();
-        for (forest, packs) in forests.into_iter().zip(micro_batches) {
+        for (i, (forest, packs)) in forests.into_iter().zip(micro_batches).enumerate() {
             let batch = Batch::new(&*model.backend, forest);
-            let forward = model.forward(&batch, self.keep);
+            let dropout = self.dropout_seed.map(|seed| draw_seed(seed, step, i));
+            let forward = model.forward_training(&batch, self.keep, dropout);
             let sum: f64 = forward.token_logps.iter().sum();
             if !sum.is_finite() {
                 return Err(TrainError::NonFiniteLoss {
@@ -84,13 +88,23 @@ impl<B: Backend> Task<B> for SftTask<'_> {
         Averages::default()
     }
 
-    fn evaluate(&mut self, model: &LanguageModel<B>) -> Result<Option<Averages>, TrainError> {
+    fn evaluate(
+        &mut self,
+        model: &LanguageModel<B>,
+        stop: &mut dyn FnMut() -> bool,
+    ) -> Result<Option<Averages>, TrainError> {
         let Some(eval) = self.eval else {
             return Ok(None);
         };
         let mut metrics = Averages::default();
         let packs: Vec<usize> = (0..eval.packs.len()).collect();
         for packs in packs.chunks(self.eval_batch.max(1)) {
+            if stop() {
+                return Ok(None);
+            }
+            if stop() {
+                return Ok(None);
+            }
             let batch = Batch::new(&*model.backend, forest(eval, packs));
             let logps = model.token_logps(&batch);
             let count = logps.len() as f64;

@@ -8,7 +8,7 @@ use std::path::PathBuf;
 use std::sync::{Arc, LazyLock};
 use unbraid_model::{Batch, Gradients, Keep, LanguageModel};
 use unbraid_objective::{Objective, ObjectiveOptions};
-use unbraid_preference::{PairText, TokenizedPair, TokenizedSequence};
+use unbraid_preference::{TokenizedPair, TokenizedSequence};
 use unbraid_tensor::CpuBackend;
 use unbraid_train::{PreferenceTask, ScoredPair, Task, pack_pairs, score_pairs};
 
@@ -33,11 +33,7 @@ fn pair() -> impl Strategy<Value = TokenizedPair> {
             chosen: side(chosen),
             rejected: side(rejected),
             weight: 1.0,
-            text: PairText {
-                prompt: String::new(),
-                chosen: String::new(),
-                rejected: String::new(),
-            },
+            text: None,
         }
     })
 }

@@ -10,11 +10,11 @@ use super::keys::Keys;
 use super::{MAX_HEADS, MAX_LAYERS, MAX_POSITIONS, MAX_VOCAB, MAX_WIDTH, check_parameters};
 use crate::error::ModelError;
 
-/// Activation of GPT-2's feed-forward layer.
+/// Activation of a feed-forward layer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Activation {
-    /// GELU by its tanh approximation, ½x(1 + tanh(√(2/π)(x + 0.044715x³))): `gelu_new` and
-    /// `gelu_pytorch_tanh`.
+    /// GELU by its tanh approximation, ½x(1 + tanh(√(2/π)(x + 0.044715x³))): `gelu_new`,
+    /// `gelu_pytorch_tanh`, and `gelu_fast`, whose √(2/π) is cut after ten digits.
     GeluTanh,
     /// Exact GELU, x·Φ(x): `gelu`.
     GeluErf,
@@ -75,9 +75,9 @@ impl Gpt2Config {
             layer_norm_epsilon: keys
                 .optional_positive("layer_norm_epsilon")?
                 .unwrap_or(1e-5),
-            activation: read_activation(&keys)?,
+            activation: read_activation(&keys, "activation_function", Activation::GeluTanh)?,
             tie_word_embeddings: keys.flag_or("tie_word_embeddings", true)?,
-            eos_token_ids: keys.eos_token_ids(50_256)?,
+            eos_token_ids: keys.eos_token_ids(Some(50_256))?,
             raw: Map::new(),
         };
         check_parameters(config.parameter_count(), origin)?;
@@ -120,15 +120,20 @@ fn refuse_unsupported(keys: &Keys<'_>) -> Result<(), ModelError> {
     Ok(())
 }
 
-fn read_activation(keys: &Keys<'_>) -> Result<Activation, ModelError> {
-    const KEY: &str = "activation_function";
-    match keys.text(KEY)?.unwrap_or("gelu_new") {
-        "gelu_new" | "gelu_pytorch_tanh" => Ok(Activation::GeluTanh),
-        "gelu" => Ok(Activation::GeluErf),
-        other => Err(keys.unsupported(
-            KEY,
+/// The activation that `key` names, or `default` where it is absent.
+pub(super) fn read_activation(
+    keys: &Keys<'_>,
+    key: &str,
+    default: Activation,
+) -> Result<Activation, ModelError> {
+    match keys.text(key)? {
+        None => Ok(default),
+        Some("gelu_new" | "gelu_pytorch_tanh" | "gelu_fast") => Ok(Activation::GeluTanh),
+        Some("gelu") => Ok(Activation::GeluErf),
+        Some(other) => Err(keys.unsupported(
+            key,
             format!("{other:?}"),
-            "gelu_new, gelu_pytorch_tanh, gelu",
+            "gelu_new, gelu_pytorch_tanh, gelu_fast, gelu",
         )),
     }
 }

@@ -53,6 +53,23 @@ impl<'a> Keys<'a> {
             .ok_or_else(|| self.bad(key, value, &format!("an integer from 1 to {cap}")))
     }
 
+    /// An integer in 0..=`cap`, or `default` where the key is absent.
+    pub(crate) fn count_or(
+        &self,
+        key: &str,
+        cap: usize,
+        default: usize,
+    ) -> Result<usize, ModelError> {
+        let Some(value) = self.get(key) else {
+            return Ok(default);
+        };
+        value
+            .as_u64()
+            .and_then(|n| usize::try_from(n).ok())
+            .filter(|n| *n <= cap)
+            .ok_or_else(|| self.bad(key, value, &format!("an integer from 0 to {cap}")))
+    }
+
     /// An integer in 1..=`cap`.
     pub(crate) fn size(&self, key: &str, cap: usize) -> Result<usize, ModelError> {
         self.optional_size(key, cap)?
@@ -114,11 +131,11 @@ impl<'a> Keys<'a> {
     }
 
     /// `eos_token_id` as a list: one id, several, or none (`null`). A key that is absent means
-    /// `default`. Negative ids, which some old files use for "none", are left out.
-    pub(crate) fn eos_token_ids(&self, default: u32) -> Result<Vec<u32>, ModelError> {
+    /// the family's `default`. Negative ids, which some old files use for "none", are left out.
+    pub(crate) fn eos_token_ids(&self, default: Option<u32>) -> Result<Vec<u32>, ModelError> {
         const KEY: &str = "eos_token_id";
         let Some(value) = self.map.get(KEY) else {
-            return Ok(vec![default]);
+            return Ok(default.into_iter().collect());
         };
         let listed = match value {
             Value::Null => &[],

@@ -8,15 +8,23 @@
 //! and are not implemented are errors. Sizes are capped (constants below) before anything is
 //! multiplied or allocated. Tested in `tests/weights_config.rs`.
 
+mod gemma2;
 mod gpt2;
+mod gpt_neox;
 mod keys;
 mod llama;
+mod mistral;
+mod qwen2;
+mod qwen3;
 mod rope;
+mod window;
 
 use std::path::Path;
 
 use serde_json::{Map, Value};
 
+pub use gemma2::Gemma2Config;
+pub use gpt_neox::GptNeoxConfig;
 pub use gpt2::{Activation, Gpt2Config};
 pub use llama::LlamaConfig;
 pub use rope::{RopeConfig, RopeKind};
@@ -26,8 +34,15 @@ use crate::weights::{StoredDtype, Weights};
 use keys::Keys;
 
 /// Every `model_type` that can be read, with its class name in transformers.
-pub const SUPPORTED_ARCHITECTURES: &[&str] =
-    &["gpt2 (GPT2LMHeadModel)", "llama (LlamaForCausalLM)"];
+pub const SUPPORTED_ARCHITECTURES: &[&str] = &[
+    "gpt2 (GPT2LMHeadModel)",
+    "llama (LlamaForCausalLM)",
+    "mistral (MistralForCausalLM)",
+    "qwen2 (Qwen2ForCausalLM)",
+    "qwen3 (Qwen3ForCausalLM)",
+    "gemma2 (Gemma2ForCausalLM)",
+    "gpt_neox (GPTNeoXForCausalLM)",
+];
 
 // Caps on sizes, each several times the largest published model of its kind: Llama 3.1 405B has
 // 126 layers, width 16,384, feed-forward 53,248, 128 heads; Gemma's vocabulary has 262,144 tokens;
@@ -49,6 +64,47 @@ pub enum ModelConfig {
     Gpt2(Gpt2Config),
     /// Llama 2 and 3, SmolLM2, TinyLlama.
     Llama(LlamaConfig),
+    /// Mistral: Llama with a sliding window.
+    Mistral(LlamaConfig),
+    /// Qwen2 and Qwen2.5: Llama with biases on queries, keys and values.
+    Qwen2(LlamaConfig),
+    /// Qwen3: Llama with norms over each head's query and key.
+    Qwen3(LlamaConfig),
+    /// Gemma 2.
+    Gemma2(Gemma2Config),
+    /// GPT-NeoX, Pythia.
+    GptNeox(GptNeoxConfig),
+}
+
+/// What every family's settings have, under one name.
+struct Common<'a> {
+    model_type: &'static str,
+    class: &'static str,
+    vocab_size: usize,
+    hidden_size: usize,
+    n_layers: usize,
+    max_positions: usize,
+    tie_word_embeddings: bool,
+    eos_token_ids: &'a [u32],
+    parameter_count: u128,
+    raw: &'a Map<String, Value>,
+}
+
+impl<'a> Common<'a> {
+    fn of_llama(c: &'a LlamaConfig, model_type: &'static str, class: &'static str) -> Self {
+        Common {
+            model_type,
+            class,
+            vocab_size: c.vocab_size,
+            hidden_size: c.hidden_size,
+            n_layers: c.num_hidden_layers,
+            max_positions: c.max_position_embeddings,
+            tie_word_embeddings: c.tie_word_embeddings,
+            eos_token_ids: &c.eos_token_ids,
+            parameter_count: c.parameter_count(),
+            raw: &c.raw,
+        }
+    }
 }
 
 impl ModelConfig {
@@ -101,6 +157,15 @@ impl ModelConfig {
         match family(&keys)? {
             "gpt2" | "GPT2LMHeadModel" => Ok(Self::Gpt2(Gpt2Config::from_map(map, origin)?)),
             "llama" | "LlamaForCausalLM" => Ok(Self::Llama(LlamaConfig::from_map(map, origin)?)),
+            "mistral" | "MistralForCausalLM" => Ok(Self::Mistral(mistral::read(map, origin)?)),
+            "qwen2" | "Qwen2ForCausalLM" => Ok(Self::Qwen2(qwen2::read(map, origin)?)),
+            "qwen3" | "Qwen3ForCausalLM" => Ok(Self::Qwen3(qwen3::read(map, origin)?)),
+            "gemma2" | "Gemma2ForCausalLM" => {
+                Ok(Self::Gemma2(Gemma2Config::from_map(map, origin)?))
+            }
+            "gpt_neox" | "GPTNeoXForCausalLM" => {
+                Ok(Self::GptNeox(GptNeoxConfig::from_map(map, origin)?))
+            }
             other => Err(ModelError::UnsupportedArchitecture {
                 origin: origin.to_owned(),
                 found: other.to_owned(),
@@ -109,87 +174,106 @@ impl ModelConfig {
         }
     }
 
+    /// What every family has.
+    fn common(&self) -> Common<'_> {
+        match self {
+            Self::Gpt2(c) => Common {
+                model_type: "gpt2",
+                class: "GPT2LMHeadModel",
+                vocab_size: c.vocab_size,
+                hidden_size: c.n_embd,
+                n_layers: c.n_layer,
+                max_positions: c.n_positions,
+                tie_word_embeddings: c.tie_word_embeddings,
+                eos_token_ids: &c.eos_token_ids,
+                parameter_count: c.parameter_count(),
+                raw: &c.raw,
+            },
+            Self::Llama(c) => Common::of_llama(c, "llama", "LlamaForCausalLM"),
+            Self::Mistral(c) => Common::of_llama(c, "mistral", "MistralForCausalLM"),
+            Self::Qwen2(c) => Common::of_llama(c, "qwen2", "Qwen2ForCausalLM"),
+            Self::Qwen3(c) => Common::of_llama(c, "qwen3", "Qwen3ForCausalLM"),
+            Self::Gemma2(c) => Common {
+                model_type: "gemma2",
+                class: "Gemma2ForCausalLM",
+                vocab_size: c.vocab_size,
+                hidden_size: c.hidden_size,
+                n_layers: c.num_hidden_layers,
+                max_positions: c.max_position_embeddings,
+                tie_word_embeddings: c.tie_word_embeddings,
+                eos_token_ids: &c.eos_token_ids,
+                parameter_count: c.parameter_count(),
+                raw: &c.raw,
+            },
+            Self::GptNeox(c) => Common {
+                model_type: "gpt_neox",
+                class: "GPTNeoXForCausalLM",
+                vocab_size: c.vocab_size,
+                hidden_size: c.hidden_size,
+                n_layers: c.num_hidden_layers,
+                max_positions: c.max_position_embeddings,
+                tie_word_embeddings: c.tie_word_embeddings,
+                eos_token_ids: &c.eos_token_ids,
+                parameter_count: c.parameter_count(),
+                raw: &c.raw,
+            },
+        }
+    }
+
     /// `model_type` of the family.
     #[must_use]
     pub fn model_type(&self) -> &'static str {
-        match self {
-            Self::Gpt2(_) => "gpt2",
-            Self::Llama(_) => "llama",
-        }
+        self.common().model_type
     }
 
     /// Number of token ids.
     #[must_use]
     pub fn vocab_size(&self) -> usize {
-        match self {
-            Self::Gpt2(config) => config.vocab_size,
-            Self::Llama(config) => config.vocab_size,
-        }
+        self.common().vocab_size
     }
 
     /// Model width.
     #[must_use]
     pub fn hidden_size(&self) -> usize {
-        match self {
-            Self::Gpt2(config) => config.n_embd,
-            Self::Llama(config) => config.hidden_size,
-        }
+        self.common().hidden_size
     }
 
     /// Number of blocks.
     #[must_use]
     pub fn n_layers(&self) -> usize {
-        match self {
-            Self::Gpt2(config) => config.n_layer,
-            Self::Llama(config) => config.num_hidden_layers,
-        }
+        self.common().n_layers
     }
 
     /// Longest sequence, tokens.
     #[must_use]
     pub fn max_positions(&self) -> usize {
-        match self {
-            Self::Gpt2(config) => config.n_positions,
-            Self::Llama(config) => config.max_position_embeddings,
-        }
+        self.common().max_positions
     }
 
     /// Whether the output head is the token embedding.
     #[must_use]
     pub fn tie_word_embeddings(&self) -> bool {
-        match self {
-            Self::Gpt2(config) => config.tie_word_embeddings,
-            Self::Llama(config) => config.tie_word_embeddings,
-        }
+        self.common().tie_word_embeddings
     }
 
     /// Tokens that end a text. An id may lie outside the vocabulary: small test models keep the
     /// default of their family.
     #[must_use]
     pub fn eos_token_ids(&self) -> &[u32] {
-        match self {
-            Self::Gpt2(config) => &config.eos_token_ids,
-            Self::Llama(config) => &config.eos_token_ids,
-        }
+        self.common().eos_token_ids
     }
 
     /// Number of parameters, a tied head counted once.
     #[must_use]
     pub fn parameter_count(&self) -> u64 {
-        let count = match self {
-            Self::Gpt2(config) => config.parameter_count(),
-            Self::Llama(config) => config.parameter_count(),
-        };
-        u64::try_from(count).unwrap_or(u64::MAX) // reading has capped it at 2⁴⁰
+        // reading has capped it at 2⁴⁰
+        u64::try_from(self.common().parameter_count).unwrap_or(u64::MAX)
     }
 
     /// The whole configuration as it was read.
     #[must_use]
     pub fn raw(&self) -> &Map<String, Value> {
-        match self {
-            Self::Gpt2(config) => &config.raw,
-            Self::Llama(config) => &config.raw,
-        }
+        self.common().raw
     }
 
     /// The text of a `config.json` for weights stored as `stored`: the keys as read, in their
@@ -198,13 +282,10 @@ impl ModelConfig {
     /// `torch_dtype`, which both generations read, if it has neither.
     #[must_use]
     pub fn to_json_pretty(&self, stored: StoredDtype) -> String {
-        let class = match self {
-            Self::Gpt2(_) => "GPT2LMHeadModel",
-            Self::Llama(_) => "LlamaForCausalLM",
-        };
-        let mut map = self.raw().clone();
-        map.insert("architectures".to_owned(), Value::from(vec![class]));
-        map.insert("model_type".to_owned(), Value::from(self.model_type()));
+        let common = self.common();
+        let mut map = common.raw.clone();
+        map.insert("architectures".to_owned(), Value::from(vec![common.class]));
+        map.insert("model_type".to_owned(), Value::from(common.model_type));
         let mut seen = false;
         for key in ["dtype", "torch_dtype"] {
             if let Some(value) = map.get_mut(key) {
@@ -244,4 +325,10 @@ fn check_parameters(count: u128, origin: &str) -> Result<(), ModelError> {
         found: format!("{count} parameters"),
         expected: format!("at most {MAX_PARAMETERS}"),
     })
+}
+
+/// `initializer_range`: the standard deviation of fresh weights.
+fn initializer_range(raw: &Map<String, Value>) -> f64 {
+    let given = raw.get("initializer_range").and_then(Value::as_f64);
+    given.unwrap_or(0.02)
 }

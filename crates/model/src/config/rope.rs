@@ -52,12 +52,13 @@ pub enum RopeKind {
 }
 
 impl RopeConfig {
-    /// Frequencies in radians per position, one for each of the `head_dim / 2` pairs of
-    /// dimensions (i, i + head_dim/2) that transformers rotates together.
+    /// Frequencies in radians per position, one for each of the `rotary_dim / 2` pairs of
+    /// dimensions (i, i + rotary_dim/2) that transformers rotates together; `rotary_dim` is the
+    /// width of a head, or of the part of it that is rotated.
     #[must_use]
-    pub fn inverse_frequencies(&self, head_dim: usize) -> Vec<f64> {
-        (0..head_dim / 2)
-            .map(|i| self.theta.powf(-2.0 * i as f64 / head_dim as f64))
+    pub fn inverse_frequencies(&self, rotary_dim: usize) -> Vec<f64> {
+        (0..rotary_dim / 2)
+            .map(|i| self.theta.powf(-2.0 * i as f64 / rotary_dim as f64))
             .map(|plain| self.stretch(plain))
             .collect()
     }
@@ -90,31 +91,46 @@ impl RopeConfig {
     /// Precedence as in transformers 5: a non-empty `rope_scaling` replaces `rope_parameters`, and
     /// a `rope_theta` inside either object comes before the one at the top level.
     pub(crate) fn read(keys: &Keys<'_>, max_positions: usize) -> Result<Self, ModelError> {
-        let scaling = keys
-            .object("rope_scaling")?
-            .filter(|object| !object.map.is_empty());
-        let nested = match scaling {
-            Some(object) => Some(object),
-            None => keys.object("rope_parameters")?,
-        };
-        let theta = match nested
-            .map(|n| n.optional_positive("rope_theta"))
-            .transpose()?
-        {
-            Some(Some(theta)) => theta,
-            _ => keys.optional_positive("rope_theta")?.unwrap_or(10_000.0),
-        };
+        let nested = Self::nested(keys)?;
         for source in [Some(*keys), nested].into_iter().flatten() {
             let key = "partial_rotary_factor";
             if let Some(share) = source.optional_positive(key)?.filter(|share| *share != 1.0) {
                 return Err(source.unsupported(key, share, "1.0"));
             }
         }
+        Self::read_with_theta(keys, "rope_theta", max_positions)
+    }
+
+    /// The same where the base stands under `theta_key` at the top level.
+    pub(crate) fn read_with_theta(
+        keys: &Keys<'_>,
+        theta_key: &str,
+        max_positions: usize,
+    ) -> Result<Self, ModelError> {
+        let nested = Self::nested(keys)?;
+        let theta = match nested
+            .map(|n| n.optional_positive("rope_theta"))
+            .transpose()?
+        {
+            Some(Some(theta)) => theta,
+            _ => keys.optional_positive(theta_key)?.unwrap_or(10_000.0),
+        };
         let kind = match nested {
             Some(nested) => Self::read_kind(keys, &nested, max_positions)?,
             None => RopeKind::Default,
         };
         Ok(Self { theta, kind })
+    }
+
+    /// The object that holds rotary settings, where there is one.
+    pub(crate) fn nested<'a>(keys: &Keys<'a>) -> Result<Option<Keys<'a>>, ModelError> {
+        let scaling = keys
+            .object("rope_scaling")?
+            .filter(|object| !object.map.is_empty());
+        match scaling {
+            Some(object) => Ok(Some(object)),
+            None => keys.object("rope_parameters"),
+        }
     }
 
     fn read_kind(

@@ -25,7 +25,7 @@ use serde_json::{Map, Value};
 pub(crate) use atomic::read_text_capped;
 pub use atomic::write_file_atomic;
 pub use gguf::GgufTokenizer;
-pub use save::{StoredDtype, save_safetensors};
+pub use save::{StoredDtype, save_safetensors, save_safetensors_file};
 
 use crate::error::ModelError;
 use decode::Encoding;
@@ -248,6 +248,7 @@ impl Weights {
         self.tensors
             .get_key_value(name)
             .or_else(|| self.tensors.get_key_value(names::canonical(name)?.as_str()))
+            .or_else(|| self.tensors.get_key_value(names::alias(name)?))
             .map(|(name, entry)| (name.as_str(), entry))
     }
 

@@ -17,11 +17,18 @@ pub(super) fn canonical(name: &str) -> Option<String> {
     }
 }
 
+/// Another name of the same tensor: GPT-NeoX's head, which checkpoints call `embed_out` and
+/// transformers' model since version 5 `lm_head`.
+pub(super) fn alias(name: &str) -> Option<&'static str> {
+    (name == "embed_out.weight").then_some("lm_head.weight")
+}
+
 /// Whether this is a buffer that old checkpoints saved: the causal mask, its fill value, the
 /// rotary frequencies.
 pub(super) fn is_buffer(name: &str) -> bool {
-    name.ends_with(".attn.bias")
-        || name.ends_with(".attn.masked_bias")
+    [".attn.bias", ".attn.masked_bias", ".attention.bias", ".attention.masked_bias"]
+        .iter()
+        .any(|end| name.ends_with(end))
         || name.ends_with("rotary_emb.inv_freq")
 }
 

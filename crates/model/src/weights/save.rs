@@ -99,6 +99,25 @@ pub fn save_safetensors(
     remove_stale(dir, &names)
 }
 
+/// Writes `tensors` into the one safetensors file `path`, otherwise as [`save_safetensors`].
+///
+/// # Errors
+/// As [`save_safetensors`].
+pub fn save_safetensors_file(
+    path: &Path,
+    tensors: &[(String, Vec<usize>)],
+    mut fetch: impl FnMut(usize) -> Result<Vec<f32>, ModelError>,
+    dtype: StoredDtype,
+) -> Result<(), ModelError> {
+    refuse_duplicates(path, tensors)?;
+    let mut file = AtomicFile::create(path)?;
+    let mut out = BufWriter::with_capacity(1 << 20, file.file());
+    let all = 0..tensors.len();
+    write_shard(&mut out, path, tensors, all, &mut fetch, dtype)?;
+    drop(out);
+    file.commit()
+}
+
 fn refuse_duplicates(dir: &Path, tensors: &[(String, Vec<usize>)]) -> Result<(), ModelError> {
     let mut names: Vec<_> = tensors.iter().map(|(name, _)| name).collect();
     names.sort();

@@ -55,7 +55,7 @@ impl AlphaPo {
         defaults: &[
             ("beta", "2", "β, reward scale"),
             ("simpo_gamma", "0.5", "γ, target margin of the rewards"),
-            ("alpha", "0.25", "α, shape of the reward; 0 is simpo"),
+            ("alphapo_alpha", "0.25", "α, shape of the reward; 0 is simpo"),
             ("label_smoothing", "0", "flip probability ε"),
         ],
         needs_reference: false,
@@ -101,7 +101,7 @@ impl Loss for AlphaPo {
     fn validate(&self) -> Result<(), ObjectiveError> {
         positive("beta", self.beta)?;
         check("simpo_gamma", self.gamma, true, "a finite number")?;
-        check("alpha", self.alpha, true, "a finite number")?;
+        check("alphapo_alpha", self.alpha, true, "a finite number")?;
         flip_probability("label_smoothing", self.label_smoothing)
     }
 

@@ -45,6 +45,7 @@ pub fn load(path: &Path) -> Result<Vec<Row>> {
 pub fn load_split(path: &Path, split: &str, max_samples: Option<usize>) -> Result<Vec<Row>> {
     load_rows(&DatasetSource {
         name: path.display().to_string(),
+        config: None,
         split: split.to_owned(),
         max_samples,
     })

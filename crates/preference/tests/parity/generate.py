@@ -13,8 +13,9 @@ import datasets
 import transformers
 import trl
 from tokenizers import processors
-from trl.data_utils import pack_dataset
+from trl.data_utils import pack_dataset, unpair_preference_dataset
 from trl.trainer.dpo_trainer import DataCollatorForPreference, DPOTrainer
+from trl.trainer.kto_trainer import DataCollatorForUnpairedPreference, KTOTrainer
 from trl.trainer.sft_trainer import SFTTrainer
 
 datasets.disable_progress_bars()
@@ -125,6 +126,61 @@ def prepare_pair(variant, max_length, row):
     return result
 
 
+def judged(prompt, completion, label):
+    return {"prompt": prompt, "completion": completion, "label": label}
+
+
+JUDGED_ROWS = [
+    judged("The capital of France is", " Paris.", True), judged("The capital of Fran", "ce is Paris.", False),
+    judged("Hi", " there<|im_end|>", True), judged("one two", " " + LONG, False), judged(LONG, " cut away", True),
+    judged("The sky is blue today, and the children walked", " home.", True), judged("def add(a, b):\n", "\n    return a + b\n", False),
+]
+JUDGED_CHAT = [judged([user("Can you help me?")], [assistant("Of course!")], True),
+               judged([user("Hi")], [assistant("Hello")], False), judged([user("Bye")], [assistant(LONG)], True)]
+PAIRED_ROWS = [pair("The capital of France is", " Paris.", " London."), pair("Hi", " there", " you<|im_end|>"),
+               pair("one two", " three", " " + LONG)]
+IMPLICIT_ROWS = [{"chosen": "The sky is blue today", "rejected": "The sky is green today"},
+                 {"chosen": "1+1=2 of course", "rejected": "1+1=3 of course"}]
+UNPAIRED = [  # name, tokenizer, max_length, batch size, rows
+    ("judged, all in one batch", "plain", 64, 8, JUDGED_ROWS), ("judged, batches of 3, truncated", "plain", 20, 3, JUDGED_ROWS),
+    ("judged, batches of 2", "plain", 12, 2, JUDGED_ROWS), ("judged, no limit", "plain", None, 4, JUDGED_ROWS),
+    ("judged, BOS", "bos", 20, 4, JUDGED_ROWS), ("judged, BOS and EOS", "bos_eos", 64, 4, JUDGED_ROWS),
+    ("conversations", "plain", 32, 2, JUDGED_CHAT), ("conversations, template writes BOS", "template_bos", 64, 3, JUDGED_CHAT),
+    ("conversations, prompt renders differently alone", "template_thinks", 64, 3, JUDGED_CHAT),
+    ("pairs", "plain", 64, 3, PAIRED_ROWS), ("pairs, batches of 2", "plain", 16, 2, PAIRED_ROWS),
+    ("pairs with implicit prompts", "plain", 64, 4, IMPLICIT_ROWS),
+]
+
+
+def prepare_unpaired(variant, max_length, batch, rows):
+    tokenizer = load(variant)
+    args = SimpleNamespace(max_length=max_length, dataset_num_proc=None, per_device_train_batch_size=batch)
+    numbered = datasets.Dataset.from_list([row | {"index": at} for at, row in enumerate(rows)])
+    trainer = SimpleNamespace(_tokenizer=tokenizer, calculate_KL=True)
+    prepared = KTOTrainer._prepare_dataset(trainer, numbered, tokenizer, args, "eval")
+    result = []
+    for row in prepared:
+        collated = DataCollatorForUnpairedPreference(pad_token_id=0, max_length=max_length)([row])
+        example = {"index": row["index"], "label": row["label"]}
+        for name, prefix in (("sequence", ""), ("mismatched", "KL_")):
+            ids, mask = collated[f"{prefix}input_ids"][0], collated[f"{prefix}completion_mask"][0]
+            example[name] = {"ids": ids.tolist(), "prompt_len": len(mask) - int(mask.sum())}
+        result.append(example)
+    return result
+
+
+def unpaired_order(count):
+    """Runs of examples of one label with consecutive rows: [label, first row, length]."""
+    rows = datasets.Dataset.from_list([pair("p", "c", "r") | {"index": at} for at in range(count)])
+    runs = []
+    for row in unpair_preference_dataset(rows):
+        if runs and runs[-1][0] == row["label"] and runs[-1][1] + runs[-1][2] == row["index"]:
+            runs[-1][2] += 1
+        else:
+            runs.append([row["label"], row["index"], 1])
+    return {"rows": count, "runs": runs}
+
+
 TEXT_ROWS = [{"text": "The river was low."}, {"text": LONG}, {"text": "done<|im_end|>"}]
 PROMPT_ROWS = [
     {"prompt": "The capital of France is", "completion": " Paris."}, {"prompt": "The capital of Fran", "completion": "ce"},
@@ -177,6 +233,10 @@ expected = {
                  for name, (processor, template) in VARIANTS.items()},
     "pairs": [{"name": name, "variant": variant, "max_length": max_length, "row": row,
                "expected": prepare_pair(variant, max_length, row)} for name, variant, max_length, row in PAIRS],
+    "unpaired": [{"name": name, "variant": variant, "max_length": max_length, "batch": batch, "rows": rows,
+                  "expected": prepare_unpaired(variant, max_length, batch, rows)}
+                 for name, variant, max_length, batch, rows in UNPAIRED],
+    "unpaired_order": [unpaired_order(3), unpaired_order(2001)],
     "sft": [{"name": name, "variant": variant, "max_length": max_length, "completion_only": completion_only, "rows": rows,
              "expected": prepare_sft(variant, max_length, completion_only, rows)}
             for name, variant, max_length, completion_only, rows in SFT],

@@ -4,12 +4,15 @@
 //! that stays in cache, so nothing of size T × T is ever stored. The forward keeps only log Σ exp per row and
 //! head; the backward recomputes each block's probabilities from it (the scheme of Dao et al. 2022, arXiv
 //! 2205.14135, without its tiling over keys). Tasks are (segment, head) forward and (group, key/value head)
-//! backward: groups share no gradient row, so tasks write disjoint elements.
+//! backward: groups share no gradient row, so tasks write disjoint elements. With a window, a block's keys begin with
+//! the first one that its first row sees; those before are skipped.
 
+use super::head::{soften, softening};
 use super::matmul::{Parallelism, RawMat, raw};
 use super::simd::{Shared, exp, lane_max, lane_sum, rows_per_piece, simd};
 use crate::layout::{AttentionLayout, AttentionSegment, AttentionShape, Span};
 use rayon::prelude::*;
+use std::ops::Range;
 
 /// Query rows per block.
 const BLOCK: usize = 64;
@@ -20,9 +23,11 @@ pub(super) fn rope(
     table: &[f32],
     heads: usize,
     head_dim: usize,
+    rotary_dim: usize,
     inverse: bool,
 ) {
-    let (width, half) = (heads * head_dim, head_dim / 2);
+    assert!(rotary_dim <= head_dim && rotary_dim.is_multiple_of(2));
+    let (width, half) = (heads * head_dim, rotary_dim / 2);
     let step = rows_per_piece(width);
     let sign = if inverse { -1.0 } else { 1.0 };
     x[..positions.len() * width]
@@ -31,9 +36,9 @@ pub(super) fn rope(
         .for_each(|(x, positions)| {
             simd(|| {
                 for (row, &p) in x.chunks_exact_mut(width).zip(positions) {
-                    let (cos, sin) = table[p as usize * head_dim..][..head_dim].split_at(half);
+                    let (cos, sin) = table[p as usize * rotary_dim..][..rotary_dim].split_at(half);
                     for head in row.chunks_exact_mut(head_dim) {
-                        let (a, b) = head.split_at_mut(half);
+                        let (a, b) = head[..rotary_dim].split_at_mut(half);
                         for i in 0..half {
                             let s = sign * sin[i];
                             let (u, v) = (a[i], b[i]);
@@ -46,24 +51,53 @@ pub(super) fn rope(
         });
 }
 
-/// The non-empty key runs that query rows `..end` of a segment see: ancestors whole, then own rows `0..end`.
-fn key_runs(segment: &AttentionSegment, end: usize) -> impl Iterator<Item = (usize, Span)> + '_ {
-    let own = Span {
-        len: end,
-        ..segment.own
-    };
-    let mut column = 0;
-    segment
-        .ancestors
-        .iter()
-        .copied()
-        .chain([own])
-        .filter(|span| span.len > 0) // an empty run may stand behind the last row
-        .map(move |span| {
-            let at = column;
-            column += span.len;
-            (at, span)
-        })
+/// The keys of one block of query rows: path positions `from..to`.
+#[derive(Clone, Copy)]
+struct Keys {
+    from: usize,
+    to: usize,
+}
+
+impl Keys {
+    /// What query rows `start..end` of a segment see between them.
+    fn of(segment: &AttentionSegment, start: usize, end: usize, shape: AttentionShape) -> Self {
+        Keys {
+            from: shape.first_seen(before(segment) + start),
+            to: before(segment) + end,
+        }
+    }
+
+    fn count(self) -> usize {
+        self.to - self.from
+    }
+
+    /// Columns that query row `i` of the segment sees.
+    fn visible(self, segment: &AttentionSegment, i: usize, shape: AttentionShape) -> Range<usize> {
+        let position = before(segment) + i;
+        shape.first_seen(position) - self.from..position + 1 - self.from
+    }
+
+    /// The non-empty runs of these keys, each with its first column: ancestors, then own rows.
+    fn runs(self, segment: &AttentionSegment) -> impl Iterator<Item = (usize, Span)> + '_ {
+        let mut position = 0;
+        segment
+            .ancestors
+            .iter()
+            .copied()
+            .chain([segment.own])
+            .filter_map(move |span| {
+                let first = position;
+                position += span.len;
+                let (start, end) = (self.from.max(first), self.to.min(position));
+                let part = Span {
+                    act: span.act + (start - first),
+                    grad: span.grad + (start - first),
+                    len: end.saturating_sub(start),
+                };
+                // An empty run may stand behind the last row.
+                (part.len > 0).then(|| (start - self.from, part))
+            })
+    }
 }
 
 /// Everything a task needs to compute scores.
@@ -101,11 +135,17 @@ impl Inputs<'_> {
         }
     }
 
-    /// Scaled scores of query rows `start..end` against the keys they may see, `[end − start, keys]`, row-major
-    /// in `scores`; entries beyond a row's causal limit are present but meaningless.
-    fn scores(&self, s: &AttentionSegment, h: usize, start: usize, end: usize, scores: &mut [f32]) {
-        let keys = seen(s, end);
-        for (column, span) in key_runs(s, end) {
+    /// Scaled scores of query rows `start..end` against `keys`, `[end − start, keys]`, row-major in `scores`; entries
+    /// that a row does not see are present but meaningless.
+    fn scores(
+        &self,
+        s: &AttentionSegment,
+        h: usize,
+        (start, end): (usize, usize),
+        keys: Keys,
+        scores: &mut [f32],
+    ) {
+        for (column, span) in keys.runs(s) {
             let (kp, krs, kcs) = self.key(span.act, self.key_head(h));
             // SAFETY: `check` has put all rows inside q and k; `scores` holds (end − start)·keys floats and
             // columns column..column + span.len of it; nobody else has it.
@@ -118,7 +158,7 @@ impl Inputs<'_> {
                     self.query(s.query + start, h),
                     (kp, kcs, krs),
                     0.0,
-                    (scores.as_mut_ptr().add(column), keys),
+                    (scores.as_mut_ptr().add(column), keys.count()),
                     Parallelism::None,
                 );
             }
@@ -146,9 +186,9 @@ fn transposed((p, rs, cs): RawMat) -> RawMat {
     (p, cs, rs)
 }
 
-/// Number of keys that the last query row before `end` sees.
-fn seen(segment: &AttentionSegment, end: usize) -> usize {
-    segment.ancestors.iter().map(|a| a.len).sum::<usize>() + end
+/// Path position of a segment's first row.
+fn before(segment: &AttentionSegment) -> usize {
+    segment.ancestors.iter().map(|a| a.len).sum()
 }
 
 /// Blocks of query rows of a segment.
@@ -203,17 +243,18 @@ fn forward_block(
     lse: Shared,
 ) {
     let shape = inputs.shape;
-    let keys = seen(s, end);
-    scores.resize((end - start) * keys, 0.0);
-    inputs.scores(s, h, start, end, scores);
-    for (i, row) in scores.chunks_exact_mut(keys).enumerate() {
-        let visible = seen(s, start + i + 1);
-        let value = simd(|| softmax(row, visible));
+    let keys = Keys::of(s, start, end, shape);
+    let count = keys.count();
+    scores.resize((end - start) * count, 0.0);
+    inputs.scores(s, h, (start, end), keys, scores);
+    for (i, row) in scores.chunks_exact_mut(count).enumerate() {
+        let visible = keys.visible(s, start + i, shape);
+        let value = simd(|| softmax(row, visible, shape.softcap));
         // SAFETY: element (query row, head) belongs to this task alone (checked) and lies inside lse (asserted).
         unsafe { *lse.at((s.query + start + i) * shape.heads + h) = value };
     }
     let at = (s.query + start) * shape.q_width() + h * shape.head_dim;
-    for (column, span) in key_runs(s, end) {
+    for (column, span) in keys.runs(s) {
         // SAFETY: rows and head columns of `out` belong to this task alone and lie inside it (asserted).
         unsafe {
             raw(
@@ -221,7 +262,7 @@ fn forward_block(
                 shape.head_dim,
                 span.len,
                 1.0,
-                (scores.as_ptr().add(column), keys, 1),
+                (scores.as_ptr().add(column), count, 1),
                 inputs.value(span.act, inputs.key_head(h)),
                 if column == 0 { 0.0 } else { 1.0 },
                 (out.at(at), shape.q_width()),
@@ -231,20 +272,22 @@ fn forward_block(
     }
 }
 
-/// Replaces the first `visible` scores by their softmax, the rest by zero; returns log Σ exp.
+/// Replaces the visible scores by their softmax, the rest by zero; returns log Σ exp.
 #[inline(always)]
-fn softmax(row: &mut [f32], visible: usize) -> f32 {
-    let (row, hidden) = row.split_at_mut(visible);
+fn softmax(row: &mut [f32], visible: Range<usize>, softcap: Option<f64>) -> f32 {
+    row[..visible.start].fill(0.0);
+    row[visible.end..].fill(0.0);
+    let row = &mut row[visible];
+    soften(row, softcap);
     let top = lane_max(row);
     for x in row.iter_mut() {
         *x = exp(*x - top);
     }
-    let total = lane_sum(visible, |j| row[j]);
+    let total = lane_sum(row.len(), |j| row[j]);
     let scale = 1.0 / total;
     for x in row.iter_mut() {
         *x *= scale;
     }
-    hidden.fill(0.0);
     top + total.ln()
 }
 
@@ -329,15 +372,16 @@ fn backward_block(
     ds: &mut Vec<f32>,
 ) {
     let shape = inputs.shape;
-    let (rows, width, keys) = (end - start, shape.head_dim, seen(s, end));
+    let keys = Keys::of(s, start, end, shape);
+    let (rows, width, count) = (end - start, shape.head_dim, keys.count());
     let kv = inputs.key_head(h);
-    p.resize(rows * keys, 0.0);
-    ds.resize(rows * keys, 0.0);
-    inputs.scores(s, h, start, end, p);
+    p.resize(rows * count, 0.0);
+    ds.resize(rows * count, 0.0);
+    inputs.scores(s, h, (start, end), keys, p);
     let grad_at = (s.own.grad + start) * shape.q_width() + h * width;
     let d_out: RawMat = (o.d_out[grad_at..].as_ptr(), shape.q_width(), 1);
-    for (column, span) in key_runs(s, end) {
-        // SAFETY: rows are inside their buffers (asserted); ds holds rows·keys floats.
+    for (column, span) in keys.runs(s) {
+        // SAFETY: rows are inside their buffers (asserted); ds holds rows·count floats.
         unsafe {
             raw(
                 rows,
@@ -347,19 +391,19 @@ fn backward_block(
                 d_out,
                 transposed(inputs.value(span.act, kv)),
                 0.0,
-                (ds.as_mut_ptr().add(column), keys),
+                (ds.as_mut_ptr().add(column), count),
                 Parallelism::None,
             );
         }
     }
     for i in 0..rows {
-        let visible = seen(s, start + i + 1);
+        let visible = keys.visible(s, start + i, shape);
         let lse = o.lse[(s.query + start + i) * shape.heads + h];
-        let (p, ds) = (&mut p[i * keys..][..keys], &mut ds[i * keys..][..keys]);
-        simd(|| score_gradient(p, ds, visible, lse, shape.scale as f32));
+        let (p, ds) = (&mut p[i * count..][..count], &mut ds[i * count..][..count]);
+        simd(|| score_gradient(p, ds, visible, lse, shape));
     }
     let (p, ds) = (p.as_ptr(), ds.as_ptr());
-    for (column, span) in key_runs(s, end) {
+    for (column, span) in keys.runs(s) {
         let key_at = span.grad * shape.kv_width() + kv * width;
         // SAFETY: this task alone has the group's gradient rows of key/value head `kv` and query heads `h`;
         // all rows are inside dq, dk, dv (asserted).
@@ -367,27 +411,53 @@ fn backward_block(
             let (p, ds) = (p.add(column), ds.add(column));
             let add = |m, k, a, b, c| raw(m, width, k, 1.0, a, b, 1.0, c, Parallelism::None);
             let dq = (o.dq.at(grad_at), shape.q_width());
-            add(rows, span.len, (ds, keys, 1), inputs.key(span.act, kv), dq);
+            add(rows, span.len, (ds, count, 1), inputs.key(span.act, kv), dq);
             let dk = (o.dk.at(key_at), shape.kv_width());
             let query = inputs.query(s.query + start, h);
-            add(span.len, rows, (ds, 1, keys), query, dk);
+            add(span.len, rows, (ds, 1, count), query, dk);
             let dv = (o.dv.at(key_at), shape.kv_width());
-            add(span.len, rows, (p, 1, keys), d_out, dv);
+            add(span.len, rows, (p, 1, count), d_out, dv);
         }
     }
 }
 
-/// From scores to p = exp(score − lse), from dp to ds = scale·p(dp − Σ p·dp); zero beyond `visible`.
+/// From scores to p = exp(score − lse), from dp to ds = scale·p(dp − Σ p·dp); zero where the row does not see.
 #[inline(always)]
-fn score_gradient(p: &mut [f32], ds: &mut [f32], visible: usize, lse: f32, scale: f32) {
-    p[visible..].fill(0.0);
-    ds[visible..].fill(0.0);
-    let (p, ds) = (&mut p[..visible], &mut ds[..visible]);
+fn score_gradient(
+    p: &mut [f32],
+    ds: &mut [f32],
+    visible: Range<usize>,
+    lse: f32,
+    shape: AttentionShape,
+) {
+    for x in [&mut *p, &mut *ds] {
+        x[..visible.start].fill(0.0);
+        x[visible.end..].fill(0.0);
+    }
+    let (p, ds) = (&mut p[visible.clone()], &mut ds[visible]);
+    let scale = shape.scale as f32;
+    if let Some(cap) = shape.softcap {
+        capped_score_gradient(p, ds, lse, scale, cap);
+        return;
+    }
     for x in p.iter_mut() {
         *x = exp(*x - lse);
     }
-    let mean = lane_sum(visible, |j| p[j] * ds[j]);
+    let mean = lane_sum(p.len(), |j| p[j] * ds[j]);
     for (d, p) in ds.iter_mut().zip(p.iter()) {
         *d = scale * p * (*d - mean);
+    }
+}
+
+/// The same with capped scores t = cap·tanh(score/cap): ds takes the factor 1 − (t/cap)². t must outlive the mean, so
+/// p is computed twice rather than t stored.
+#[inline(always)]
+fn capped_score_gradient(t: &mut [f32], ds: &mut [f32], lse: f32, scale: f32, cap: f64) {
+    soften(t, Some(cap));
+    let mean = lane_sum(t.len(), |j| exp(t[j] - lse) * ds[j]);
+    for (d, t) in ds.iter_mut().zip(t) {
+        let (p, slope) = (exp(*t - lse), softening(*t, Some(cap)));
+        *d = scale * p * (*d - mean) * slope;
+        *t = p;
     }
 }

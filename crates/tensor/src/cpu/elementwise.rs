@@ -1,6 +1,8 @@
 //! Elementwise loops and reductions: bias, axpy, dot products in f64, activations with their derivatives.
 
 use super::simd::{PIECE, exp, lane_sum_f64, rows_per_piece, sigmoid, simd};
+use crate::arguments::Gate;
+use crate::dropout::Mask;
 use rayon::prelude::*;
 
 pub(super) fn fill_zero(x: &mut [f32]) {
@@ -180,20 +182,89 @@ pub(super) fn gelu_backward(x: &[f32], rows: Option<&[u32]>, d: &mut [f32], f: u
         });
 }
 
-pub(super) fn swiglu(gate: &[f32], up: &[f32], y: &mut [f32]) {
+/// A gate's activation: its value at z, and (d_gate, d_up) of act(z)·u for the gradient dy of that product.
+trait Activation {
+    fn value(z: f32) -> f32;
+    fn backward(z: f32, u: f32, dy: f32) -> (f32, f32);
+}
+
+struct Silu;
+impl Activation for Silu {
+    #[inline(always)]
+    fn value(z: f32) -> f32 {
+        z * sigmoid(z)
+    }
+    #[inline(always)]
+    fn backward(z: f32, u: f32, dy: f32) -> (f32, f32) {
+        let s = sigmoid(z);
+        (dy * u * s * (1.0 + z * (1.0 - s)), dy * z * s)
+    }
+}
+
+struct GeluTanh;
+impl Activation for GeluTanh {
+    #[inline(always)]
+    fn value(z: f32) -> f32 {
+        gelu_tanh(z).0
+    }
+    #[inline(always)]
+    fn backward(z: f32, u: f32, dy: f32) -> (f32, f32) {
+        let (value, slope) = gelu_tanh(z);
+        (dy * u * slope, dy * value)
+    }
+}
+
+struct GeluErf;
+impl Activation for GeluErf {
+    #[inline(always)]
+    fn value(z: f32) -> f32 {
+        gelu_erf(z).0
+    }
+    #[inline(always)]
+    fn backward(z: f32, u: f32, dy: f32) -> (f32, f32) {
+        let (value, slope) = gelu_erf(z);
+        (dy * u * slope, dy * value)
+    }
+}
+
+pub(super) fn glu(kind: Gate, gate: &[f32], up: &[f32], y: &mut [f32]) {
+    match kind {
+        Gate::Silu => glu_by::<Silu>(gate, up, y),
+        Gate::GeluTanh => glu_by::<GeluTanh>(gate, up, y),
+        Gate::Gelu => glu_by::<GeluErf>(gate, up, y),
+    }
+}
+
+fn glu_by<A: Activation>(gate: &[f32], up: &[f32], y: &mut [f32]) {
     y.par_chunks_mut(PIECE)
         .zip(gate.par_chunks(PIECE))
         .zip(up.par_chunks(PIECE))
         .for_each(|((y, gate), up)| {
             simd(|| {
                 for ((y, &z), &u) in y.iter_mut().zip(gate).zip(up) {
-                    *y = z * sigmoid(z) * u;
+                    *y = A::value(z) * u;
                 }
             });
         });
 }
 
-pub(super) fn swiglu_backward(
+pub(super) fn glu_backward(
+    kind: Gate,
+    gate: &[f32],
+    up: &[f32],
+    rows: Option<&[u32]>,
+    d_gate: &mut [f32],
+    d_up: &mut [f32],
+    f: usize,
+) {
+    match kind {
+        Gate::Silu => glu_backward_by::<Silu>(gate, up, rows, d_gate, d_up, f),
+        Gate::GeluTanh => glu_backward_by::<GeluTanh>(gate, up, rows, d_gate, d_up, f),
+        Gate::Gelu => glu_backward_by::<GeluErf>(gate, up, rows, d_gate, d_up, f),
+    }
+}
+
+fn glu_backward_by<A: Activation>(
     gate: &[f32],
     up: &[f32],
     rows: Option<&[u32]>,
@@ -213,10 +284,35 @@ pub(super) fn swiglu_backward(
                     let row = row_of(rows, piece * step + i) * f;
                     let (gate, up) = (&gate[row..][..f], &up[row..][..f]);
                     for j in 0..f {
-                        let (z, dy) = (gate[j], du[j]);
-                        let s = sigmoid(z);
-                        dg[j] = dy * up[j] * s * (1.0 + z * (1.0 - s));
-                        du[j] = dy * z * s;
+                        (dg[j], du[j]) = A::backward(gate[j], up[j], du[j]);
+                    }
+                }
+            });
+        });
+}
+
+/// `x` and `y` hold the same whole rows of width `d`.
+pub(super) fn dropout(
+    x: &[f32],
+    rows: Option<&[u32]>,
+    mask: Mask,
+    p: f64,
+    y: &mut [f32],
+    d: usize,
+) {
+    let scale = (1.0 / (1.0 - p)) as f32;
+    let step = rows_per_piece(d);
+    y.par_chunks_mut(d * step)
+        .zip(x.par_chunks(d * step))
+        .enumerate()
+        .for_each(|(piece, (y, x))| {
+            simd(|| {
+                let both = y.chunks_exact_mut(d).zip(x.chunks_exact(d));
+                for (i, (y, x)) in both.enumerate() {
+                    let row = mask.row(row_of(rows, piece * step + i));
+                    for j in 0..d {
+                        let keep = if mask.keeps(row, j) { scale } else { 0.0 };
+                        y[j] = keep * x[j];
                     }
                 }
             });

@@ -1,21 +1,44 @@
 //! Look-ups and their transposes, and the inner products of look-up gradients.
 
+use super::CpuBuffer;
 use super::simd::{Shared, lane_sum, rows_per_piece, simd};
+use crate::bf16;
 use rayon::prelude::*;
 use std::ops::Range;
 
-pub(super) fn gather(table: &[f32], rows: &[u32], out: &mut [f32], d: usize, add: bool) {
+pub(super) fn gather(table: &CpuBuffer, rows: &[u32], out: &mut [f32], d: usize, add: bool) {
+    match table.halves() {
+        None => gather_rows(rows, out, d, add, |row| &table[row * d..][..d], f32::clone),
+        Some(halves) => gather_rows(
+            rows,
+            out,
+            d,
+            add,
+            |row| &halves[row * d..][..d],
+            |&x| bf16::widen(x),
+        ),
+    }
+}
+
+fn gather_rows<'a, T: 'a>(
+    rows: &[u32],
+    out: &mut [f32],
+    d: usize,
+    add: bool,
+    from: impl Fn(usize) -> &'a [T] + Sync,
+    value: impl Fn(&T) -> f32 + Sync,
+) {
     let step = rows_per_piece(d);
     out[..rows.len() * d]
         .par_chunks_mut(d * step)
         .zip(rows.par_chunks(step))
         .for_each(|(out, rows)| {
             for (out, &row) in out.chunks_exact_mut(d).zip(rows) {
-                let from = &table[row as usize * d..][..d];
+                let both = out.iter_mut().zip(from(row as usize));
                 if add {
-                    out.iter_mut().zip(from).for_each(|(o, x)| *o += x);
+                    both.for_each(|(o, x)| *o += value(x));
                 } else {
-                    out.copy_from_slice(from);
+                    both.for_each(|(o, x)| *o = value(x));
                 }
             }
         });

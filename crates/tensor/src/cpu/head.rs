@@ -4,24 +4,39 @@
 //! `[M, V]` matrix never exists. Forward: running maximum and sum per row. Backward: the chunk's logits again,
 //! turned in place into G = seed·(onehot − softmax), used for dh, dw and the Gram of output gradients
 //! (Σ_chunks G Gᵀ, `[rows, rows]`), from which ⟨g_p, g_q⟩ = Σ (G_p G_qᵀ)∘(h_p h_qᵀ) follows without forming a
-//! weight gradient. Recomputing the logits costs one product of the three and saves M·V floats.
+//! weight gradient. Recomputing the logits costs one product of the three and saves M·V floats. A bf16 weight is
+//! widened a chunk at a time.
 
 use super::matmul::{Parallelism, raw};
-use super::simd::{exp, lane_max, lane_sum, lane_sum_f64, simd};
-use super::{CpuBackend, CpuBuffer};
-use crate::backend::HeadBackward;
+use super::pool::Floats;
+use super::simd::{exp, lane_max, lane_sum, lane_sum_f64, simd, tanh};
+use super::{CpuBackend, CpuBuffer, embedding};
+use crate::arguments::HeadBackward;
 use rayon::prelude::*;
 use std::ops::Range;
 
 /// Logits of a chunk hold about this many floats (4 MiB).
 const CHUNK_FLOATS: usize = 1 << 20;
 
-/// Chunks of the vocabulary for `m` scored rows.
-fn chunks(m: usize, v: usize) -> impl Iterator<Item = Range<usize>> {
-    let width = (CHUNK_FLOATS / m.max(1)).clamp(256, 8192).min(v.max(1));
-    (0..v)
-        .step_by(width)
-        .map(move |start| start..(start + width).min(v))
+/// A widened chunk of a bf16 weight holds at most about this many floats (16 MiB).
+const WIDENED_FLOATS: usize = 1 << 22;
+
+/// Chunks of the vocabulary for `m` scored rows, each with its rows of `w`.
+fn chunks(
+    w: &CpuBuffer,
+    m: usize,
+    d: usize,
+    v: usize,
+) -> impl Iterator<Item = (Range<usize>, Floats<'_>)> {
+    let mut width = (CHUNK_FLOATS / m.max(1)).clamp(256, 8192).min(v.max(1));
+    if w.halves().is_some() {
+        width = width.min((WIDENED_FLOATS / d.max(1)).max(256));
+    }
+    (0..v).step_by(width).map(move |start| {
+        let chunk = start..(start + width).min(v);
+        let w = w.floats(chunk.start * d..chunk.end * d);
+        (chunk, w)
+    })
 }
 
 /// C `[m, n]` ← α·A·B + β·C for row-major slices, A `[m, k]` or transposed, B `[k, n]` or transposed.
@@ -54,18 +69,36 @@ fn product(
     }
 }
 
-/// Logits of all rows for one chunk of the vocabulary, `[m, chunk]`.
-fn logits(h: &[f32], w: &[f32], m: usize, d: usize, chunk: &Range<usize>, z: &mut Vec<f32>) {
-    z.resize(m * chunk.len(), 0.0);
-    let w = &w[chunk.start * d..chunk.end * d];
-    product((m, chunk.len(), d), (h, d, 1), (w, 1, d), 0.0, z);
+/// Logits of all rows for one chunk of the vocabulary with weight `w`, `[m, chunk]`, not capped yet.
+fn logits(h: &[f32], w: &[f32], m: usize, d: usize, width: usize, z: &mut Vec<f32>) {
+    z.resize(m * width, 0.0);
+    product((m, width, d), (h, d, 1), (w, 1, d), 0.0, z);
+}
+
+/// z ← cap·tanh(z/cap).
+#[inline(always)]
+pub(super) fn soften(z: &mut [f32], softcap: Option<f64>) {
+    if let Some(cap) = softcap {
+        let (cap, inverse) = (cap as f32, (1.0 / cap) as f32);
+        z.iter_mut().for_each(|z| *z = cap * tanh(*z * inverse));
+    }
+}
+
+/// dz'/dz = 1 − (z'/cap)² at a capped logit z'; 1 without a cap.
+#[inline(always)]
+pub(super) fn softening(z: f32, softcap: Option<f64>) -> f32 {
+    softcap.map_or(1.0, |cap| {
+        let ratio = z / cap as f32;
+        1.0 - ratio * ratio
+    })
 }
 
 /// See [`crate::Backend::head_logps`].
 pub(super) fn logps(
     h: &[f32],
-    w: &[f32],
+    w: &CpuBuffer,
     targets: &[u32],
+    softcap: Option<f64>,
     d: usize,
     v: usize,
     logps: &mut [f32],
@@ -74,14 +107,15 @@ pub(super) fn logps(
     let m = targets.len();
     let mut running = vec![(f32::NEG_INFINITY, 0f64, 0f32); m]; // maximum, Σ exp(z − maximum), target's logit
     let mut z = Vec::new();
-    for chunk in chunks(m, v) {
-        logits(h, w, m, d, &chunk, &mut z);
+    for (chunk, w) in chunks(w, m, d, v) {
+        logits(h, &w, m, d, chunk.len(), &mut z);
         running
             .par_iter_mut()
-            .zip(z.par_chunks(chunk.len()))
+            .zip(z.par_chunks_mut(chunk.len()))
             .zip(targets)
             .for_each(|(((top, sum, target), z), &y)| {
                 simd(|| {
+                    soften(z, softcap);
                     let old = *top;
                     *top = lane_max(z).max(old);
                     let now = *top;
@@ -100,6 +134,36 @@ pub(super) fn logps(
     }
 }
 
+/// See [`crate::Backend::head_log_squares`]. Σ p² is between 1/V and 1, so no maximum is needed.
+pub(super) fn log_squares(
+    h: &[f32],
+    w: &CpuBuffer,
+    lse: &[f32],
+    softcap: Option<f64>,
+    d: usize,
+    v: usize,
+    out: &mut [f32],
+) {
+    let m = out.len();
+    let mut sums = vec![0f64; m];
+    let mut z = Vec::new();
+    for (chunk, w) in chunks(w, m, d, v) {
+        logits(h, &w, m, d, chunk.len(), &mut z);
+        sums.par_iter_mut()
+            .zip(z.par_chunks_mut(chunk.len()))
+            .zip(lse)
+            .for_each(|((sum, z), &lse)| {
+                simd(|| {
+                    soften(z, softcap);
+                    *sum += f64::from(lane_sum(z.len(), |j| exp(2.0 * (z[j] - lse))));
+                });
+            });
+    }
+    for (out, sum) in out.iter_mut().zip(sums) {
+        *out = sum.ln() as f32;
+    }
+}
+
 /// See [`crate::Backend::head_backward`].
 pub(super) fn backward(args: &mut HeadBackward<'_, CpuBackend>) -> Vec<f64> {
     let (m, d, v) = (args.m, args.d, args.v);
@@ -110,25 +174,17 @@ pub(super) fn backward(args: &mut HeadBackward<'_, CpuBackend>) -> Vec<f64> {
         .map(|(p, q)| vec![0.0; p.len() * q.len()])
         .collect();
     let mut g = Vec::new();
-    for chunk in chunks(m, v) {
+    let (lse, seeds, targets) = (&args.lse[..], &args.seeds[..], &args.targets[..]);
+    for (chunk, w) in chunks(args.w, m, d, v) {
         let width = chunk.len();
-        logits(args.h, args.w, m, d, &chunk, &mut g);
-        let (lse, seeds, targets) = (&args.lse[..], &args.seeds[..], &args.targets[..]);
+        logits(args.h, &w, m, d, width, &mut g);
         g.par_chunks_mut(width).enumerate().for_each(|(s, g)| {
-            simd(|| {
-                for g in g.iter_mut() {
-                    *g = -seeds[s] * exp(*g - lse[s]);
-                }
-            });
-            let y = targets[s] as usize;
-            if chunk.contains(&y) {
-                g[y - chunk.start] += seeds[s];
-            }
+            let target = (targets[s] as usize).checked_sub(chunk.start);
+            output_gradient(g, lse[s], seeds[s], target, args.softcap);
         });
         if let Some(dh) = args.dh.as_deref_mut() {
             let beta = if chunk.start == 0 { 0.0 } else { 1.0 };
-            let w = &args.w[chunk.start * d..chunk.end * d];
-            product((m, d, width), (&g, width, 1), (w, d, 1), beta, dh);
+            product((m, d, width), (&g, width, 1), (&w, d, 1), beta, dh);
         }
         if let Some(dw) = args.dw.as_deref_mut() {
             let h = weighted.as_deref().unwrap_or(args.h);
@@ -145,6 +201,36 @@ pub(super) fn backward(args: &mut HeadBackward<'_, CpuBackend>) -> Vec<f64> {
     inner
         .map(|((p, q), gram)| weighted_by_states(args.h, d, p, q, gram))
         .collect()
+}
+
+/// Replaces a row's logits of one chunk by G = seed·(onehot − softmax), times the cap's derivative. `target` counts
+/// from the chunk's start and may lie behind its end.
+fn output_gradient(
+    g: &mut [f32],
+    lse: f32,
+    seed: f32,
+    target: Option<usize>,
+    softcap: Option<f64>,
+) {
+    let target = target.filter(|&t| t < g.len());
+    let mut hit = seed;
+    simd(|| match softcap {
+        None => {
+            for g in g.iter_mut() {
+                *g = -seed * exp(*g - lse);
+            }
+        }
+        Some(_) => {
+            soften(g, softcap);
+            hit *= target.map_or(0.0, |t| softening(g[t], softcap));
+            for g in g.iter_mut() {
+                *g = -seed * exp(*g - lse) * softening(*g, softcap);
+            }
+        }
+    });
+    if let Some(t) = target {
+        g[t] += hit;
+    }
 }
 
 /// Rows of `h` times their coefficients.
@@ -187,20 +273,20 @@ pub(super) fn tied_inner(
 ) -> f64 {
     let d = head.d;
     let (rows, cols) = (q.len(), p.len());
-    let mut table = Vec::with_capacity(cols * d);
-    for &id in &ids[p.clone()] {
-        table.extend_from_slice(&head.w[id as usize * d..][..d]);
-    }
+    let mut table = vec![0.0; cols * d];
+    embedding::gather(head.w, &ids[p.clone()], &mut table, d, false);
     let h = &head.h[q.start * d..q.end * d];
     let (mut z, mut dots) = (vec![0.0; rows * cols], vec![0.0; rows * cols]);
     product((rows, cols, d), (h, d, 1), (&table, 1, d), 0.0, &mut z);
+    simd(|| soften(&mut z, head.softcap));
     let gp = &g[p.start * d..p.end * d];
     product((rows, cols, d), (h, d, 1), (gp, 1, d), 0.0, &mut dots);
     let mut total = 0.0;
     for (i, s) in q.enumerate() {
         for (j, t) in p.clone().enumerate() {
             let hit = if head.targets[s] == ids[t] { 1.0 } else { 0.0 };
-            let output = head.seeds[s] * (hit - exp(z[i * cols + j] - head.lse[s]));
+            let z = z[i * cols + j];
+            let output = head.seeds[s] * (hit - exp(z - head.lse[s])) * softening(z, head.softcap);
             total += f64::from(output) * f64::from(dots[i * cols + j]);
         }
     }

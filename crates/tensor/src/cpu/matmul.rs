@@ -1,8 +1,18 @@
 //! Matrix products through the f32 part of the `gemm` crate (own packing and kernels for AVX-512, AVX2, NEON).
+//!
+//! An operand in bf16 is widened panel by panel, each panel giving its own rows or columns of C: sums are never cut, so
+//! the result is that of the widened matrix.
 
 use super::CpuBuffer;
-use crate::backend::{Gemm, Mat, MatMut};
+use super::pool::widen;
+use super::simd::{rows_per_piece, simd};
+use crate::arguments::{Gemm, Mat, MatMut};
 pub(super) use gemm_common::Parallelism;
+use rayon::prelude::*;
+use std::ops::Range;
+
+/// A widened panel holds about this many floats (2 MiB).
+const PANEL: usize = 1 << 19;
 
 /// See [`crate::Backend::gemm`].
 pub(super) fn gemm(
@@ -21,6 +31,32 @@ pub(super) fn gemm(
     assert!(s.k == 0 || last(&b, s.k, s.n) < b.buffer.len());
     assert!(c.offset + (s.m - 1) * c.row_stride + s.n - 1 < c.buffer.len());
     assert!(s.n == 1 || s.m == 1 || c.row_stride >= s.n);
+    if b.buffer.halves().is_some() {
+        for cols in panels(s.n, s.k) {
+            let panel = Panel::new(again(&b).t(), s.k, cols.clone());
+            let part = Gemm { n: cols.len(), ..s };
+            let c = MatMut {
+                offset: c.offset + cols.start,
+                row_stride: c.row_stride,
+                buffer: &mut *c.buffer,
+            };
+            gemm(part, again(&a), panel.rows().t(), c);
+        }
+        return;
+    }
+    if a.buffer.halves().is_some() {
+        for rows in panels(s.m, s.k) {
+            let panel = Panel::new(again(&a), s.k, rows.clone());
+            let part = Gemm { m: rows.len(), ..s };
+            let c = MatMut {
+                offset: c.offset + rows.start * c.row_stride,
+                row_stride: c.row_stride,
+                buffer: &mut *c.buffer,
+            };
+            gemm(part, panel.rows(), again(&b), c);
+        }
+        return;
+    }
     // SAFETY: the three assertions keep every element of A, B and C inside its buffer, and the fourth keeps
     // C's rows from overlapping; C is borrowed mutably, so it aliases neither A nor B.
     unsafe {
@@ -43,6 +79,66 @@ pub(super) fn gemm(
             (c.buffer.as_mut_ptr().wrapping_add(c.offset), c.row_stride),
             Parallelism::Rayon(0),
         );
+    }
+}
+
+fn again<'a>(x: &Mat<'a, CpuBuffer>) -> Mat<'a, CpuBuffer> {
+    Mat { ..*x }
+}
+
+/// Runs of a matrix's `n` rows of width `k` that make one panel each.
+fn panels(n: usize, k: usize) -> impl Iterator<Item = Range<usize>> {
+    let step = (PANEL / k.max(1)).next_multiple_of(64);
+    (0..n)
+        .step_by(step)
+        .map(move |start| start..(start + step).min(n))
+}
+
+/// Some rows of a bf16 matrix as f32, kept in the order in which they are stored.
+struct Panel {
+    data: CpuBuffer,
+    row_stride: usize,
+    col_stride: usize,
+}
+
+impl Panel {
+    /// Rows `rows` of `x`, each `k` wide.
+    fn new(x: Mat<'_, CpuBuffer>, k: usize, rows: Range<usize>) -> Self {
+        let halves = x.buffer.halves().expect("asked for bf16 operands only");
+        let mut data = x.buffer.scratch(rows.len() * k);
+        let first = x.offset + rows.start * x.row_stride;
+        // Runs along the stored order: a row of the matrix, or a column when it is stored transposed.
+        let (run, stride) = match x.col_stride == 1 {
+            true => (k, x.row_stride),
+            false => (rows.len(), x.col_stride),
+        };
+        assert!(x.col_stride == 1 || x.row_stride == 1, "no unit stride");
+        let step = rows_per_piece(run);
+        data.par_chunks_mut((run * step).max(1))
+            .enumerate()
+            .for_each(|(piece, data)| {
+                simd(|| {
+                    for (i, to) in data.chunks_exact_mut(run).enumerate() {
+                        let from = first + (piece * step + i) * stride;
+                        widen(&halves[from..][..run], to);
+                    }
+                });
+            });
+        let (row_stride, col_stride) = if x.col_stride == 1 { (k, 1) } else { (1, run) };
+        Panel {
+            data,
+            row_stride,
+            col_stride,
+        }
+    }
+
+    fn rows(&self) -> Mat<'_, CpuBuffer> {
+        Mat {
+            buffer: &self.data,
+            offset: 0,
+            row_stride: self.row_stride,
+            col_stride: self.col_stride,
+        }
     }
 }
 

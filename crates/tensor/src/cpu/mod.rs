@@ -3,7 +3,8 @@
 //! Matrix products come from the `gemm` crate; vector loops are plain Rust compiled once per instruction set
 //! through `pulp` (AVX-512, AVX2, NEON or none, chosen at run time). Buffers return to a pool when dropped.
 //! Results depend on the number of threads but not on timing: the same threads give the same bits.
-//! Left out: bf16 storage and own matmul kernels, until a measurement asks for them.
+//! Frozen weights may be held as bf16 and are widened as they are read (`pool.rs`, `matmul.rs`). Left out: arithmetic
+//! in bf16 and own matmul kernels, until a measurement asks for them.
 
 mod attention;
 mod elementwise;
@@ -15,7 +16,9 @@ mod optimizer;
 mod pool;
 mod simd;
 
-use crate::backend::{Adamw, Backend, Gemm, HeadBackward, Mat, MatMut, NormCache};
+use crate::arguments::{Adafactor, Adamw, Gate, Gemm, HeadBackward, Mat, MatMut, NormCache};
+use crate::backend::Backend;
+use crate::dropout::Mask;
 use crate::layout::{AttentionLayout, AttentionShape};
 pub use pool::CpuBuffer;
 use std::ops::Range;
@@ -66,11 +69,15 @@ impl Backend for CpuBackend {
         }
         buffer
     }
+    fn upload_bf16(&self, data: &[f32]) -> CpuBuffer {
+        pool::take_bf16(&self.pool, data)
+    }
     fn download(&self, buffer: &CpuBuffer) -> Vec<f32> {
-        buffer.to_vec()
+        buffer.floats(0..buffer.len()).to_vec()
     }
     fn download_f64(&self, buffer: &CpuBuffer) -> Vec<f64> {
-        buffer.iter().map(|&x| f64::from(x)).collect()
+        let floats = buffer.floats(0..buffer.len());
+        floats.iter().map(|&x| f64::from(x)).collect()
     }
     fn len(&self, buffer: &CpuBuffer) -> usize {
         buffer.len()
@@ -108,7 +115,7 @@ impl Backend for CpuBackend {
         matmul::gemm(shape, a, b, c);
     }
     fn add_bias(&self, bias: &CpuBuffer, x: &mut CpuBuffer, n: usize, d: usize) {
-        elementwise::add_bias(bias, &mut x[..n * d], d);
+        elementwise::add_bias(&bias.floats(0..d), &mut x[..n * d], d);
     }
     fn axpy(&self, alpha: f64, x: &CpuBuffer, y: &mut CpuBuffer) {
         elementwise::axpy(alpha as f32, x, y);
@@ -177,6 +184,7 @@ impl Backend for CpuBackend {
         &self,
         x: &CpuBuffer,
         w: &CpuBuffer,
+        offset: f64,
         eps: f64,
         y: &mut CpuBuffer,
         n: usize,
@@ -185,7 +193,7 @@ impl Backend for CpuBackend {
         let mut rstd = self.empty(n);
         norm::rms_statistics(&x[..n * d], eps, &mut rstd, d);
         let cache = NormCache { mean: None, rstd };
-        self.norm_apply(x, w, None, &cache, y, n, d);
+        self.norm_apply(x, w, offset, None, &cache, y, n, d);
         cache
     }
     fn layer_norm(
@@ -204,25 +212,28 @@ impl Backend for CpuBackend {
             mean: Some(mean),
             rstd,
         };
-        self.norm_apply(x, w, Some(b), &cache, y, n, d);
+        self.norm_apply(x, w, 0.0, Some(b), &cache, y, n, d);
         cache
     }
     fn norm_apply(
         &self,
         x: &CpuBuffer,
         w: &CpuBuffer,
+        offset: f64,
         b: Option<&CpuBuffer>,
         cache: &NormCache<CpuBuffer>,
         y: &mut CpuBuffer,
         n: usize,
         d: usize,
     ) {
-        norm::apply(&x[..n * d], w, b.map(|b| &b[..]), cache, y, d);
+        let (w, b) = (norm::shifted(w, offset), b.map(|b| b.floats(0..d)));
+        norm::apply(&x[..n * d], &w, b.as_deref(), cache, y, d);
     }
     fn norm_backward(
         &self,
         x: &CpuBuffer,
         w: &CpuBuffer,
+        offset: f64,
         cache: &NormCache<CpuBuffer>,
         rows: Option<&Vec<u32>>,
         dy: &CpuBuffer,
@@ -235,7 +246,7 @@ impl Backend for CpuBackend {
         let rows = rows.map(|rows| &rows[..]);
         norm::backward(
             x,
-            w,
+            &norm::shifted(w, offset),
             cache,
             rows,
             &dy[..r * d],
@@ -258,11 +269,12 @@ impl Backend for CpuBackend {
     ) {
         elementwise::gelu_backward(x, rows.map(|r| &r[..]), d, f, exact);
     }
-    fn swiglu(&self, gate: &CpuBuffer, up: &CpuBuffer, y: &mut CpuBuffer) {
-        elementwise::swiglu(gate, up, y);
+    fn glu(&self, kind: Gate, gate: &CpuBuffer, up: &CpuBuffer, y: &mut CpuBuffer) {
+        elementwise::glu(kind, gate, up, y);
     }
-    fn swiglu_backward(
+    fn glu_backward(
         &self,
+        kind: Gate,
         gate: &CpuBuffer,
         up: &CpuBuffer,
         rows: Option<&Vec<u32>>,
@@ -270,7 +282,20 @@ impl Backend for CpuBackend {
         d_up: &mut CpuBuffer,
         f: usize,
     ) {
-        elementwise::swiglu_backward(gate, up, rows.map(|r| &r[..]), d_gate, d_up, f);
+        elementwise::glu_backward(kind, gate, up, rows.map(|r| &r[..]), d_gate, d_up, f);
+    }
+    fn dropout(
+        &self,
+        x: &CpuBuffer,
+        rows: Option<&Vec<u32>>,
+        seed: u64,
+        p: f64,
+        y: &mut CpuBuffer,
+        n: usize,
+        d: usize,
+    ) {
+        let (mask, rows) = (Mask::new(seed, p), rows.map(|r| &r[..]));
+        elementwise::dropout(&x[..n * d], rows, mask, p, &mut y[..n * d], d);
     }
 
     fn rope(
@@ -280,9 +305,10 @@ impl Backend for CpuBackend {
         table: &CpuBuffer,
         heads: usize,
         head_dim: usize,
+        rotary_dim: usize,
         inverse: bool,
     ) {
-        attention::rope(x, positions, table, heads, head_dim, inverse);
+        attention::rope(x, positions, table, heads, head_dim, rotary_dim, inverse);
     }
     fn attention(
         &self,
@@ -318,16 +344,31 @@ impl Backend for CpuBackend {
         h: &CpuBuffer,
         w: &CpuBuffer,
         targets: &Vec<u32>,
+        softcap: Option<f64>,
         m: usize,
         d: usize,
         v: usize,
     ) -> (CpuBuffer, CpuBuffer) {
         let (mut logps, mut lse) = (self.empty(m), self.empty(m));
-        head::logps(h, w, targets, d, v, &mut logps, &mut lse);
+        head::logps(h, w, targets, softcap, d, v, &mut logps, &mut lse);
         (logps, lse)
     }
     fn head_backward(&self, args: &mut HeadBackward<'_, Self>) -> Vec<f64> {
         head::backward(args)
+    }
+    fn head_log_squares(
+        &self,
+        h: &CpuBuffer,
+        w: &CpuBuffer,
+        lse: &CpuBuffer,
+        softcap: Option<f64>,
+        m: usize,
+        d: usize,
+        v: usize,
+    ) -> CpuBuffer {
+        let mut out = self.empty(m);
+        head::log_squares(h, w, lse, softcap, d, v, &mut out);
+        out
     }
 
     fn adamw(
@@ -358,5 +399,49 @@ impl Backend for CpuBackend {
             grad,
             momentum,
         );
+    }
+    fn lion(
+        &self,
+        learning_rate: f64,
+        weight_decay: f64,
+        beta1: f64,
+        beta2: f64,
+        grad_scale: f64,
+        param: &mut CpuBuffer,
+        grad: &CpuBuffer,
+        m: &mut CpuBuffer,
+    ) {
+        let beta = |beta: f64| (beta as f32, (1.0 - beta) as f32);
+        optimizer::lion(
+            learning_rate as f32,
+            (1.0 - learning_rate * weight_decay) as f32,
+            beta(beta1),
+            beta(beta2),
+            grad_scale as f32,
+            param,
+            grad,
+            m,
+        );
+    }
+    fn adafactor(
+        &self,
+        step: &Adafactor,
+        rows: usize,
+        cols: usize,
+        param: &mut CpuBuffer,
+        grad: &CpuBuffer,
+        row_state: &mut CpuBuffer,
+        col_state: &mut CpuBuffer,
+    ) {
+        optimizer::adafactor(step, rows, cols, param, grad, row_state, col_state);
+    }
+    fn adafactor_vector(
+        &self,
+        step: &Adafactor,
+        param: &mut CpuBuffer,
+        grad: &CpuBuffer,
+        state: &mut CpuBuffer,
+    ) {
+        optimizer::adafactor_vector(step, param, grad, state);
     }
 }

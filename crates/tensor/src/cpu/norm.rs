@@ -2,8 +2,9 @@
 
 use super::CpuBuffer;
 use super::elementwise::row_of;
+use super::pool::Floats;
 use super::simd::{lane_sum, rows_per_piece, simd};
-use crate::backend::NormCache;
+use crate::arguments::NormCache;
 use rayon::prelude::*;
 
 pub(super) fn rms_statistics(x: &[f32], eps: f64, rstd: &mut [f32], d: usize) {
@@ -35,6 +36,19 @@ pub(super) fn layer_statistics(x: &[f32], eps: f64, mean: &mut [f32], rstd: &mut
                 }
             });
         });
+}
+
+/// offset + w, `w` itself when the offset is 0.
+pub(super) fn shifted(w: &CpuBuffer, offset: f64) -> Floats<'_> {
+    let plain = w.floats(0..w.len());
+    if offset == 0.0 {
+        return plain;
+    }
+    let mut sum = w.scratch(w.len());
+    for (sum, w) in sum.iter_mut().zip(&plain[..]) {
+        *sum = offset as f32 + w;
+    }
+    Floats::Widened(sum)
 }
 
 pub(super) fn apply(

@@ -1,7 +1,7 @@
 //! Optimizer steps: one sweep over a parameter with its gradient and state.
 
-use super::simd::{PIECE, simd};
-use crate::backend::Adamw;
+use super::simd::{PIECE, lane_sum_f64, rows_per_piece, simd};
+use crate::arguments::{Adafactor, Adamw};
 use rayon::prelude::*;
 
 pub(super) fn adamw(s: &Adamw, param: &mut [f32], grad: &[f32], m: &mut [f32], v: &mut [f32]) {
@@ -60,4 +60,149 @@ pub(super) fn sgd(
                 });
         }
     }
+}
+
+pub(super) fn lion(
+    learning_rate: f32,
+    keep: f32,
+    (beta1, rest1): (f32, f32),
+    (beta2, rest2): (f32, f32),
+    grad_scale: f32,
+    param: &mut [f32],
+    grad: &[f32],
+    m: &mut [f32],
+) {
+    param
+        .par_chunks_mut(PIECE)
+        .zip(grad.par_chunks(PIECE))
+        .zip(m.par_chunks_mut(PIECE))
+        .for_each(|((param, grad), m)| {
+            simd(|| {
+                for ((p, g), m) in param.iter_mut().zip(grad).zip(m) {
+                    let g = g * grad_scale;
+                    let mixed = beta1 * *m + rest1 * g;
+                    let size = if mixed == 0.0 { 0.0 } else { learning_rate };
+                    *p = *p * keep - size.copysign(mixed);
+                    *m = beta2 * *m + rest2 * g;
+                }
+            });
+        });
+}
+
+/// Adafactor cuts a matrix into at most this many runs of rows, whatever the number of threads.
+const RUNS: usize = 64;
+
+/// See [`crate::Backend::adafactor`]. Three sweeps over the gradient: its row and column means of squares, the mean
+/// square of the update (u_ij = g_ij·√(mean R / (R_i·C_j))), the update.
+pub(super) fn adafactor(
+    s: &Adafactor,
+    rows: usize,
+    cols: usize,
+    param: &mut [f32],
+    grad: &[f32],
+    row_state: &mut [f32],
+    col_state: &mut [f32],
+) {
+    assert_eq!((param.len(), grad.len()), (rows * cols, rows * cols));
+    assert_eq!((row_state.len(), col_state.len()), (rows, cols));
+    if rows * cols == 0 {
+        return;
+    }
+    let beta2 = s.beta2();
+    let run = rows_per_piece(cols).max(rows.div_ceil(RUNS));
+    let moved = |old: f32, mean: f64| {
+        (beta2 * f64::from(old) + (1.0 - beta2) * (s.grad_scale.powi(2) * mean + s.epsilon)) as f32
+    };
+    let partial: Vec<Vec<f64>> = row_state
+        .par_chunks_mut(run)
+        .zip(grad.par_chunks(run * cols))
+        .map(|(row_state, grad)| {
+            let mut sums = vec![0f64; cols];
+            simd(|| {
+                for (state, g) in row_state.iter_mut().zip(grad.chunks_exact(cols)) {
+                    let sum = lane_sum_f64(cols, |j| f64::from(g[j]).powi(2));
+                    *state = moved(*state, sum / cols as f64);
+                    for (sum, &g) in sums.iter_mut().zip(g) {
+                        *sum += f64::from(g).powi(2);
+                    }
+                }
+            });
+            sums
+        })
+        .collect();
+    for (j, state) in col_state.iter_mut().enumerate() {
+        let sum = partial.iter().map(|sums| sums[j]).sum::<f64>();
+        *state = moved(*state, sum / rows as f64);
+    }
+    let row_mean = row_state.iter().map(|&r| f64::from(r)).sum::<f64>() / rows as f64;
+    let row_factor = |r: f32| s.grad_scale * (row_mean / f64::from(r)).sqrt();
+    let col_factors: Vec<f64> = col_state
+        .iter()
+        .map(|&c| 1.0 / f64::from(c).sqrt())
+        .collect();
+    let squares: Vec<f64> = row_state
+        .par_chunks(run)
+        .zip(grad.par_chunks(run * cols))
+        .map(|(row_state, grad)| {
+            let mut total = 0.0;
+            simd(|| {
+                for (&r, g) in row_state.iter().zip(grad.chunks_exact(cols)) {
+                    let sum = lane_sum_f64(cols, |j| (f64::from(g[j]) * col_factors[j]).powi(2));
+                    total += row_factor(r).powi(2) * sum;
+                }
+            });
+            total
+        })
+        .collect();
+    let rate = s.rate(squares.iter().sum::<f64>() / (rows * cols) as f64);
+    let keep = (1.0 - s.learning_rate * s.weight_decay) as f32;
+    let col_factors: Vec<f32> = col_factors.iter().map(|&c| c as f32).collect();
+    param
+        .par_chunks_mut(run * cols)
+        .zip(grad.par_chunks(run * cols))
+        .zip(row_state.par_chunks(run))
+        .for_each(|((param, grad), row_state)| {
+            simd(|| {
+                let both = param.chunks_exact_mut(cols).zip(grad.chunks_exact(cols));
+                for ((p, g), &r) in both.zip(row_state) {
+                    let factor = (rate * row_factor(r)) as f32;
+                    for j in 0..cols {
+                        p[j] = p[j] * keep - factor * col_factors[j] * g[j];
+                    }
+                }
+            });
+        });
+}
+
+/// See [`crate::Backend::adafactor_vector`].
+pub(super) fn adafactor_vector(s: &Adafactor, param: &mut [f32], grad: &[f32], state: &mut [f32]) {
+    assert_eq!((param.len(), state.len()), (grad.len(), grad.len()));
+    let beta2 = s.beta2();
+    let update = |g: f32, state: f32| s.grad_scale * f64::from(g) / f64::from(state).sqrt();
+    let squares: Vec<f64> = state
+        .par_chunks_mut(PIECE)
+        .zip(grad.par_chunks(PIECE))
+        .map(|(state, grad)| {
+            simd(|| {
+                for (state, &g) in state.iter_mut().zip(grad) {
+                    let square = (s.grad_scale * f64::from(g)).powi(2) + s.epsilon;
+                    *state = (beta2 * f64::from(*state) + (1.0 - beta2) * square) as f32;
+                }
+                lane_sum_f64(grad.len(), |i| update(grad[i], state[i]).powi(2))
+            })
+        })
+        .collect();
+    let rate = s.rate(squares.iter().sum::<f64>() / grad.len() as f64);
+    let keep = (1.0 - s.learning_rate * s.weight_decay) as f32;
+    param
+        .par_chunks_mut(PIECE)
+        .zip(grad.par_chunks(PIECE))
+        .zip(state.par_chunks(PIECE))
+        .for_each(|((param, grad), state)| {
+            simd(|| {
+                for ((p, &g), &v) in param.iter_mut().zip(grad).zip(state) {
+                    *p = *p * keep - (rate * update(g, v)) as f32;
+                }
+            });
+        });
 }

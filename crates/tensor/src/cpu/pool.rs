@@ -3,9 +3,15 @@
 //! A training step allocates and frees the same few gigabytes every time; asking the system each time costs a
 //! page fault per 4 KiB. A dropped buffer goes to a shelf keyed by capacity and serves the next request of at
 //! least half its size. Contents are stale on reuse (always initialised memory, never undefined).
+//!
+//! A buffer may instead hold a frozen weight as bf16. Operations that read weights ask for [`CpuBuffer::floats`], the
+//! part they need, widened into a pooled scratch buffer; every other access is a mistake of the caller and panics.
 
+use super::simd::{PIECE, simd};
+use crate::bf16;
+use rayon::prelude::*;
 use std::collections::BTreeMap;
-use std::ops::{Deref, DerefMut};
+use std::ops::{Deref, DerefMut, Range};
 use std::sync::{Arc, Mutex};
 
 /// Below this many floats the system allocator is fast enough.
@@ -25,10 +31,31 @@ struct Shelf {
     floats: usize,
 }
 
-/// An array of f32 that returns to its backend's pool when dropped.
+enum Data {
+    F32(Vec<f32>),
+    Bf16(Vec<u16>),
+}
+
+/// An array of f32 that returns to its backend's pool when dropped, or a frozen one of bf16.
 pub struct CpuBuffer {
-    data: Vec<f32>,
+    data: Data,
     pool: Arc<Pool>,
+}
+
+/// Part of a buffer as f32: borrowed where it lies, or widened from bf16.
+pub(super) enum Floats<'a> {
+    Borrowed(&'a [f32]),
+    Widened(CpuBuffer),
+}
+
+impl Deref for Floats<'_> {
+    type Target = [f32];
+    fn deref(&self) -> &[f32] {
+        match self {
+            Floats::Borrowed(x) => x,
+            Floats::Widened(x) => x,
+        }
+    }
 }
 
 /// A buffer of `len` floats, contents unspecified.
@@ -43,8 +70,75 @@ pub(super) fn take(pool: &Arc<Pool>, len: usize) -> CpuBuffer {
     }
     data.truncate(len);
     CpuBuffer {
-        data,
+        data: Data::F32(data),
         pool: Arc::clone(pool),
+    }
+}
+
+/// `data` rounded to bf16.
+pub(super) fn take_bf16(pool: &Arc<Pool>, data: &[f32]) -> CpuBuffer {
+    let mut halves = vec![0; data.len()];
+    let pieces = halves.par_chunks_mut(PIECE).zip(data.par_chunks(PIECE));
+    pieces.for_each(|(to, from)| {
+        simd(|| {
+            for (to, &from) in to.iter_mut().zip(from) {
+                *to = bf16::round(from);
+            }
+        });
+    });
+    CpuBuffer {
+        data: Data::Bf16(halves),
+        pool: Arc::clone(pool),
+    }
+}
+
+/// Widens a run of bf16.
+#[inline(always)]
+pub(super) fn widen(from: &[u16], to: &mut [f32]) {
+    for (to, &from) in to.iter_mut().zip(from) {
+        *to = bf16::widen(from);
+    }
+}
+
+impl CpuBuffer {
+    /// Number of elements, of either kind.
+    pub fn len(&self) -> usize {
+        match &self.data {
+            Data::F32(x) => x.len(),
+            Data::Bf16(x) => x.len(),
+        }
+    }
+
+    /// Whether there are no elements.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// The bf16 elements, if it holds those.
+    pub(super) fn halves(&self) -> Option<&[u16]> {
+        match &self.data {
+            Data::F32(_) => None,
+            Data::Bf16(x) => Some(x),
+        }
+    }
+
+    /// A scratch buffer of `len` floats from the same pool.
+    pub(super) fn scratch(&self, len: usize) -> CpuBuffer {
+        take(&self.pool, len)
+    }
+
+    /// The elements in `range` as f32.
+    pub(super) fn floats(&self, range: Range<usize>) -> Floats<'_> {
+        match &self.data {
+            Data::F32(x) => Floats::Borrowed(&x[range]),
+            Data::Bf16(x) => {
+                let from = &x[range];
+                let mut to = self.scratch(from.len());
+                let pieces = to.par_chunks_mut(PIECE).zip(from.par_chunks(PIECE));
+                pieces.for_each(|(to, from)| simd(|| widen(from, to)));
+                Floats::Widened(to)
+            }
+        }
     }
 }
 
@@ -66,7 +160,10 @@ impl Pool {
 
 impl Drop for CpuBuffer {
     fn drop(&mut self) {
-        let capacity = self.data.capacity();
+        let Data::F32(data) = &mut self.data else {
+            return;
+        };
+        let capacity = data.capacity();
         if capacity < SMALLEST_POOLED {
             return;
         }
@@ -74,7 +171,7 @@ impl Drop for CpuBuffer {
             && shelf.floats + capacity <= KEPT_AT_MOST
         {
             shelf.floats += capacity;
-            let data = std::mem::take(&mut self.data);
+            let data = std::mem::take(data);
             shelf.by_capacity.entry(capacity).or_default().push(data);
         }
     }
@@ -83,12 +180,20 @@ impl Drop for CpuBuffer {
 impl Deref for CpuBuffer {
     type Target = [f32];
     fn deref(&self) -> &[f32] {
-        &self.data
+        match &self.data {
+            Data::F32(x) => x,
+            Data::Bf16(_) => {
+                panic!("a bf16 buffer holds a frozen weight: this operation reads f32")
+            }
+        }
     }
 }
 
 impl DerefMut for CpuBuffer {
     fn deref_mut(&mut self) -> &mut [f32] {
-        &mut self.data
+        match &mut self.data {
+            Data::F32(x) => x,
+            Data::Bf16(_) => panic!("a bf16 buffer holds a frozen weight: it cannot be written"),
+        }
     }
 }

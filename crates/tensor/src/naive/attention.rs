@@ -1,18 +1,32 @@
 //! Causal attention over a packed forest, one query row and one head at a time.
 //!
 //! out_i = Σ_j p_ij v_j, p_ij = exp(scale·q_i·k_j − lse_i), j over the keys that row i sees
-//! (Vaswani et al. 2017, eq. 1; grouped heads as in Ainslie et al. 2023).
+//! (Vaswani et al. 2017, eq. 1; grouped heads as in Ainslie et al. 2023). With a window, keys further back on the path
+//! are not seen (Beltagy et al. 2020); with a cap, scores are cap·tanh(scale·q·k/cap) (Gemma 2, arXiv 2408.00118).
 
 use crate::layout::{AttentionLayout, AttentionSegment, AttentionShape};
 
-/// (activation row, gradient row) of every key that query row `i` of the segment sees.
-fn visible(segment: &AttentionSegment, i: usize) -> Vec<(usize, usize)> {
+/// (activation row, gradient row) of every key that query row `i` of the segment sees, by path position.
+fn visible(segment: &AttentionSegment, i: usize, s: AttentionShape) -> Vec<(usize, usize)> {
     let mut keys = Vec::new();
     for span in &segment.ancestors {
         keys.extend((0..span.len).map(|j| (span.act + j, span.grad + j)));
     }
     keys.extend((0..=i).map(|j| (segment.own.act + j, segment.own.grad + j)));
-    keys
+    let position = keys.len() - 1;
+    keys.split_off(s.first_seen(position))
+}
+
+/// The capped score of a query and a key, and its derivative with respect to their product.
+fn score(s: AttentionShape, q: &[f64], k: &[f64]) -> (f64, f64) {
+    let x = s.scale * dot(q, k);
+    match s.softcap {
+        None => (x, s.scale),
+        Some(cap) => {
+            let t = (x / cap).tanh();
+            (cap * t, s.scale * (1.0 - t * t))
+        }
+    }
 }
 
 /// Offset of head `h` of row `row` in rows of `heads` heads.
@@ -38,13 +52,13 @@ pub(super) fn forward(
     for segment in &layout.segments {
         for i in 0..segment.own.len {
             let row = segment.query + i;
-            let keys = visible(segment, i);
+            let keys = visible(segment, i, s);
             for h in 0..s.heads {
                 let kv = h * s.kv_heads / s.heads;
                 let qi = &q[at(row, s.heads, h, width)..][..width];
                 let scores: Vec<f64> = keys
                     .iter()
-                    .map(|&(a, _)| s.scale * dot(qi, &k[at(a, s.kv_heads, kv, width)..][..width]))
+                    .map(|&(a, _)| score(s, qi, &k[at(a, s.kv_heads, kv, width)..][..width]).0)
                     .collect();
                 let top = scores.iter().copied().fold(f64::NEG_INFINITY, f64::max);
                 let total: f64 = scores.iter().map(|x| (x - top).exp()).sum();
@@ -64,7 +78,8 @@ pub(super) fn forward(
 }
 
 /// See [`crate::Backend::attention_backward`]. With p_ij as above: dv_j += p_ij dout_i,
-/// ds_ij = p_ij (dout_i·v_j − Σ_l p_il dout_i·v_l), dq_i += scale·ds_ij k_j, dk_j += scale·ds_ij q_i.
+/// ds_ij = c_ij p_ij (dout_i·v_j − Σ_l p_il dout_i·v_l), dq_i += ds_ij k_j, dk_j += ds_ij q_i, where c_ij is the
+/// derivative of the score: scale, or scale·(1 − tanh²) with a cap.
 pub(super) fn backward(
     q: &[f64],
     k: &[f64],
@@ -81,25 +96,26 @@ pub(super) fn backward(
     for segment in &layout.segments {
         for i in 0..segment.own.len {
             let (row, grad_row) = (segment.query + i, segment.own.grad + i);
-            let keys = visible(segment, i);
+            let keys = visible(segment, i, s);
             for h in 0..s.heads {
                 let kv = h * s.kv_heads / s.heads;
                 let qi = &q[at(row, s.heads, h, width)..][..width];
                 let go = &d_out[at(grad_row, s.heads, h, width)..][..width];
-                let p: Vec<f64> = keys
+                let (p, slopes): (Vec<f64>, Vec<f64>) = keys
                     .iter()
                     .map(|&(a, _)| {
-                        let score = s.scale * dot(qi, &k[at(a, s.kv_heads, kv, width)..][..width]);
-                        (score - lse[row * s.heads + h]).exp()
+                        let key = &k[at(a, s.kv_heads, kv, width)..][..width];
+                        let (score, slope) = score(s, qi, key);
+                        ((score - lse[row * s.heads + h]).exp(), slope)
                     })
-                    .collect();
+                    .unzip();
                 let dp: Vec<f64> = keys
                     .iter()
                     .map(|&(a, _)| dot(go, &v[at(a, s.kv_heads, kv, width)..][..width]))
                     .collect();
                 let mean = dot(&p, &dp);
                 for (l, &(a, g)) in keys.iter().enumerate() {
-                    let ds = s.scale * p[l] * (dp[l] - mean);
+                    let ds = slopes[l] * p[l] * (dp[l] - mean);
                     for j in 0..width {
                         let key = at(a, s.kv_heads, kv, width) + j;
                         let grad = at(g, s.kv_heads, kv, width) + j;

@@ -1,18 +1,25 @@
 //! The language-model head with log-softmax, row by row.
 //!
 //! log p(y | h) = h·w_y − lse, lse = log Σ_v exp(h·w_v). Row s with seed c_s has output gradient
-//! G_s = c_s (onehot(y_s) − softmax(h_s wᵀ)), so dh_s = G_s w and dw += G_sᵀ h_s.
+//! G_s = c_s (onehot(y_s) − softmax(h_s wᵀ)), so dh_s = G_s w and dw += G_sᵀ h_s. With a soft cap the logits are
+//! z' = cap·tanh(z/cap) and each element of G_s takes the factor dz'/dz = 1 − (z'/cap)².
 
 use super::NaiveBackend;
-use crate::backend::HeadBackward;
+use crate::arguments::HeadBackward;
 use std::ops::Range;
 
 fn dot(a: &[f64], b: &[f64]) -> f64 {
     a.iter().zip(b).map(|(a, b)| a * b).sum()
 }
 
-fn logits(h: &[f64], w: &[f64], d: usize, v: usize) -> Vec<f64> {
-    (0..v).map(|t| dot(h, &w[t * d..][..d])).collect()
+/// Logits of one row, capped.
+fn logits(h: &[f64], w: &[f64], softcap: Option<f64>, d: usize, v: usize) -> Vec<f64> {
+    (0..v)
+        .map(|t| {
+            let z = dot(h, &w[t * d..][..d]);
+            softcap.map_or(z, |cap| cap * (z / cap).tanh())
+        })
+        .collect()
 }
 
 /// See [`crate::Backend::head_logps`].
@@ -20,13 +27,14 @@ pub(super) fn logps(
     h: &[f64],
     w: &[f64],
     targets: &[u32],
+    softcap: Option<f64>,
     m: usize,
     d: usize,
     v: usize,
 ) -> (Vec<f64>, Vec<f64>) {
     (0..m)
         .map(|i| {
-            let z = logits(&h[i * d..][..d], w, d, v);
+            let z = logits(&h[i * d..][..d], w, softcap, d, v);
             let top = z.iter().copied().fold(f64::NEG_INFINITY, f64::max);
             let lse = top + z.iter().map(|z| (z - top).exp()).sum::<f64>().ln();
             (z[targets[i] as usize] - lse, lse)
@@ -34,15 +42,39 @@ pub(super) fn logps(
         .unzip()
 }
 
+/// See [`crate::Backend::head_log_squares`].
+pub(super) fn log_squares(
+    h: &[f64],
+    w: &[f64],
+    lse: &[f64],
+    softcap: Option<f64>,
+    m: usize,
+    d: usize,
+    v: usize,
+) -> Vec<f64> {
+    (0..m)
+        .map(|i| {
+            let z = logits(&h[i * d..][..d], w, softcap, d, v);
+            let squares = z.iter().map(|z| (z - lse[i]).exp().powi(2));
+            squares.sum::<f64>().ln()
+        })
+        .collect()
+}
+
 /// Output gradient G_s of one scored row, `[V]`.
 fn output_gradient(args: &HeadBackward<'_, NaiveBackend>, s: usize) -> Vec<f64> {
-    let z = logits(&args.h[s * args.d..][..args.d], args.w, args.d, args.v);
-    let mut g: Vec<f64> = z
-        .iter()
-        .map(|z| -args.seeds[s] * (z - args.lse[s]).exp())
-        .collect();
-    g[args.targets[s] as usize] += args.seeds[s];
-    g
+    let h = &args.h[s * args.d..][..args.d];
+    let z = logits(h, args.w, args.softcap, args.d, args.v);
+    let slope = |z: f64| args.softcap.map_or(1.0, |cap| 1.0 - (z / cap).powi(2));
+    let gradient = |(t, &z): (usize, &f64)| {
+        let hit = if args.targets[s] as usize == t {
+            1.0
+        } else {
+            0.0
+        };
+        args.seeds[s] * (hit - (z - args.lse[s]).exp()) * slope(z)
+    };
+    z.iter().enumerate().map(gradient).collect()
 }
 
 /// See [`crate::Backend::head_backward`].

@@ -6,9 +6,15 @@
 
 mod attention;
 mod head;
+mod optimizer;
+mod pointwise;
 
-use crate::backend::{Adamw, Backend, Gemm, HeadBackward, Mat, MatMut, NormCache};
+use crate::arguments::{Adafactor, Adamw, Gate, Gemm, HeadBackward, Mat, MatMut, NormCache};
+use crate::backend::Backend;
+use crate::bf16;
+use crate::dropout::Mask;
 use crate::layout::{AttentionLayout, AttentionShape};
+use pointwise::{gate_with_slope, gelu_with_slope};
 use std::ops::Range;
 
 /// The naive f64 backend.
@@ -18,42 +24,6 @@ pub struct NaiveBackend;
 /// The activation row of gradient row `r`.
 fn row_of(rows: Option<&Vec<u32>>, r: usize) -> usize {
     rows.map_or(r, |rows| rows[r] as usize)
-}
-
-/// erf by its Taylor series for small arguments and a continued fraction of erfc for large ones; error below 1e-14.
-pub(crate) fn erf(x: f64) -> f64 {
-    let a = x.abs();
-    let value = if a < 2.5 {
-        let (mut term, mut sum) = (a, a);
-        let mut n = 0.0;
-        while term.abs() > 1e-18 * sum.abs().max(1e-300) {
-            n += 1.0;
-            term *= -a * a / n;
-            sum += term / (2.0 * n + 1.0);
-        }
-        sum * 2.0 / std::f64::consts::PI.sqrt()
-    } else {
-        let mut fraction = 0.0;
-        for k in (1..=60).rev() {
-            fraction = (k as f64 / 2.0) / (a + fraction);
-        }
-        1.0 - (-a * a).exp() / ((a + fraction) * std::f64::consts::PI.sqrt())
-    };
-    value.copysign(x)
-}
-
-/// gelu(x) and its derivative.
-pub(crate) fn gelu_with_slope(x: f64, exact: bool) -> (f64, f64) {
-    if exact {
-        let cdf = 0.5 * (1.0 + erf(x / 2f64.sqrt()));
-        let density = (-0.5 * x * x).exp() / (2.0 * std::f64::consts::PI).sqrt();
-        (x * cdf, cdf + x * density)
-    } else {
-        let c = (2.0 / std::f64::consts::PI).sqrt();
-        let t = (c * (x + 0.044715 * x.powi(3))).tanh();
-        let slope = 0.5 * (1.0 + t) + 0.5 * x * (1.0 - t * t) * c * (1.0 + 3.0 * 0.044715 * x * x);
-        (0.5 * x * (1.0 + t), slope)
-    }
 }
 
 impl Backend for NaiveBackend {
@@ -75,6 +45,10 @@ impl Backend for NaiveBackend {
     }
     fn upload_f64(&self, data: &[f64]) -> Vec<f64> {
         data.to_vec()
+    }
+    fn upload_bf16(&self, data: &[f32]) -> Vec<f64> {
+        let rounded = |&x: &f32| f64::from(bf16::widen(bf16::round(x)));
+        data.iter().map(rounded).collect()
     }
     fn download(&self, buffer: &Vec<f64>) -> Vec<f32> {
         buffer.iter().map(|&x| x as f32).collect()
@@ -233,6 +207,7 @@ impl Backend for NaiveBackend {
         &self,
         x: &Vec<f64>,
         w: &Vec<f64>,
+        offset: f64,
         eps: f64,
         y: &mut Vec<f64>,
         n: usize,
@@ -242,7 +217,7 @@ impl Backend for NaiveBackend {
             .map(|i| 1.0 / (self.dot(x, i * d, x, i * d, d) / d as f64 + eps).sqrt())
             .collect();
         let cache = NormCache { mean: None, rstd };
-        self.norm_apply(x, w, None, &cache, y, n, d);
+        self.norm_apply(x, w, offset, None, &cache, y, n, d);
         cache
     }
     fn layer_norm(
@@ -270,13 +245,14 @@ impl Backend for NaiveBackend {
             mean: Some(mean),
             rstd,
         };
-        self.norm_apply(x, w, Some(b), &cache, y, n, d);
+        self.norm_apply(x, w, 0.0, Some(b), &cache, y, n, d);
         cache
     }
     fn norm_apply(
         &self,
         x: &Vec<f64>,
         w: &Vec<f64>,
+        offset: f64,
         b: Option<&Vec<f64>>,
         cache: &NormCache<Vec<f64>>,
         y: &mut Vec<f64>,
@@ -286,8 +262,8 @@ impl Backend for NaiveBackend {
         for i in 0..n {
             let mean = cache.mean.as_ref().map_or(0.0, |m| m[i]);
             for j in 0..d {
-                y[i * d + j] =
-                    (x[i * d + j] - mean) * cache.rstd[i] * w[j] + b.map_or(0.0, |b| b[j]);
+                let xhat = (x[i * d + j] - mean) * cache.rstd[i];
+                y[i * d + j] = xhat * (offset + w[j]) + b.map_or(0.0, |b| b[j]);
             }
         }
     }
@@ -295,6 +271,7 @@ impl Backend for NaiveBackend {
         &self,
         x: &Vec<f64>,
         w: &Vec<f64>,
+        offset: f64,
         cache: &NormCache<Vec<f64>>,
         rows: Option<&Vec<u32>>,
         dy: &Vec<f64>,
@@ -308,7 +285,7 @@ impl Backend for NaiveBackend {
             let mean = cache.mean.as_ref().map_or(0.0, |m| m[i]);
             let rstd = cache.rstd[i];
             let xhat = |j: usize| (x[i * d + j] - mean) * rstd;
-            let dxhat = |j: usize| dy[g * d + j] * w[j];
+            let dxhat = |j: usize| dy[g * d + j] * (offset + w[j]);
             let along: f64 = (0..d).map(|j| dxhat(j) * xhat(j)).sum::<f64>() / d as f64;
             let centre = match cache.mean {
                 Some(_) => (0..d).map(dxhat).sum::<f64>() / d as f64,
@@ -342,13 +319,14 @@ impl Backend for NaiveBackend {
             }
         }
     }
-    fn swiglu(&self, gate: &Vec<f64>, up: &Vec<f64>, y: &mut Vec<f64>) {
+    fn glu(&self, kind: Gate, gate: &Vec<f64>, up: &Vec<f64>, y: &mut Vec<f64>) {
         for i in 0..y.len() {
-            y[i] = gate[i] / (1.0 + (-gate[i]).exp()) * up[i];
+            y[i] = gate_with_slope(kind, gate[i]).0 * up[i];
         }
     }
-    fn swiglu_backward(
+    fn glu_backward(
         &self,
+        kind: Gate,
         gate: &Vec<f64>,
         up: &Vec<f64>,
         rows: Option<&Vec<u32>>,
@@ -359,10 +337,29 @@ impl Backend for NaiveBackend {
         for r in 0..d_up.len() / f {
             for j in 0..f {
                 let at = row_of(rows, r) * f + j;
-                let (z, u, dy) = (gate[at], up[at], d_up[r * f + j]);
-                let s = 1.0 / (1.0 + (-z).exp());
-                d_gate[r * f + j] = dy * u * s * (1.0 + z * (1.0 - s));
-                d_up[r * f + j] = dy * z * s;
+                let (value, slope) = gate_with_slope(kind, gate[at]);
+                let dy = d_up[r * f + j];
+                d_gate[r * f + j] = dy * up[at] * slope;
+                d_up[r * f + j] = dy * value;
+            }
+        }
+    }
+    fn dropout(
+        &self,
+        x: &Vec<f64>,
+        rows: Option<&Vec<u32>>,
+        seed: u64,
+        p: f64,
+        y: &mut Vec<f64>,
+        n: usize,
+        d: usize,
+    ) {
+        let mask = Mask::new(seed, p);
+        for r in 0..n {
+            let row = mask.row(row_of(rows, r));
+            for j in 0..d {
+                let keep = if mask.keeps(row, j) { 1.0 } else { 0.0 };
+                y[r * d + j] = keep * x[r * d + j] / (1.0 - p);
             }
         }
     }
@@ -374,14 +371,15 @@ impl Backend for NaiveBackend {
         table: &Vec<f64>,
         heads: usize,
         head_dim: usize,
+        rotary_dim: usize,
         inverse: bool,
     ) {
-        let half = head_dim / 2;
+        let half = rotary_dim / 2;
         for (r, &p) in positions.iter().enumerate() {
             for h in 0..heads {
                 for i in 0..half {
-                    let cos = table[p as usize * head_dim + i];
-                    let sin = table[p as usize * head_dim + half + i];
+                    let cos = table[p as usize * rotary_dim + i];
+                    let sin = table[p as usize * rotary_dim + half + i];
                     let sin = if inverse { -sin } else { sin };
                     let at = (r * heads + h) * head_dim + i;
                     let (a, b) = (x[at], x[at + half]);
@@ -423,14 +421,27 @@ impl Backend for NaiveBackend {
         h: &Vec<f64>,
         w: &Vec<f64>,
         targets: &Vec<u32>,
+        softcap: Option<f64>,
         m: usize,
         d: usize,
         v: usize,
     ) -> (Vec<f64>, Vec<f64>) {
-        head::logps(h, w, targets, m, d, v)
+        head::logps(h, w, targets, softcap, m, d, v)
     }
     fn head_backward(&self, args: &mut HeadBackward<'_, Self>) -> Vec<f64> {
         head::backward(args)
+    }
+    fn head_log_squares(
+        &self,
+        h: &Vec<f64>,
+        w: &Vec<f64>,
+        lse: &Vec<f64>,
+        softcap: Option<f64>,
+        m: usize,
+        d: usize,
+        v: usize,
+    ) -> Vec<f64> {
+        head::log_squares(h, w, lse, softcap, m, d, v)
     }
 
     fn adamw(
@@ -441,15 +452,7 @@ impl Backend for NaiveBackend {
         m: &mut Vec<f64>,
         v: &mut Vec<f64>,
     ) {
-        let correction1 = 1.0 - s.beta1.powi(s.step as i32);
-        let correction2 = 1.0 - s.beta2.powi(s.step as i32);
-        for i in 0..param.len() {
-            let g = grad[i] * s.grad_scale;
-            m[i] = s.beta1 * m[i] + (1.0 - s.beta1) * g;
-            v[i] = s.beta2 * v[i] + (1.0 - s.beta2) * g * g;
-            let direction = (m[i] / correction1) / ((v[i] / correction2).sqrt() + s.epsilon);
-            param[i] -= s.learning_rate * (s.weight_decay * param[i] + direction);
-        }
+        optimizer::adamw(s, param, grad, m, v);
     }
     fn sgd(
         &self,
@@ -458,15 +461,51 @@ impl Backend for NaiveBackend {
         grad_scale: f64,
         param: &mut Vec<f64>,
         grad: &Vec<f64>,
-        mut momentum: Option<(f64, &mut Vec<f64>)>,
+        momentum: Option<(f64, &mut Vec<f64>)>,
     ) {
-        for i in 0..param.len() {
-            let mut g = grad_scale * grad[i] + weight_decay * param[i];
-            if let Some((mu, buffer)) = momentum.as_mut() {
-                buffer[i] = *mu * buffer[i] + g;
-                g = buffer[i];
-            }
-            param[i] -= learning_rate * g;
-        }
+        let momentum = momentum.map(|(mu, buffer)| (mu, &mut buffer[..]));
+        optimizer::sgd(
+            learning_rate,
+            weight_decay,
+            grad_scale,
+            param,
+            grad,
+            momentum,
+        );
+    }
+    fn lion(
+        &self,
+        learning_rate: f64,
+        weight_decay: f64,
+        beta1: f64,
+        beta2: f64,
+        grad_scale: f64,
+        param: &mut Vec<f64>,
+        grad: &Vec<f64>,
+        m: &mut Vec<f64>,
+    ) {
+        let rates = [learning_rate, weight_decay, beta1, beta2, grad_scale];
+        optimizer::lion(rates, param, grad, m);
+    }
+    fn adafactor(
+        &self,
+        step: &Adafactor,
+        rows: usize,
+        cols: usize,
+        param: &mut Vec<f64>,
+        grad: &Vec<f64>,
+        row_state: &mut Vec<f64>,
+        col_state: &mut Vec<f64>,
+    ) {
+        optimizer::adafactor(step, rows, cols, param, grad, row_state, col_state);
+    }
+    fn adafactor_vector(
+        &self,
+        step: &Adafactor,
+        param: &mut Vec<f64>,
+        grad: &Vec<f64>,
+        state: &mut Vec<f64>,
+    ) {
+        optimizer::adafactor_vector(step, param, grad, state);
     }
 }

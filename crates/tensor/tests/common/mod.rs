@@ -54,10 +54,30 @@ pub fn rope_table(positions: usize, head_dim: usize) -> Vec<f64> {
 /// Head counts with the usual scale, rounded to f32 so that both precisions use the same factor.
 pub fn attention_shape(heads: usize, kv_heads: usize, head_dim: usize) -> AttentionShape {
     AttentionShape {
-        heads,
-        kv_heads,
-        head_dim,
         scale: f64::from((head_dim as f32).powf(-0.5)),
+        ..AttentionShape::new(heads, kv_heads, head_dim)
+    }
+}
+
+/// (window, cap): neither, each alone, and both; windows of one row, a few, and more than a block of the fast code.
+pub const NARROWINGS: [(Option<usize>, Option<f64>); 6] = [
+    (None, None),
+    (Some(1), None),
+    (Some(3), None),
+    (Some(70), None),
+    (None, Some(0.75)),
+    (Some(20), Some(1.5)),
+];
+
+/// `shape` with a window and a cap.
+pub fn narrowed(
+    shape: AttentionShape,
+    (window, softcap): (Option<usize>, Option<f64>),
+) -> AttentionShape {
+    AttentionShape {
+        window,
+        softcap,
+        ..shape
     }
 }
 

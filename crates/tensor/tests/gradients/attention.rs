@@ -1,7 +1,9 @@
 //! Attention over packed forests, plain and with one gradient stream per completion.
 
 use super::{check, minus};
-use crate::common::{Forest, Random, Tree, attention_shape, inner, poison, same};
+use crate::common::{
+    Forest, NARROWINGS, Random, Tree, attention_shape, inner, narrowed, poison, same,
+};
 use unbraid_tensor::{AttentionLayout, AttentionSegment, AttentionShape, Backend, NaiveBackend};
 
 /// Queries, keys and values.
@@ -92,8 +94,10 @@ fn forests() -> Vec<Forest> {
 #[test]
 fn packed_forests() {
     for (i, forest) in forests().iter().enumerate() {
-        for (heads, kv_heads) in [(1, 1), (2, 2), (4, 2), (3, 1)] {
-            let (shape, n) = (attention_shape(heads, kv_heads, 3), forest.rows());
+        let heads = [(1, 1), (2, 2), (4, 2), (3, 1)].map(|(h, kv)| attention_shape(h, kv, 3));
+        let narrow = NARROWINGS.map(|by| narrowed(attention_shape(2, 1, 3), by));
+        for shape in heads.into_iter().chain(narrow) {
+            let n = forest.rows();
             let mut random = Random::new(i as u64);
             let x = Qkv::new(&mut random, shape, n, n);
             let c = random.values(n * shape.q_width());
@@ -124,9 +128,38 @@ fn returned_lse_is_the_log_sum_of_the_scores() {
 }
 
 #[test]
+fn capped_scores_and_a_window_by_hand() {
+    // One head of width 1, keys 1, 2, 3 under the query 1, scale 1, cap 2: scores 2·tanh(k/2).
+    let shape = AttentionShape {
+        softcap: Some(2.0),
+        ..AttentionShape::new(1, 1, 1)
+    };
+    let (layout, keys) = (Forest(vec![Tree::new(3, &[])]).layout(), [1.0, 2.0, 3.0]);
+    let lse = |shape| forward(&[1.0; 3], &keys, &[1.0; 3], &layout, shape).1[2];
+    let exp = |k: f64| (2.0 * (k / 2.0).tanh()).exp();
+    assert!((lse(shape) - keys.map(exp).iter().sum::<f64>().ln()).abs() < 1e-12);
+    // A window of 2: position 2 sees keys 1 and 2 (2 − 1 < 2), not key 0.
+    let window = narrowed(shape, (Some(2), None));
+    assert!((lse(window) - (2f64.exp() + 3f64.exp()).ln()).abs() < 1e-12);
+}
+
+#[test]
+#[should_panic(expected = "hides a query from itself")]
+fn a_window_of_zero_is_refused() {
+    let shape = narrowed(attention_shape(1, 1, 1), (Some(0), None));
+    let layout = Forest(vec![Tree::new(1, &[])]).layout();
+    forward(&[1.0], &[1.0], &[1.0], &layout, shape);
+}
+
+#[test]
 fn queries_against_cached_keys() {
+    for by in NARROWINGS {
+        against_cached_keys(narrowed(attention_shape(2, 1, 3), by));
+    }
+}
+
+fn against_cached_keys(shape: AttentionShape) {
     // Two new rows whose keys stand behind five cached ones: query rows are not key rows.
-    let shape = attention_shape(2, 1, 3);
     let mut random = Random::new(9);
     let x = Qkv::new(&mut random, shape, 2, 7);
     let c = random.values(2 * shape.q_width());
@@ -172,8 +205,14 @@ fn sum_by_activation(gradient: &Vec<f64>, rows: &Vec<u32>, n: usize, width: usiz
 
 #[test]
 fn one_gradient_stream_per_completion() {
+    for by in NARROWINGS {
+        streams_of(narrowed(attention_shape(4, 2, 3), by));
+    }
+}
+
+fn streams_of(shape: AttentionShape) {
     let forest = Forest(vec![Tree::new(3, &[2, 1]), Tree::new(2, &[1, 2, 2])]);
-    let (shape, n) = (attention_shape(4, 2, 3), forest.rows());
+    let n = forest.rows();
     let (plain, streams) = (forest.layout(), forest.streams());
     let (r, qw, kw) = (streams.rows.len(), shape.q_width(), shape.kv_width());
     assert!(r > n);

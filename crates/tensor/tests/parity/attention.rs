@@ -1,6 +1,8 @@
 //! Attention over packed forests, with segments shorter and longer than the fast code's blocks of 64 rows.
 
-use crate::common::{Forest, Outputs, Random, Tree, attention_shape, poison, same};
+use crate::common::{
+    Forest, NARROWINGS, Outputs, Random, Tree, attention_shape, narrowed, poison, same,
+};
 use crate::parity;
 use unbraid_tensor::{AttentionLayout, AttentionSegment, AttentionShape, Backend, Span};
 
@@ -78,12 +80,11 @@ fn forests_of_many_sizes() {
         Forest(vec![Tree::new(150, &[131, 40])]),
     ];
     for f in &forests {
-        for (heads, kv_heads, head_dim) in [(1, 1, 1), (2, 2, 8), (9, 3, 17)] {
+        let plain = [(1, 1, 1), (2, 2, 8), (9, 3, 17)].map(|(h, kv, d)| attention_shape(h, kv, d));
+        let narrow = NARROWINGS.map(|by| narrowed(attention_shape(2, 1, 8), by));
+        for shape in plain.into_iter().chain(narrow) {
             for streams in [false, true] {
-                parity!(
-                    ATTENTION,
-                    forest(f, attention_shape(heads, kv_heads, head_dim), streams, 1.0)
-                );
+                parity!(ATTENTION, forest(f, shape, streams, 1.0));
             }
         }
     }
@@ -103,7 +104,29 @@ fn forests_of_many_sizes() {
 #[test]
 fn very_large_scores() {
     let f = &Forest(vec![Tree::new(20, &[70])]);
-    parity!(1e-3, forest(f, attention_shape(2, 1, 16), true, 400.0));
+    let shape = attention_shape(2, 1, 16);
+    parity!(1e-3, forest(f, shape, true, 400.0));
+    // A cap saturates: scores of ±50, whose derivative vanishes but for those near zero.
+    parity!(
+        1e-3,
+        forest(f, narrowed(shape, (None, Some(50.0))), true, 400.0)
+    );
+}
+
+/// A key outside the window must have no influence at all, not a small one: NaN there would show.
+#[test]
+fn keys_outside_the_window_are_not_read() {
+    let (b, window) = (&*crate::FAST, 5);
+    let shape = narrowed(attention_shape(1, 1, 2), (Some(window), None));
+    let f = Forest(vec![Tree::new(100, &[40])]);
+    let mut k = vec![0.5; 2 * 140];
+    k[2 * 98] = f32::NAN;
+    let (q, v) = (b.upload(&[1.0; 280]), b.upload(&[1.0; 280]));
+    let mut out = poison(b, 280);
+    b.attention(&q, &b.upload(&k), &v, &f.layout(), shape, &mut out);
+    let out = b.download(&out);
+    let seen: Vec<usize> = (0..140).filter(|&row| out[2 * row].is_nan()).collect();
+    assert_eq!(seen, [98, 99, 100, 101, 102]);
 }
 
 /// One new row per sequence behind its cached keys, as in generation: query rows are not key rows.
@@ -121,11 +144,13 @@ fn queries_against_cached_keys() {
             segment(1, same(71, 9), same(80, 3)),
         ],
     };
-    let shape = attention_shape(4, 2, 8);
-    parity!(
-        ATTENTION,
-        packed(layout, layout, shape, [4, 83], [4, 83], 1.0)
-    );
+    for by in NARROWINGS {
+        let shape = narrowed(attention_shape(4, 2, 8), by);
+        parity!(
+            ATTENTION,
+            packed(layout, layout, shape, [4, 83], [4, 83], 1.0)
+        );
+    }
 }
 
 /// A chain root → middle → leaf, and empty runs in every place, also behind the last row.
@@ -146,11 +171,13 @@ fn several_ancestors_and_empty_runs() {
             segment(same(74, 0), &[root]),
         ],
     };
-    let shape = attention_shape(4, 2, 8);
-    parity!(
-        ATTENTION,
-        packed(layout, layout, shape, [74; 2], [74; 2], 1.0)
-    );
+    for by in NARROWINGS {
+        let shape = narrowed(attention_shape(4, 2, 8), by);
+        parity!(
+            ATTENTION,
+            packed(layout, layout, shape, [74; 2], [74; 2], 1.0)
+        );
+    }
 }
 
 #[test]

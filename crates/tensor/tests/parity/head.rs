@@ -55,6 +55,7 @@ fn arguments<'a, B: Backend>(
         h: &x.h,
         w: &x.w,
         lse,
+        softcap: None,
         targets: &x.targets,
         seeds: &x.seeds,
         coefficients: None,
@@ -67,13 +68,22 @@ fn arguments<'a, B: Backend>(
     }
 }
 
-fn head<B: Backend>(b: &B, m: usize, d: usize, v: usize, gain: f64) -> Outputs {
+fn head<B: Backend>(
+    b: &B,
+    m: usize,
+    d: usize,
+    v: usize,
+    gain: f64,
+    softcap: Option<f64>,
+) -> Outputs {
     let x = inputs(b, m, d, v, gain);
-    let (logps, lse) = b.head_logps(&x.h, &x.w, &x.targets, m, d, v);
+    let (logps, lse) = b.head_logps(&x.h, &x.w, &x.targets, softcap, m, d, v);
+    let squares = b.head_log_squares(&x.h, &x.w, &lse, softcap, m, d, v);
     let before = Random::new(51).values(v * d);
     let mut out = vec![
         ("logps", b.download_f64(&logps)),
         ("lse", b.download_f64(&lse)),
+        ("log_squares", b.download_f64(&squares)),
     ];
     for coefficients in [None, Some(&x.coefficients)] {
         let (mut dh, mut dw) = (poison(b, m * d), b.upload_f64(&before));
@@ -81,6 +91,7 @@ fn head<B: Backend>(b: &B, m: usize, d: usize, v: usize, gain: f64) -> Outputs {
             coefficients,
             dh: Some(&mut dh),
             dw: Some(&mut dw),
+            softcap,
             ..arguments(&x, &lse, [m, d, v])
         });
         assert!(returned.is_empty());
@@ -103,7 +114,8 @@ fn logps_and_gradients() {
         (5_000, 3, 600), // so many rows that chunks are at their narrowest, 256
     ];
     for (m, d, v) in shapes {
-        parity!(HEAD, head(m, d, v, 3.0));
+        parity!(HEAD, head(m, d, v, 3.0, None::<f64>));
+        parity!(HEAD, head(m, d, v, 3.0, Some(2.0)));
     }
 }
 
@@ -118,15 +130,22 @@ fn ranges(m: usize) -> Vec<(Range<usize>, Range<usize>)> {
     ]
 }
 
-fn inner_products<B: Backend>(b: &B, m: usize, d: usize, v: usize) -> Outputs {
+fn inner_products<B: Backend>(
+    b: &B,
+    m: usize,
+    d: usize,
+    v: usize,
+    softcap: Option<f64>,
+) -> Outputs {
     let x = inputs(b, m, d, v, 3.0);
-    let (_, lse) = b.head_logps(&x.h, &x.w, &x.targets, m, d, v);
+    let (_, lse) = b.head_logps(&x.h, &x.w, &x.targets, softcap, m, d, v);
     let mut dh = poison(b, m * d);
     let inner = ranges(m);
     let returned = b.head_backward(&mut HeadBackward {
         dh: Some(&mut dh),
         coefficients: Some(&x.coefficients), // must not enter
         inner: &inner,
+        softcap,
         ..arguments(&x, &lse, [m, d, v])
     });
     vec![("inner", returned), ("dh", b.download_f64(&dh))]
@@ -138,6 +157,7 @@ fn formed(
     lse: &Vec<f64>,
     p: &Range<usize>,
     shape: [usize; 3],
+    softcap: Option<f64>,
 ) -> Vec<f64> {
     let mut dw = vec![0.0; shape[1] * shape[2]];
     let mut seeds = vec![0.0; shape[0]];
@@ -145,6 +165,7 @@ fn formed(
     NaiveBackend.head_backward(&mut HeadBackward {
         seeds: &seeds,
         dw: Some(&mut dw),
+        softcap,
         ..arguments(x, lse, shape)
     });
     dw
@@ -153,32 +174,39 @@ fn formed(
 #[test]
 fn inner_products_of_weight_gradients_never_formed() {
     let b = &NaiveBackend;
-    for (m, d, v) in [(1, 3, 5), (7, 5, 300), (40, 9, 8_200), (130, 17, 700)] {
-        parity!(INNER, inner_products(m, d, v));
+    let shapes = [(1, 3, 5), (7, 5, 300), (40, 9, 8_200), (130, 17, 700)];
+    for ((m, d, v), softcap) in shapes.into_iter().flat_map(|s| [(s, None), (s, Some(2.0))]) {
+        parity!(INNER, inner_products(m, d, v, softcap));
         let x = inputs(b, m, d, v, 3.0);
-        let (_, lse) = b.head_logps(&x.h, &x.w, &x.targets, m, d, v);
+        let (_, lse) = b.head_logps(&x.h, &x.w, &x.targets, softcap, m, d, v);
+        let formed = |p: &Range<usize>| formed(&x, &lse, p, [m, d, v], softcap);
         let products = ranges(m)
             .iter()
-            .map(|(p, q)| {
-                inner(
-                    &formed(&x, &lse, p, [m, d, v]),
-                    &formed(&x, &lse, q, [m, d, v]),
-                )
-            })
+            .map(|(p, q)| inner(&formed(p), &formed(q)))
             .collect();
-        let returned = inner_products(b, m, d, v).swap_remove(0).1;
+        let returned = inner_products(b, m, d, v, softcap).swap_remove(0).1;
         let named = |x| vec![("inner", x)];
         compare("formed", &named(products), &named(returned), crate::F64_SUM);
     }
 }
 
-fn tied_inner<B: Backend>(b: &B, rows: usize, m: usize, d: usize, v: usize) -> Outputs {
+fn tied_inner<B: Backend>(
+    b: &B,
+    rows: usize,
+    m: usize,
+    d: usize,
+    v: usize,
+    softcap: Option<f64>,
+) -> Outputs {
     let x = inputs(b, m, d, v, 3.0);
-    let (_, lse) = b.head_logps(&x.h, &x.w, &x.targets, m, d, v);
+    let (_, lse) = b.head_logps(&x.h, &x.w, &x.targets, softcap, m, d, v);
     let mut random = Random::new(52);
     let g = b.upload_f64(&random.values(rows * d));
     let ids = b.index(&random.below(rows, v));
-    let head = arguments(&x, &lse, [m, d, v]);
+    let head = HeadBackward {
+        softcap,
+        ..arguments(&x, &lse, [m, d, v])
+    };
     let of = |p, q| b.tied_inner(&g, &ids, p, &head, q);
     vec![(
         "inner",
@@ -193,21 +221,22 @@ fn tied_inner<B: Backend>(b: &B, rows: usize, m: usize, d: usize, v: usize) -> O
 #[test]
 fn tied_inner_equals_the_formed_gradients() {
     let b = &NaiveBackend;
-    for (rows, m, d, v) in [
+    let shapes = [
         (1, 1, 1, 1),
         (4, 3, 5, 6),
         (30, 20, 17, 11),
         (90, 70, 33, 5_000),
-    ] {
-        parity!(INNER, tied_inner(rows, m, d, v));
+    ];
+    for ((rows, m, d, v), softcap) in shapes.into_iter().flat_map(|s| [(s, None), (s, Some(2.0))]) {
+        parity!(INNER, tied_inner(rows, m, d, v, softcap));
         let x = inputs(b, m, d, v, 3.0);
-        let (_, lse) = b.head_logps(&x.h, &x.w, &x.targets, m, d, v);
+        let (_, lse) = b.head_logps(&x.h, &x.w, &x.targets, softcap, m, d, v);
         let mut random = Random::new(52);
         let (g, ids) = (random.values(rows * d), random.below(rows, v));
         let mut lookup = b.zeros(v * d);
         b.scatter_add(&g, &ids, None, &mut lookup, d);
-        let expected = inner(&lookup, &formed(&x, &lse, &(0..m), [m, d, v]));
-        let returned = tied_inner(b, rows, m, d, v).swap_remove(0).1[0];
+        let expected = inner(&lookup, &formed(&x, &lse, &(0..m), [m, d, v], softcap));
+        let returned = tied_inner(b, rows, m, d, v, softcap).swap_remove(0).1[0];
         assert!(
             (returned - expected).abs() <= 1e-10 * (1.0 + expected.abs()),
             "{returned} {expected}"
@@ -223,13 +252,14 @@ fn extreme_logits_stay_finite() {
         let w: Vec<f32> = (0..v).map(|t| logits[t % 3]).collect();
         let (h, w) = (b.upload(&[1.0, -1.0, 1.0, 1.0]), b.upload(&w));
         let targets = b.index(&[1, 0, 0, v as u32 - 1]);
-        let (logps, lse) = b.head_logps(&h, &w, &targets, 4, 1, v);
+        let (logps, lse) = b.head_logps(&h, &w, &targets, None, 4, 1, v);
         let seeds = b.upload(&[1.0; 4]);
         let (mut dh, mut dw) = (poison(b, 4), b.zeros(v));
         let inner = b.head_backward(&mut HeadBackward {
             h: &h,
             w: &w,
             lse: &lse,
+            softcap: None,
             targets: &targets,
             seeds: &seeds,
             coefficients: None,
@@ -263,7 +293,7 @@ fn nan_in_a_state_stays_in_its_row() {
     let x = inputs(b, 3, 4, 50, 1.0);
     let mut h = b.download(&x.h);
     h[5] = f32::NAN;
-    let (logps, lse) = b.head_logps(&b.upload(&h), &x.w, &x.targets, 3, 4, 50);
+    let (logps, lse) = b.head_logps(&b.upload(&h), &x.w, &x.targets, None, 3, 4, 50);
     for values in [b.download(&logps), b.download(&lse)] {
         assert_eq!(
             values.iter().map(|x| x.is_nan()).collect::<Vec<_>>(),

@@ -5,7 +5,8 @@ use std::path::Path;
 use super::commands::{Command, GenerateConfig, SftConfig, TrainConfig, TrainerOptions};
 use super::compat;
 use super::error::CliError;
-use super::values::Strategy;
+use super::values::{KeyValues, Optim, Steps, Strategy, below_one};
+use unbraid_train::ScheduleKind;
 
 /// Checks a parsed command; gives notes on settings without effect.
 ///
@@ -69,14 +70,8 @@ fn trainer(options: &TrainerOptions, dataset: &str) -> Result<Vec<String>, CliEr
             "give held-out examples with --eval-dataset FILE, or --eval-strategy no",
         );
     }
-    if options.load_best_model_at_end
-        && (!evaluates || options.eval_strategy != options.save_strategy)
-    {
-        return conflict(
-            "load_best_model_at_end needs an evaluation for each checkpoint",
-            "set eval_strategy and save_strategy to the same value, steps or epoch",
-        );
-    }
+    best_model(options)?;
+    optimizer(options)?;
     let mut notes = Vec::new();
     if let Some(dataset) = options.eval_dataset.as_ref().filter(|_| !evaluates) {
         notes.push(format!(
@@ -84,7 +79,8 @@ fn trainer(options: &TrainerOptions, dataset: &str) -> Result<Vec<String>, CliEr
         ));
     }
     let elsewhere = options.report_to.iter().filter(|name| {
-        !name.eq_ignore_ascii_case("none") && !compat::TRACKERS.contains(&name.as_str())
+        !name.eq_ignore_ascii_case("none")
+            && !compat::TRACKERS.iter().any(|known| name.eq_ignore_ascii_case(known))
     });
     let elsewhere: Vec<_> = elsewhere.map(String::as_str).collect();
     if !elsewhere.is_empty() {
@@ -94,6 +90,62 @@ fn trainer(options: &TrainerOptions, dataset: &str) -> Result<Vec<String>, CliEr
         ));
     }
     Ok(notes)
+}
+
+/// The best checkpoint can be known only if each checkpoint has an evaluation, as transformers demands too.
+fn best_model(options: &TrainerOptions) -> Result<(), CliError> {
+    if !options.load_best_model_at_end {
+        return Ok(());
+    }
+    let (evaluates, saves) = (options.eval_strategy, options.save_strategy);
+    if evaluates == Strategy::No || evaluates != saves {
+        return conflict(
+            "load_best_model_at_end needs an evaluation for each checkpoint",
+            "set eval_strategy and save_strategy to the same value, steps or epoch",
+        );
+    }
+    let (Steps(save), Steps(evaluate)) = (options.save_steps, options.eval_interval());
+    let multiple = (save / evaluate - (save / evaluate).round()).abs() < 1e-9;
+    let alike = (save < 1.0) == (evaluate < 1.0);
+    if saves == Strategy::Steps && !(multiple && alike) {
+        return conflict(
+            format!(
+                "load_best_model_at_end needs an evaluation for each checkpoint, but save_steps is {save} and \
+                 eval_steps {evaluate}"
+            ),
+            "set save_steps to a multiple of eval_steps",
+        );
+    }
+    Ok(())
+}
+
+/// What names and arguments of optimizer and schedule mean, which their crate knows.
+fn optimizer(options: &TrainerOptions) -> Result<(), CliError> {
+    let nothing = KeyValues::default();
+    let given = &options.lr_scheduler_kwargs.as_ref().unwrap_or(&nothing).0;
+    let name = options.lr_scheduler_type.name();
+    if let Err(reason) = ScheduleKind::from_name(&name, given, options.learning_rate) {
+        return conflict(
+            format!("lr_scheduler_kwargs: {reason}"),
+            "the arguments are those of transformers' schedules",
+        );
+    }
+    let known = if options.optim == Optim::Sgd { "momentum" } else { "" };
+    for (key, value) in &options.optim_args.as_ref().unwrap_or(&nothing).0 {
+        if key != known {
+            return conflict(
+                format!("optim_args: {key} is not an argument of {:?} here", options.optim),
+                "known: momentum of sgd; Adam's and Lion's settings are options of their own",
+            );
+        }
+        if below_one(value).is_err() {
+            return conflict(
+                format!("optim_args: {key} is {value:?}, expected a number from 0 up to, but not including, 1"),
+                "for example momentum=0.9",
+            );
+        }
+    }
+    Ok(())
 }
 
 fn generate(config: &GenerateConfig) -> Result<Vec<String>, CliError> {

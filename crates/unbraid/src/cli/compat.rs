@@ -40,7 +40,7 @@ const IGNORED: &[&str] = &[
     "fsdp_config", "fsdp_min_num_params", "fsdp_transformer_layer_cls_to_wrap", "full_determinism",
     "gradient_checkpointing_kwargs", "half_precision_backend", "jit_mode_eval", "length_column_name",
     "liger_kernel_config", "local_rank", "low_cpu_mem_usage", "no_cuda", "pad_to_multiple_of", "padding_free", "parallelism_config",
-    "precompute_ref_batch_size", "precompute_ref_log_probs", "preprocessing_num_workers", "remove_unused_columns", "streaming",
+    "precompute_ref_batch_size", "preprocessing_num_workers", "remove_unused_columns", "streaming",
     "tf32", "torch_compile", "torch_compile_backend", "torch_compile_mode", "torch_empty_cache_steps", "torchdynamo",
     "tpu_metrics_debug", "tpu_num_cores", "trust_remote_code", "use_cache", "use_cpu", "use_ipex", "use_liger", "use_liger_kernel",
     "use_mps_device",
@@ -48,14 +48,14 @@ const IGNORED: &[&str] = &[
     "debug", "disable_tqdm", "enable_jit_checkpoint", "env", "generate_during_eval", "hub_always_push", "hub_model_id",
     "hub_model_revision", "hub_private_repo", "hub_revision", "hub_strategy", "hub_token", "include_for_metrics",
     "include_inputs_for_metrics", "include_num_input_tokens_seen", "include_tokens_per_second", "log_level", "log_level_replica",
-    "log_on_each_node", "logging_dir", "logging_nan_inf_filter", "prediction_loss_only", "project", "push_to_hub",
+    "log_on_each_node", "logging_nan_inf_filter", "prediction_loss_only", "project", "push_to_hub",
     "push_to_hub_model_id", "push_to_hub_organization", "push_to_hub_token", "ray_scope", "skip_memory_metrics",
     "trackio_bucket_id", "trackio_space_id", "trackio_static_space_id",
     // Flags that TRL's own scripts do not read.
     "do_eval", "do_predict", "do_train", "ignore_bias_buffers", "label_names", "label_pad_token_id", "padding_value", "past_index",
     "restore_callback_states_from_checkpoint", "save_on_each_node", "save_only_model", "save_safetensors",
     // Only together with load_best_model_at_end, use_peft or load_in_4bit, which stand below.
-    "bnb_4bit_quant_storage", "bnb_4bit_quant_type", "greater_is_better", "lora_task_type", "metric_for_best_model",
+    "bnb_4bit_quant_storage", "bnb_4bit_quant_type", "lora_task_type",
     "use_bnb_nested_quant",
 ];
 
@@ -64,7 +64,6 @@ const IGNORED: &[&str] = &[
 const NOT_YET: &[(&str, &[&str])] = &[
     ("chat_template_path", &[]),
     ("dataloader_drop_last", &["false"]),
-    ("dataset_config", &["default"]),
     ("datasets", &[]),
     ("disable_dropout", &["true"]),
     ("eval_delay", &["0"]),
@@ -72,56 +71,34 @@ const NOT_YET: &[(&str, &[&str])] = &[
     ("group_by_length", &["false"]),
     ("ignore_data_skip", &["false"]),
     ("label_smoothing_factor", &["0"]),
-    ("load_best_model_at_end", &["false"]),
     ("load_in_4bit", &["false"]),
     ("load_in_8bit", &["false"]),
     ("logging_strategy", &["steps"]),
     ("lora_target_parameters", &[]),
-    ("lr_scheduler_kwargs", &[]),
-    ("lr_scheduler_type", &["linear", "cosine", "constant", "constant_with_warmup", "polynomial", "inverse_sqrt"]),
     ("max_completion_length", &[]),
     ("max_prompt_length", &[]),
     ("model_init_kwargs", &[]),
     ("model_revision", &["main"]),
     ("neftune_noise_alpha", &["0"]),
-    ("optim", &["adamw_torch", "sgd", "adamw_torch_fused", "adamw_hf", "adamw"]),
-    ("optim_args", &[]),
+    // Low in memory among these: adafactor and lion.
+    ("optim", &["adamw_torch", "sgd", "adafactor", "lion", "adamw_torch_fused", "adamw_hf", "adamw", "paged_adamw_32bit", "lion_32bit", "paged_lion_32bit"]),
     ("optim_target_modules", &[]),
     ("pad_token", &[]),
-    ("resume_from_checkpoint", &["false"]),
     ("router_aux_loss_coef", &["0"]),
     ("test_split_size", &[]),
     ("truncation_mode", &["keep_start"]),
     ("use_dora", &["false"]),
-    ("use_peft", &["false"]),
-    ("use_rslora", &["false"]),
 ];
 
 /// Not built, in `train` alone.
 #[rustfmt::skip]
 const TRAIN_NOT_YET: &[(&str, &[&str])] = &[
     ("base_model_attribute_name", &["model"]),
-    ("desirable_weight", &["1"]),
-    ("discopop_tau", &["0.05"]),
-    ("f_alpha_divergence_coef", &["0.5", "1"]),
-    ("f_divergence_type", &["reverse_kl"]),
     ("force_use_ref_model", &["false"]),
-    ("ld_alpha", &[]),
-    ("mask_epsilon", &["0.5"]),
-    ("mask_l1", &["1e-3"]),
-    ("mask_sharpness", &["10"]),
     ("model_adapter_name", &[]),
-    ("npo_scale", &["unit"]),
     ("ref_adapter_name", &[]),
-    ("ref_model_mixup_alpha", &["0.6"]),
-    ("ref_model_sync_steps", &["512"]),
-    ("remedy", &["none"]),
-    ("sync_ref_model", &["false"]),
-    ("token_mask", &["none"]),
     ("tools", &[]),
-    ("undesirable_weight", &["1"]),
     ("use_logits_to_keep", &["true", "false"]),
-    ("use_weighting", &["false"]),
 ];
 
 /// Not built, in `sft` alone.
@@ -137,7 +114,7 @@ const SFT_NOT_YET: &[(&str, &[&str])] = &[
 ];
 
 /// Trackers that a run can write to, besides `metrics.jsonl`.
-pub(super) const TRACKERS: &[&str] = &[];
+pub(super) const TRACKERS: &[&str] = &["tensorboard", "all"];
 
 /// The name under which a key is known here.
 pub(super) fn canonical(key: &str) -> &str {

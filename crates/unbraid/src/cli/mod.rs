@@ -22,14 +22,14 @@ mod values;
 use std::ffi::OsString;
 
 pub use commands::{
-    Command, DataArgs, DemoConfig, GenerateConfig, InspectConfig, LoraArgs, ModelArgs,
+    Command, DataArgs, DemoConfig, GenerateConfig, InspectConfig, LoraArgs, MergeConfig, ModelArgs,
     ObjectiveArgs, ObjectivesConfig, ReportConfig, ScoreConfig, SftConfig, TrainConfig,
     TrainerOptions,
 };
 pub use error::{CliError, Place};
 pub use recipe::to_recipe;
 pub use values::{
-    Device, Dtype, FDivergence, Geometry, LrSchedulerType, MaxLength, NpoScale, Optim, Remedy,
+    Device, Dtype, FDivergence, Geometry, KeyValues, LrSchedulerType, MaxLength, NpoScale, Optim, Remedy,
     Resume, SamplingStrategy, Semantics, Steps, Strategy, TokenMask,
 };
 

@@ -2,7 +2,8 @@
 //!
 //! A recipe is read as a flat list of settings with the line of each key. Scalars keep their text as written
 //! (`1e-6`, `True`, `no`): the option decides what they mean, so YAML's own guesses (is `no` a boolean? is `1e-6` a
-//! string?) never get in the way. Nested mappings are noticed, not read: only keys without effect here hold them.
+//! string?) never get in the way. Of nested mappings those of plain values are read; deeper ones are noticed, for only
+//! keys without effect here hold them.
 //! Aliases and merge keys are left out: no TRL recipe uses them. Parser: granit-parser (events with positions, safe
 //! Rust, fuzzed). serde_norway and serde_yaml_ng had no release since 2024 and stand on a port of libyaml.
 //! Tested in `tests/cli_recipe.rs`.
@@ -27,7 +28,9 @@ pub(super) enum Value {
     One(String),
     /// A list of scalars; several words after an option.
     List(Vec<String>),
-    /// A mapping, or a list that holds more than scalars.
+    /// A mapping of scalars.
+    Mapping(Vec<(String, String)>),
+    /// A deeper mapping, or a list that holds more than scalars.
     Nested,
 }
 
@@ -143,6 +146,7 @@ impl<'a> Events<'a> {
         match self.next_node()?.0 {
             Event::Scalar(text, style, ..) => Ok(scalar(&text, style)),
             Event::SequenceStart(..) => self.list(),
+            Event::MappingStart(..) => self.mapping(),
             _ => self.skip(1).map(|()| Value::Nested),
         }
     }
@@ -166,6 +170,23 @@ impl<'a> Events<'a> {
         } else {
             Value::List(items)
         })
+    }
+
+    /// The rest of a mapping whose start was just read.
+    fn mapping(&mut self) -> Result<Value, CliError> {
+        let mut pairs = Vec::new();
+        loop {
+            let key = match self.next_node()?.0 {
+                Event::MappingEnd => return Ok(Value::Mapping(pairs)),
+                Event::Scalar(key, ..) => key.into_owned(),
+                // A collection as a key: its rest, then the mapping's.
+                _ => return self.skip(2).map(|()| Value::Nested),
+            };
+            match self.next_node()?.0 {
+                Event::Scalar(value, ..) => pairs.push((key, value.into_owned())),
+                _ => return self.skip(2).map(|()| Value::Nested),
+            }
+        }
     }
 
     /// Passes over the rest of `depth` open collections.

@@ -24,6 +24,9 @@ const RECIPE_COMMANDS: &[&str] = &["train", "sft"];
 /// Key of `run.yaml` under which a run records versions and fingerprints; skipped when the file is used as a recipe.
 const RUN_RECORD: &str = "unbraid";
 
+/// Options that a recipe may give as a mapping.
+const MAPPINGS: &[&str] = &["lr_scheduler_kwargs", "optim_args"];
+
 /// The clap definition of the whole command line, as the rest of this module needs it.
 pub(super) fn definition() -> clap::Command {
     let root = Cli::command().max_term_width(100);
@@ -277,8 +280,13 @@ fn classify(
         Value::One(value) => (vec![value.clone()], false),
         Value::List(values) if values.is_empty() => return Ok(None),
         Value::List(values) => (values.clone(), true),
-        Value::Nested if rule.is_some() => (vec!["{…}".to_owned()], false),
-        Value::Nested => return Err(refused("{…}", "expected a plain value or a list of them")),
+        Value::Mapping(pairs) if rule.is_none() && MAPPINGS.contains(&key.as_str()) => {
+            let pairs = pairs.iter().map(|(k, v)| (k.clone(), v.as_str().into()));
+            let json: serde_json::Map<String, serde_json::Value> = pairs.collect();
+            (vec![serde_json::Value::Object(json).to_string()], false)
+        }
+        Value::Mapping(_) | Value::Nested if rule.is_some() => (vec!["{…}".to_owned()], false),
+        Value::Mapping(_) | Value::Nested => return Err(refused("{…}", "expected a plain value or a list of them")),
     };
     let flag = match (option, rule) {
         (Some(option), _) => argv::is_flag(option),

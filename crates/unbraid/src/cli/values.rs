@@ -156,14 +156,19 @@ pub enum Strategy {
 #[value(rename_all = "snake_case")]
 pub enum Optim {
     /// Adam with decoupled weight decay.
-    #[value(alias = "adamw_torch_fused", alias = "adamw_hf", alias = "adamw")]
+    #[value(
+        alias = "adamw_torch_fused",
+        alias = "adamw_hf",
+        alias = "adamw",
+        alias = "paged_adamw_32bit"
+    )]
     AdamwTorch,
     /// Stochastic gradient descent, with `momentum`.
     Sgd,
-    /// Adafactor: factored second moments.
+    /// Adafactor without parameter scaling: one number a row and a column, so next to no memory.
     Adafactor,
-    /// Lion: sign of an interpolated momentum.
-    #[value(alias = "lion_32bit")]
+    /// Lion, with Adam's betas: one buffer, half of Adam's memory; wants a lower learning rate.
+    #[value(alias = "lion_32bit", alias = "paged_lion_32bit")]
     Lion,
 }
 
@@ -184,8 +189,94 @@ pub enum LrSchedulerType {
     Polynomial,
     /// Falls with the inverse square root of the step.
     InverseSqrt,
-    /// Constant, then a decay at the end of the run.
+    /// Constant, then a decay at the end of the run: its last tenth, or num_decay_steps.
     WarmupStableDecay,
+    /// Falls along half a cosine to 0, num_cycles times.
+    CosineWithRestarts,
+    /// Falls along half a cosine to min_lr, or to min_lr_rate of the peak.
+    CosineWithMinLr,
+    /// As cosine_with_min_lr, one step ahead; the warm-up starts above 0.
+    CosineWarmupWithMinLr,
+}
+
+impl LrSchedulerType {
+    /// Its name, as it is typed.
+    #[must_use]
+    pub fn name(self) -> String {
+        let value = self.to_possible_value();
+        value.map_or_else(String::new, |value| value.get_name().to_owned())
+    }
+}
+
+/// Further arguments, `key=value,…` or a JSON object; in a recipe also a mapping. Values stay as written.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct KeyValues(pub Vec<(String, String)>);
+
+impl FromStr for KeyValues {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        const EXPECTED: &str = "expected key=value,… or a JSON object of plain values";
+        let text = text.trim();
+        let pairs: Vec<(String, String)> = if text.starts_with('{') {
+            let json: serde_json::Map<String, serde_json::Value> =
+                serde_json::from_str(text).map_err(|e| format!("{EXPECTED}: {e}"))?;
+            let plain = |value: serde_json::Value| match value {
+                serde_json::Value::String(text) => Ok(text),
+                serde_json::Value::Array(_) | serde_json::Value::Object(_) => Err(EXPECTED),
+                value => Ok(value.to_string()),
+            };
+            json.into_iter()
+                .map(|(key, value)| Ok((key, plain(value)?)))
+                .collect::<Result<_, &str>>()?
+        } else {
+            text.split(',')
+                .filter(|part| !part.trim().is_empty())
+                .map(|part| {
+                    let (key, value) = part.split_once('=').ok_or(EXPECTED)?;
+                    Ok((key.trim().to_owned(), value.trim().to_owned()))
+                })
+                .collect::<Result<_, &str>>()?
+        };
+        for (i, (key, _)) in pairs.iter().enumerate() {
+            if key.is_empty() {
+                return Err(EXPECTED.into());
+            }
+            if pairs[..i].iter().any(|(earlier, _)| earlier == key) {
+                return Err(format!("{key} is given twice"));
+            }
+        }
+        Ok(Self(pairs))
+    }
+}
+
+/// `key=value,…`
+impl fmt::Display for KeyValues {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let parts: Vec<String> = self.0.iter().map(|(k, v)| format!("{k}={v}")).collect();
+        f.write_str(&parts.join(","))
+    }
+}
+
+impl KeyValues {
+    /// As transformers writes `optim_args`.
+    pub(super) fn as_text<S: Serializer>(
+        value: &Option<Self>,
+        serializer: S,
+    ) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(value.as_ref().unwrap_or(&Self::default()))
+    }
+}
+
+/// As transformers reads `lr_scheduler_kwargs`: a mapping; numbers are numbers.
+impl Serialize for KeyValues {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_map(self.0.iter().map(|(key, text)| {
+            let number = serde_json::from_str::<serde_json::Number>(text).ok();
+            let value = number.map_or_else(|| text.as_str().into(), serde_json::Value::Number);
+            (key, value)
+        }))
+    }
 }
 
 /// Order in which training examples are drawn.

@@ -42,6 +42,7 @@ fn prompts(config: &GenerateConfig, tokenizer: &Tokenizer) -> Result<Vec<Prompt>
     };
     let rows = load_rows(&DatasetSource {
         name: name.clone(),
+        config: None,
         split: config.dataset_train_split.clone(),
         max_samples: config.max_samples,
     })?;
@@ -127,8 +128,8 @@ fn complete(
 /// Generates as `config` says.
 pub(super) fn run(config: &GenerateConfig, interrupt: &Interrupt) -> Result<End> {
     load::check_machine(&config.model, false)?;
-    let source = load::open(&config.model.model_name_or_path)?;
-    let tokenizer = load::tokenizer(&source.path, Some(&source.weights))?;
+    let source = load::open(&config.model.model_name_or_path, config.model.base_model.as_deref())?;
+    let tokenizer = load::source_tokenizer(&source)?;
     let prompts = prompts(config, &tokenizer)?;
     let model = load::model(&source)?;
     let mut stop = model.config.eos_token_ids().to_vec();

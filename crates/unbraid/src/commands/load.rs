@@ -1,14 +1,15 @@
 //! Finding and opening models, tokenizers and data.
 
 use crate::cli::{DataArgs, Device, Dtype, ModelArgs};
-use anyhow::{Result, bail};
+use anyhow::{Context, Result, bail};
 use serde_json::Value;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use unbraid_model::weights::{StoredDtype, Weights};
-use unbraid_model::{LanguageModel, ModelConfig};
+use unbraid_model::{ADAPTER_CONFIG, ADAPTER_WEIGHTS, LanguageModel, LoraConfig, ModelConfig, Storage};
 use unbraid_preference::{
-    DatasetSource, Row, TokenizedDataset, TokenizedPair, hub, load_rows, tokenize_pairs,
+    DatasetSource, Row, RowReader, TokenizedDataset, TokenizedPair, hub, load_rows, stream_pairs,
+    stream_rows,
 };
 use unbraid_tensor::CpuBackend;
 use unbraid_text::{GgufVocabulary, Tokenizer};
@@ -18,22 +19,20 @@ pub(crate) type Cpu = CpuBackend;
 
 /// A model's files, located.
 pub(crate) struct Source {
-    /// A directory or a GGUF file.
+    /// A directory or a GGUF file; of an adapter, its base's.
     pub path: PathBuf,
-    /// Its weights, opened but not read.
+    /// Its weights, opened but not read; of an adapter, its base's.
     pub weights: Weights,
+    /// A PEFT adapter directory on top.
+    pub adapter: Option<PathBuf>,
+    /// The name under which an adapter's file should know the base.
+    pub base_name: String,
 }
 
 /// The path of a model given as a path or a hub id.
 pub(crate) fn locate(name: &str) -> Result<PathBuf> {
     let path = PathBuf::from(name);
     if path.exists() {
-        if path.join("adapter_config.json").is_file() {
-            bail!(
-                "{name}: this is a PEFT adapter, and adapters are not supported yet\n\
-                 hint: merge it into its base model first (peft: model.merge_and_unload())"
-            );
-        }
         return Ok(path);
     }
     if hub::is_hub_id(name) {
@@ -43,6 +42,37 @@ pub(crate) fn locate(name: &str) -> Result<PathBuf> {
         "{name}: no such file or directory\n\
          hint: give a directory with config.json and *.safetensors, a .gguf file, or a hub id (org/name)"
     )
+}
+
+/// Whether a directory holds a PEFT adapter.
+fn is_adapter(path: &Path) -> bool {
+    path.join(ADAPTER_CONFIG).is_file()
+}
+
+/// The base model of an adapter directory: the one the user names, else the one its settings name.
+fn locate_base(adapter: &Path, base_model: Option<&str>) -> Result<(String, PathBuf)> {
+    let name = match base_model {
+        Some(name) => name.to_owned(),
+        None => LoraConfig::read(adapter)?.base_model,
+    };
+    let settings = adapter.join(ADAPTER_CONFIG);
+    if name.is_empty() {
+        bail!(
+            "{}: names no base model\nhint: give it with --base-model",
+            settings.display()
+        );
+    }
+    let path = locate(&name).with_context(|| match base_model {
+        Some(_) => "--base-model".to_owned(),
+        None => format!(
+            "the base model that {} names (--base-model gives another)",
+            settings.display()
+        ),
+    })?;
+    if is_adapter(&path) {
+        bail!("{name}: the base model of an adapter is itself an adapter\nhint: merge it first (unbraid merge)");
+    }
+    Ok((name, path))
 }
 
 /// The file beside a model that says how it likes to generate.
@@ -68,11 +98,33 @@ impl Source {
     }
 }
 
-/// Locates and opens a model without reading its weights.
-pub(crate) fn open(name: &str) -> Result<Source> {
-    let path = locate(name)?;
+/// Locates and opens a model, or an adapter with its base, without reading its weights.
+pub(crate) fn open(name: &str, base_model: Option<&str>) -> Result<Source> {
+    let found = locate(name)?;
+    let (adapter, base_name, path) = if is_adapter(&found) {
+        let (base_name, base) = locate_base(&found, base_model)?;
+        (Some(found), base_name, base)
+    } else {
+        if base_model.is_some() {
+            eprintln!("note: --base-model has no effect: {name} is no adapter");
+        }
+        (None, name.to_owned(), found)
+    };
     let weights = Weights::open(&path)?;
-    Ok(Source { path, weights })
+    Ok(Source {
+        path,
+        weights,
+        adapter,
+        base_name,
+    })
+}
+
+/// The tokenizer of a model: an adapter's own where it has one, else its base's.
+pub(crate) fn source_tokenizer(source: &Source) -> Result<Tokenizer> {
+    match &source.adapter {
+        Some(dir) if dir.join("tokenizer.json").is_file() => tokenizer(dir, None),
+        _ => tokenizer(&source.path, Some(&source.weights)),
+    }
 }
 
 /// The tokenizer that belongs to a model's files.
@@ -129,35 +181,72 @@ pub(crate) fn stored_dtype(args: &ModelArgs) -> StoredDtype {
     }
 }
 
-/// Reads a model's weights.
+/// Reads a model's weights, and its adapter if it has one.
 pub(crate) fn model(source: &Source) -> Result<LanguageModel<Cpu>> {
+    let mut model = base(source, Storage::Float32)?;
+    if let Some(adapter) = &source.adapter {
+        model.load_adapter(adapter)?;
+    }
+    Ok(model)
+}
+
+/// Reads the weights of a model, or of an adapter's base, holding matrices as `storage` says.
+pub(crate) fn base(source: &Source, storage: Storage) -> Result<LanguageModel<Cpu>> {
     let config = ModelConfig::for_weights(&source.weights)?;
     let backend = Arc::new(CpuBackend::new());
-    Ok(LanguageModel::from_weights(
-        backend,
-        config,
-        &source.weights,
-    )?)
+    let weights = &source.weights;
+    Ok(LanguageModel::from_weights(backend, config, weights, storage)?)
 }
 
-/// The rows of one split.
-pub(crate) fn rows(name: &str, split: &str, data: &DataArgs) -> Result<Vec<Row>> {
-    Ok(load_rows(&DatasetSource {
+/// What identifies an adapter: its settings and weights.
+pub(crate) fn adapter_fingerprint(dir: &Path) -> Result<String> {
+    let weights = Weights::open(&dir.join(ADAPTER_WEIGHTS))?.fingerprint()?;
+    let lora = LoraConfig::read(dir)?;
+    let scale = (lora.alpha, lora.r, lora.use_rslora, &lora.alpha_pattern);
+    Ok(format!("{weights}{scale:?}"))
+}
+
+/// How the frozen base of an adapter is held: as the user says, else as the checkpoint stores it, which loses nothing.
+pub(crate) fn frozen_storage(source: &Source, dtype: Dtype) -> Storage {
+    let weights = &source.weights;
+    let stored = |name: &str| weights.stored_dtype(name) == Some("BF16");
+    match dtype {
+        Dtype::Float32 => Storage::Float32,
+        Dtype::Bfloat16 => Storage::Bfloat16,
+        Dtype::Auto if weights.names().all(stored) => Storage::Bfloat16,
+        Dtype::Auto => Storage::Float32,
+    }
+}
+
+/// One split of a data set.
+fn split_of(name: &str, split: &str, data: &DataArgs) -> DatasetSource {
+    DatasetSource {
         name: name.to_owned(),
+        config: data.dataset_config.clone(),
         split: split.to_owned(),
         max_samples: data.max_samples,
-    })?)
+    }
 }
 
-/// Tokenised pairs of one split, with what happened to them said on stderr.
+/// The rows of one split, all in memory.
+pub(crate) fn rows(name: &str, split: &str, data: &DataArgs) -> Result<Vec<Row>> {
+    Ok(load_rows(&split_of(name, split, data))?)
+}
+
+/// The rows of one split, read as they are asked for.
+pub(crate) fn stream(name: &str, split: &str, data: &DataArgs) -> Result<RowReader> {
+    Ok(stream_rows(&split_of(name, split, data))?)
+}
+
+/// Tokenised pairs of one split, without their text, with what happened to them said on stderr.
 pub(crate) fn pairs(
     name: &str,
     split: &str,
     data: &DataArgs,
     tokenizer: &Tokenizer,
 ) -> Result<TokenizedDataset> {
-    let rows = rows(name, split, data)?;
-    let dataset = tokenize_pairs(&rows, tokenizer, data.max_length.0)?;
+    let rows = stream(name, split, data)?;
+    let dataset = stream_pairs(rows, tokenizer, data.max_length.0, false)?;
     for warning in dataset.report.warnings() {
         eprintln!("note: {name}: {warning}");
     }

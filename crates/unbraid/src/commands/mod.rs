@@ -2,18 +2,24 @@
 //!
 //! People's output goes to stderr, data to stdout. Long work listens to Ctrl-C between batches.
 
+mod adapt;
+mod cache;
 mod demo;
 mod generate;
 mod inspect;
 mod load;
+mod merge;
+mod objective;
 mod objectives;
 mod output;
 mod progress;
 mod report;
 mod score;
 mod sft;
+mod tracking;
 mod train;
 mod training;
+mod unpaired;
 
 use crate::cli::Command;
 use anyhow::{Context, Result};
@@ -71,6 +77,7 @@ pub fn run(command: Command) -> Result<End> {
         Command::Sft(config) => sft::run(&config, &interrupt),
         Command::Score(config) => score::run(&config, &interrupt),
         Command::Generate(config) => generate::run(&config, &interrupt),
+        Command::Merge(config) => merge::run(&config),
         Command::Inspect(config) => inspect::run(&config),
         Command::Objectives(config) => objectives::run(&config),
         Command::Report(config) => report::run(&config),
@@ -103,6 +110,7 @@ fn threads(command: &Command) -> Option<usize> {
         Command::Sft(config) => config.model.threads,
         Command::Score(config) => config.model.threads,
         Command::Generate(config) => config.model.threads,
+        Command::Merge(config) => config.model.threads,
         Command::Demo(config) => config.threads,
         Command::Inspect(_) | Command::Objectives(_) | Command::Report(_) => None,
     }

@@ -23,6 +23,14 @@ pub(crate) fn prepare_dir(dir: &Path, overwrite: bool) -> Result<()> {
     fs::create_dir_all(dir).with_context(|| format!("cannot create {}", dir.display()))
 }
 
+/// Whether `dir` is empty, or holds a run that was stopped before it ended: its record, but no final state.
+pub(crate) fn is_unfinished(dir: &Path) -> bool {
+    let mut entries = fs::read_dir(dir).into_iter().flatten().flatten();
+    // Left-overs under temporary names are no content.
+    let empty = entries.all(|entry| entry.file_name().to_string_lossy().starts_with('.'));
+    empty || (dir.join("run.yaml").is_file() && !dir.join("trainer_state.json").exists())
+}
+
 /// Refuses a directory that could not be written to, before the work that would fill it.
 pub(crate) fn check_dir(dir: &Path) -> Result<()> {
     let existed = dir.exists();

@@ -36,7 +36,8 @@ impl TrainingProgress {
         self.bar.finish_and_clear();
     }
 
-    fn say(&self, line: &str) {
+    /// Prints a line above the bar.
+    pub(crate) fn say(&self, line: &str) {
         if self.plain {
             eprintln!("{line}");
         } else {

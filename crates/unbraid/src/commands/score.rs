@@ -126,8 +126,8 @@ pub(super) fn run(config: &ScoreConfig, interrupt: &Interrupt) -> Result<End> {
         );
     }
     output::check_dir(&config.output_dir)?;
-    let source = load::open(&config.model.model_name_or_path)?;
-    let tokenizer = load::tokenizer(&source.path, Some(&source.weights))?;
+    let source = load::open(&config.model.model_name_or_path, config.model.base_model.as_deref())?;
+    let tokenizer = load::source_tokenizer(&source)?;
     let data = &config.data;
     let dataset = load::pairs(
         &data.dataset_name,
@@ -140,7 +140,7 @@ pub(super) fn run(config: &ScoreConfig, interrupt: &Interrupt) -> Result<End> {
     let reference = match &config.ref_model {
         None => None,
         Some(name) => {
-            let scored = load::open(name)
+            let scored = load::open(name, None)
                 .and_then(|source| score("reference", &source, &pairs[..policy.len()], interrupt));
             Some(scored.context("--ref-model")?)
         }

@@ -1,9 +1,9 @@
 //! `unbraid sft`: supervised fine-tuning, and pre-training of small models from a configuration.
 
 use super::load;
-use super::{End, Interrupt, output, training};
+use super::{End, Interrupt, adapt, output, training};
 use crate::cli::{SftConfig, Strategy};
-use anyhow::Result;
+use anyhow::{Context, Result, bail};
 use std::path::Path;
 use std::sync::Arc;
 use unbraid_model::{LanguageModel, ModelConfig};
@@ -31,27 +31,32 @@ fn sequences(
 }
 
 /// The model to start from, with its tokenizer and generation settings.
-fn start(config: &SftConfig) -> Result<(LanguageModel<load::Cpu>, Tokenizer, Option<Vec<u8>>)> {
+fn model(config: &SftConfig) -> Result<(LanguageModel<load::Cpu>, Tokenizer, Option<Vec<u8>>)> {
     let name = &config.model.model_name_or_path;
     if let Some(path) = &config.init_config {
+        if config.lora.use_peft {
+            bail!("use_peft trains an adapter on a frozen model, and init_config starts from random weights");
+        }
         let text = std::fs::read_to_string(path)
-            .map_err(|e| anyhow::anyhow!("cannot read {}: {e}", path.display()))?;
+            .with_context(|| format!("cannot read {}", path.display()))?;
         let model_config = ModelConfig::from_json_str(&text, &path.display().to_string())?;
         let tokenizer = load::tokenizer(Path::new(name), None)?;
         let backend = Arc::new(CpuBackend::new());
         let model = LanguageModel::random(backend, model_config, config.model.seed);
         return Ok((model, tokenizer, None));
     }
-    let source = load::open(name)?;
-    let tokenizer = load::tokenizer(&source.path, Some(&source.weights))?;
-    Ok((load::model(&source)?, tokenizer, source.generation_config()))
+    let source = load::open(name, config.model.base_model.as_deref())?;
+    let tokenizer = load::source_tokenizer(&source)?;
+    let mut model = adapt::base(&source, &config.model, &config.lora)?;
+    adapt::attach(&mut model, &source, &config.lora, config.model.seed)?;
+    Ok((model, tokenizer, source.generation_config()))
 }
 
 /// Fine-tunes as `config` says.
 pub(super) fn run(config: &SftConfig, interrupt: &Interrupt) -> Result<End> {
     let options = &config.trainer;
     load::check_machine(&config.model, options.bf16)?;
-    let (mut model, tokenizer, generation) = start(config)?;
+    let (mut model, tokenizer, generation) = model(config)?;
     let data = &config.data;
     let train = sequences(
         config,
@@ -75,22 +80,24 @@ pub(super) fn run(config: &SftConfig, interrupt: &Interrupt) -> Result<End> {
         .iter()
         .chain(eval.iter().flat_map(|e| &e.sequences));
     load::check_fits(&model.config, all.map(|s| (s.index, &s.ids[..])))?;
-    output::prepare_dir(&options.output_dir, options.overwrite_output_dir)?;
-    let facts = [
-        ("machine", model.backend.describe()),
-        ("parameters", model.params.count().to_string()),
-        ("sequences", train.sequences.len().to_string()),
-    ];
-    output::write_run_yaml(&options.output_dir, config, &facts)?;
     let mut task = SftTask {
         train: &train,
         eval: eval.as_ref(),
         keep: training::keep(options),
         eval_batch: options.per_device_eval_batch_size,
+        dropout_seed: adapt::dropout_seed(&model, config.model.seed),
     };
     let lengths = (0..task.examples()).map(|i| task.length(i)).collect();
     let plan = training::plan(options, config.model.seed, lengths);
+    let start = training::start(config, options, &plan, &[])?;
+    let facts = [
+        ("machine", model.backend.describe()),
+        ("parameters", model.params.count().to_string()),
+        ("trainable_parameters", model.params.trainable_count().to_string()),
+        ("sequences", train.sequences.len().to_string()),
+    ];
+    output::write_run_yaml(&options.output_dir, config, &facts)?;
     let common = (options, &config.model);
     let beside = (&tokenizer, generation.as_deref());
-    training::run(&mut model, &mut task, &plan, common, beside, interrupt)
+    training::run(&mut model, &mut task, &plan, start, common, beside, interrupt)
 }

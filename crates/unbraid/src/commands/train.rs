@@ -1,189 +1,254 @@
 //! `unbraid train`: preference training.
 
-use super::load::{self, Cpu};
-use super::{End, Interrupt, output, progress, training};
-use crate::cli::{ObjectiveArgs, Semantics, Strategy, TrainConfig};
-use anyhow::{Context, Result};
+use super::load::{self, Cpu, Source};
+use super::{End, Interrupt, adapt, cache, objective, output, progress, training, unpaired};
+use crate::cli::{self, Strategy, TrainConfig};
+use anyhow::{Context, Result, bail};
 use unbraid_model::LanguageModel;
-use unbraid_objective::{Objective, ObjectiveOptions, describe};
-use unbraid_preference::{TokenizedDataset, TokenizedPair, data_fingerprint};
+use unbraid_objective::Objective;
+use unbraid_preference::{TokenizedPair, TokenizedSequence, data_fingerprint};
 use unbraid_tensor::Backend;
-use unbraid_train::{PreferenceTask, ReferenceLogps, TrainingPlan, score_pairs};
-
-/// The objective that the options name.
-fn objective(args: &ObjectiveArgs) -> Result<Objective> {
-    let options = ObjectiveOptions {
-        beta: args.beta,
-        label_smoothing: (args.label_smoothing > 0.0).then_some(args.label_smoothing),
-        simpo_gamma: args.simpo_gamma,
-        cpo_alpha: args.cpo_alpha,
-        rpo_alpha: args.rpo_alpha,
-        reference_free: args.reference_free.then_some(true),
-        semantics: match args.semantics {
-            Semantics::Paper => unbraid_objective::Semantics::Paper,
-            Semantics::Trl => unbraid_objective::Semantics::Trl,
-        },
-        ..ObjectiveOptions::default()
-    };
-    Ok(Objective::from_names(
-        &args.loss_type,
-        &args.loss_weights,
-        &options,
-    )?)
-}
-
-/// β of the implicit rewards: the objective's own.
-fn reward_beta(args: &ObjectiveArgs) -> f64 {
-    let default = |name: &String| {
-        let description = describe(name)?;
-        let (_, value, _) = description
-            .defaults
-            .iter()
-            .find(|(key, ..)| *key == "beta")?;
-        value.parse().ok()
-    };
-    args.beta
-        .or_else(|| args.loss_type.iter().find_map(default))
-        .unwrap_or(0.1)
-}
+use unbraid_text::Tokenizer;
+use unbraid_train::{
+    MovingReference, PreferenceSettings, PreferenceTask, ReferenceCache, ReferencedPairs, TokenMask,
+    score_reference,
+};
 
 /// Trains as `config` says.
 pub(super) fn run(config: &TrainConfig, interrupt: &Interrupt) -> Result<End> {
+    load::check_machine(&config.model, config.trainer.bf16)?;
+    let objective = objective::objective(&config.objective)?;
+    let source = open(config)?;
+    let tokenizer = load::source_tokenizer(&source)?;
+    if unpaired::rows_are_unpaired(config)? {
+        return unpaired::run(config, &objective, &source, &tokenizer, interrupt);
+    }
+    paired(config, objective, source, &tokenizer, interrupt)
+}
+
+fn open(config: &TrainConfig) -> Result<Source> {
+    load::open(
+        &config.model.model_name_or_path,
+        config.model.base_model.as_deref(),
+    )
+}
+
+/// The held-out split's name, if the run evaluates.
+pub(super) fn eval_name(config: &TrainConfig) -> Option<&str> {
     let options = &config.trainer;
-    load::check_machine(&config.model, options.bf16)?;
-    let objective = objective(&config.objective)?;
-    let source = load::open(&config.model.model_name_or_path)?;
-    let tokenizer = load::tokenizer(&source.path, Some(&source.weights))?;
-    let data = &config.data;
-    let train = load::pairs(
-        &data.dataset_name,
-        &data.dataset_train_split,
-        data,
-        &tokenizer,
-    )?;
-    let eval = match (options.eval_strategy, &options.eval_dataset) {
-        (Strategy::No, _) => None,
-        (_, Some(name)) => Some(load::pairs(
-            name,
-            &data.dataset_test_split,
-            data,
-            &tokenizer,
-        )?),
-        (_, None) => {
-            let (name, split) = (&data.dataset_name, &data.dataset_test_split);
-            Some(load::pairs(name, split, data, &tokenizer)?)
-        }
-    };
-    let mut model = load::model(&source)?;
-    let generation = source.generation_config();
-    let fingerprint = source.weights.fingerprint()?;
-    drop(source); // the mapped file would count as memory for the whole run
-    let eval_pairs = eval.as_ref().map_or(&[][..], |e| &e.pairs);
-    load::check_fits(
-        &model.config,
-        load::pair_ids(train.pairs.iter().chain(eval_pairs)),
-    )?;
-    output::prepare_dir(&options.output_dir, options.overwrite_output_dir)?;
+    let name = options.eval_dataset.as_ref();
+    (options.eval_strategy != Strategy::No)
+        .then(|| name.unwrap_or(&config.data.dataset_name).as_str())
+}
+
+fn paired(
+    config: &TrainConfig,
+    objective: Objective,
+    source: Source,
+    tokenizer: &Tokenizer,
+    interrupt: &Interrupt,
+) -> Result<End> {
+    let (options, data) = (&config.trainer, &config.data);
+    let remedy = objective::remedy(&config.objective, &objective)?;
+    objective::check_mask(&config.objective, &objective)?;
+    let split = &data.dataset_train_split;
+    let train = load::pairs(&data.dataset_name, split, data, tokenizer)?;
+    let held_out = eval_name(config)
+        .map(|name| load::pairs(name, &data.dataset_test_split, data, tokenizer))
+        .transpose()?;
+    let eval = held_out.as_ref().map_or(&[][..], |e| &e.pairs);
+    let mut model = adapt::base(&source, &config.model, &config.lora)?;
+    load::check_fits(&model.config, load::pair_ids(train.pairs.iter().chain(eval)))?;
 
     let lengths = train
         .pairs
         .iter()
         .map(|p| p.chosen.ids.len().max(p.rejected.ids.len()));
     let plan = training::plan(options, config.model.seed, lengths.collect());
-    let Some((train_reference, eval_reference)) = references(
-        config,
-        &objective,
-        &model,
-        (&train, eval_pairs),
-        &plan,
-        interrupt,
-    )?
-    else {
-        eprintln!("interrupted before the first step");
-        return Ok(End::Interrupted);
-    };
-    write_run_yaml(config, fingerprint, &model, &train)?;
-    let mut task = PreferenceTask::new(
-        &train.pairs,
-        train_reference,
-        eval_pairs,
-        eval_reference,
-        objective,
-        reward_beta(&config.objective),
-        training::keep(options),
-    );
+    let mut facts = resume_facts(config, &source, data_fingerprint(&train))?;
+    let start = training::start(config, options, &plan, &facts)?;
+    let moving = moving_reference(config, &objective, &source)?;
+    let reads_reference = objective.needs_reference() && !config.objective.reference_free;
+    let mut settings = PreferenceSettings::new(objective, objective::reward_beta(&config.objective));
+    settings.remedy = remedy;
+    settings.ld_alpha = config.objective.ld_alpha;
+    settings.use_weighting = config.objective.use_weighting;
+    settings.keep = training::keep(options);
+    settings.log_pairs = config.log_pairs;
+
+    // The reference is the policy as loaded: before it gets a fresh adapter, with the one that it came with.
+    if source.adapter.is_some() {
+        adapt::attach(&mut model, &source, &config.lora, config.model.seed)?;
+    }
+    let mut known = ReferenceCache::in_memory();
+    if reads_reference && moving.is_none() {
+        let touched = match config.objective.precompute_ref_log_probs {
+            true => (0..train.pairs.len()).collect(),
+            false => plan.sampler.touched(plan.total),
+        };
+        let pairs = touched.iter().map(|&i| &train.pairs[i]).chain(eval);
+        let sequences: Vec<_> = pairs.flat_map(|p| [&p.chosen, &p.rejected]).collect();
+        match reference(config, &source, &model, &sequences, interrupt)? {
+            Some(cache) => known = cache,
+            None => {
+                eprintln!("interrupted before the first step");
+                return Ok(End::Interrupted);
+            }
+        }
+    }
+    if source.adapter.is_none() {
+        adapt::attach(&mut model, &source, &config.lora, config.model.seed)?;
+    }
+    let generation = source.generation_config();
+    facts.push(("pairs", train.pairs.len().to_string()));
+    write_run_yaml(config, &facts, &model)?;
+    drop(source); // the mapped file would count as memory for the whole run
+    settings.dropout_seed = adapt::dropout_seed(&model, config.model.seed);
+    settings.mask = token_mask(config, &mut model, &train.pairs);
+
+    let referenced = |pairs| referenced(pairs, &known, &settings);
+    let (train_side, eval_side) = (referenced(&train.pairs), referenced(eval));
+    drop(known);
+    let mut task = PreferenceTask::new(train_side, eval_side, settings, moving);
     let common = (options, &config.model);
-    let beside = (&tokenizer, generation.as_deref());
-    training::run(&mut model, &mut task, &plan, common, beside, interrupt)
+    let beside = (tokenizer, generation.as_deref());
+    training::run(&mut model, &mut task, &plan, start, common, beside, interrupt)
 }
 
-fn write_run_yaml(
+/// Pairs with the reference's log-probs; those that no step touches have none.
+fn referenced<'a>(
+    pairs: &'a [TokenizedPair],
+    known: &ReferenceCache,
+    settings: &PreferenceSettings,
+) -> ReferencedPairs<'a> {
+    if known.is_empty() {
+        return ReferencedPairs::without_reference(pairs);
+    }
+    let scored = pairs.iter().map(|p| known.pair(p).unwrap_or_default());
+    ReferencedPairs::new(pairs, scored.collect(), settings)
+}
+
+/// Adds the parameters of a learnt token mask to the model.
+fn token_mask(
     config: &TrainConfig,
-    model_fingerprint: String,
-    model: &LanguageModel<Cpu>,
-    train: &TokenizedDataset,
-) -> Result<()> {
-    let facts = [
-        ("machine", model.backend.describe()),
-        ("model_fingerprint", model_fingerprint),
-        ("data_fingerprint", data_fingerprint(train)),
-        ("parameters", model.params.count().to_string()),
-        ("pairs", train.pairs.len().to_string()),
-    ];
-    output::write_run_yaml(&config.trainer.output_dir, config, &facts)
+    model: &mut LanguageModel<Cpu>,
+    pairs: &[TokenizedPair],
+) -> TokenMask {
+    let settings = objective::mask_settings(&config.objective, config.trainer.learning_rate);
+    match config.objective.token_mask {
+        cli::TokenMask::None => TokenMask::None,
+        cli::TokenMask::Diff => TokenMask::Diff,
+        cli::TokenMask::Head => TokenMask::head(model, settings),
+        cli::TokenMask::Free => TokenMask::free(model, settings, pairs),
+    }
 }
 
-/// Reference log-probs of the pairs that the run will see; `None` when the user stopped it.
-///
-/// The reference is frozen, so each pair is scored once, before the first step, while the policy still is the
-/// reference (or with the reference model, which is then dropped).
-fn references(
+/// The reference of a TR-DPO run: a second model that is moved towards the policy.
+fn moving_reference(
     config: &TrainConfig,
     objective: &Objective,
-    policy: &LanguageModel<Cpu>,
-    (train, eval): (&TokenizedDataset, &[TokenizedPair]),
-    plan: &TrainingPlan,
-    interrupt: &Interrupt,
-) -> Result<Option<(Vec<ReferenceLogps>, Vec<ReferenceLogps>)>> {
-    let mut train_reference = vec![ReferenceLogps::default(); train.pairs.len()];
-    let mut eval_reference = vec![ReferenceLogps::default(); eval.len()];
-    if config.objective.reference_free || !objective.needs_reference() {
-        // As in TRL's trainers without a reference: rewards are β·log π.
-        return Ok(Some((train_reference, eval_reference)));
+    source: &Source,
+) -> Result<Option<MovingReference<Cpu>>> {
+    let args = &config.objective;
+    if !args.sync_ref_model {
+        return Ok(None);
     }
-    let loaded = match &config.ref_model {
-        Some(name) => {
-            let source = load::open(name).context("--ref-model")?;
-            Some(load::model(&source).context("--ref-model")?)
-        }
-        None => None,
+    if !objective.needs_reference() || args.reference_free {
+        bail!("sync_ref_model moves the reference, and {} reads none", objective.name());
+    }
+    if config.lora.use_peft || source.adapter.is_some() {
+        bail!(
+            "sync_ref_model needs a reference with weights of its own; under an adapter the reference is the base\n\
+             hint: leave out one of sync_ref_model and use_peft"
+        );
+    }
+    let model = match &config.ref_model {
+        Some(name) => reference_model(name)?.1,
+        None => load::model(source)?,
     };
-    let reference = loaded.as_ref().unwrap_or(policy);
-    load::check_fits(
-        &reference.config,
-        load::pair_ids(train.pairs.iter().chain(eval)),
-    )?;
-    let touched = plan.sampler.touched(plan.total);
-    let pairs: Vec<&TokenizedPair> = touched
-        .iter()
-        .map(|&i| &train.pairs[i])
-        .chain(eval)
-        .collect();
-    let bar = progress::bar("reference", pairs.len() as u64);
-    let scored = score_pairs(reference, &pairs, |done| {
+    Ok(Some(MovingReference {
+        model,
+        alpha: args.ref_model_mixup_alpha,
+        every: args.ref_model_sync_steps as u64,
+    }))
+}
+
+fn reference_model(name: &str) -> Result<(Source, LanguageModel<Cpu>)> {
+    let source = load::open(name, None).context("--ref-model")?;
+    let model = load::model(&source).context("--ref-model")?;
+    Ok((source, model))
+}
+
+/// What identifies the numbers that a model gives: its weights and its adapter's.
+fn fingerprint(source: &Source) -> Result<String> {
+    let mut text = source.weights.fingerprint()?;
+    if let Some(adapter) = &source.adapter {
+        text = format!("{text}+{}", load::adapter_fingerprint(adapter)?);
+    }
+    Ok(text)
+}
+
+/// The reference's token log-probs of these sequences, each distinct one scored once in this machine's lifetime;
+/// `None` when the user stopped it (what was scored is kept).
+///
+/// The reference is frozen, so this happens before the first step, while the policy still is the reference (or
+/// with the reference model, which is then dropped).
+pub(super) fn reference(
+    config: &TrainConfig,
+    source: &Source,
+    policy: &LanguageModel<Cpu>,
+    sequences: &[&TokenizedSequence],
+    interrupt: &Interrupt,
+) -> Result<Option<ReferenceCache>> {
+    let loaded = config.ref_model.as_deref().map(reference_model).transpose()?;
+    let (source, model) = match &loaded {
+        Some((source, model)) => (source, model),
+        None => (source, policy),
+    };
+    load::check_fits(&model.config, sequences.iter().map(|s| (0, &s.ids[..])))?;
+    let arithmetic = format!("{}; {:?}", model.backend.describe(), model.params.storage());
+    let mut known = match cache::reference_dir() {
+        Some(dir) => ReferenceCache::open(&dir, &fingerprint(source)?, &arithmetic),
+        None => ReferenceCache::in_memory(),
+    };
+    if let Some(note) = known.note() {
+        eprintln!("note: {note}");
+    }
+    let bar = progress::bar("reference", sequences.len() as u64);
+    let complete = score_reference(model, sequences.iter().copied(), &mut known, |done| {
         bar.set_position(done as u64);
         !interrupt.pressed()
     });
     bar.finish_and_clear();
-    if scored.len() < pairs.len() {
-        return Ok(None);
+    Ok(complete?.then_some(known))
+}
+
+/// What the names in the configuration stand for: a run is resumed only with the same models and data.
+pub(super) fn resume_facts(
+    config: &TrainConfig,
+    source: &Source,
+    data: String,
+) -> Result<Vec<(&'static str, String)>> {
+    let mut facts = vec![
+        ("model_fingerprint", fingerprint(source)?),
+        ("data_fingerprint", data),
+    ];
+    if let Some(name) = &config.ref_model {
+        let reference = load::open(name, None).context("--ref-model")?;
+        facts.push(("reference_fingerprint", fingerprint(&reference)?));
     }
-    let (first, rest) = scored.split_at(touched.len());
-    for (&i, s) in touched.iter().zip(first) {
-        train_reference[i] = s.into();
-    }
-    for (r, s) in eval_reference.iter_mut().zip(rest) {
-        *r = s.into();
-    }
-    Ok(Some((train_reference, eval_reference)))
+    Ok(facts)
+}
+
+/// Writes `run.yaml`: the resolved recipe and the facts of the run.
+pub(super) fn write_run_yaml(
+    config: &TrainConfig,
+    facts: &[(&str, String)],
+    model: &LanguageModel<Cpu>,
+) -> Result<()> {
+    let mut all = vec![("machine", model.backend.describe())];
+    all.extend_from_slice(facts);
+    all.push(("parameters", model.params.count().to_string()));
+    all.push(("trainable_parameters", model.params.trainable_count().to_string()));
+    output::write_run_yaml(&config.trainer.output_dir, config, &all)
 }

@@ -1,18 +1,25 @@
-//! What `train` and `sft` share: from checked options to the loop's settings, and the end of a run.
+//! What `train` and `sft` share: from checked options to the loop's settings, where a run starts, and its end.
+//!
+//! `--resume-from-checkpoint true` goes on from the newest intact checkpoint in the output directory. Without any
+//! checkpoint it starts from the first step if the directory is empty or holds a run that was stopped before its
+//! first checkpoint (transformers fails there, so a job that is simply started again would need two commands); a
+//! finished run, or anything else, is not touched. Tested in `tests/resume.rs`.
 
-use super::{End, Interrupt, load, progress::TrainingProgress};
+use super::{End, Interrupt, load, output, progress::TrainingProgress, tracking::Tracking};
 use crate::cli::{
-    Geometry, LrSchedulerType, ModelArgs, Optim, SamplingStrategy, Steps, Strategy, TrainerOptions,
+    Geometry, KeyValues, ModelArgs, Optim, Resume, SamplingStrategy, Steps, Strategy, TrainerOptions,
 };
-use anyhow::{Result, bail};
+use anyhow::{Context, Result, anyhow, bail};
+use serde::Serialize;
+use serde_json::{Map, Value};
 use std::path::Path;
 use unbraid_model::weights::write_file_atomic;
 use unbraid_model::{Keep, LanguageModel};
 use unbraid_tensor::Backend;
 use unbraid_text::Tokenizer;
 use unbraid_train::{
-    Cadence, Files, OptimizerKind, Outcome, Sampler, SamplingOrder, Schedule, ScheduleKind,
-    Settings, Task, TrainingPlan,
+    BestModel, Cadence, Checkpoint, Files, OptimizerKind, Outcome, RunIdentity, Sampler,
+    SamplingOrder, Schedule, ScheduleKind, Settings, Task, TrainingPlan,
 };
 
 /// The order of examples and the number of steps.
@@ -44,7 +51,10 @@ fn cadence(strategy: Strategy, steps: Steps, plan: &TrainingPlan) -> Option<Cade
 }
 
 /// The loop's settings.
-pub(crate) fn settings(options: &TrainerOptions, plan: &TrainingPlan) -> Result<Settings> {
+fn settings(options: &TrainerOptions, plan: &TrainingPlan) -> Result<Settings> {
+    let arguments = |given: &Option<KeyValues>| given.as_ref().map_or(Vec::new(), |g| g.0.clone());
+    let optim_args = arguments(&options.optim_args);
+    let momentum = optim_args.iter().find(|(key, _)| key == "momentum");
     let optimizer = match options.optim {
         Optim::AdamwTorch => OptimizerKind::AdamW {
             beta1: options.adam_beta1,
@@ -52,21 +62,21 @@ pub(crate) fn settings(options: &TrainerOptions, plan: &TrainingPlan) -> Result<
             epsilon: options.adam_epsilon,
         },
         Optim::Sgd => OptimizerKind::Sgd {
-            momentum: options.momentum,
+            momentum: match momentum {
+                Some((_, text)) => text.parse().context("optim_args: momentum")?,
+                None => options.momentum,
+            },
         },
-        Optim::Adafactor | Optim::Lion => bail!("--optim {:?} is not supported yet", options.optim),
+        Optim::Adafactor => OptimizerKind::Adafactor,
+        Optim::Lion => OptimizerKind::Lion {
+            beta1: options.adam_beta1,
+            beta2: options.adam_beta2,
+        },
     };
-    let kind = match options.lr_scheduler_type {
-        LrSchedulerType::Linear => ScheduleKind::Linear,
-        LrSchedulerType::Cosine => ScheduleKind::Cosine,
-        LrSchedulerType::Constant => ScheduleKind::Constant,
-        LrSchedulerType::ConstantWithWarmup => ScheduleKind::ConstantWithWarmup,
-        LrSchedulerType::Polynomial => ScheduleKind::Polynomial,
-        LrSchedulerType::InverseSqrt => ScheduleKind::InverseSqrt,
-        LrSchedulerType::WarmupStableDecay => {
-            bail!("--lr-scheduler-type warmup_stable_decay is not supported yet")
-        }
-    };
+    let name = options.lr_scheduler_type.name();
+    let kwargs = arguments(&options.lr_scheduler_kwargs);
+    let kind = ScheduleKind::from_name(&name, &kwargs, options.learning_rate)
+        .map_err(|reason| anyhow!("lr_scheduler_kwargs: {reason}"))?;
     Ok(Settings {
         optimizer,
         weight_decay: options.weight_decay,
@@ -86,6 +96,90 @@ pub(crate) fn settings(options: &TrainerOptions, plan: &TrainingPlan) -> Result<
             Geometry::Off => None,
             Geometry::EachNth(n) => Some(n),
         },
+        best: best_model(options),
+    })
+}
+
+/// How checkpoints compare, by transformers' rules.
+fn best_model(options: &TrainerOptions) -> Option<BestModel> {
+    let load_at_end = options.load_best_model_at_end;
+    let default = load_at_end.then(|| "loss".to_owned());
+    let metric = options.metric_for_best_model.clone().or(default)?;
+    let greater = options.greater_is_better;
+    Some(BestModel {
+        greater_is_better: greater.unwrap_or(!metric.ends_with("loss")),
+        metric: metric.strip_prefix("eval_").unwrap_or(&metric).to_owned(),
+        load_at_end,
+    })
+}
+
+/// Options that change no result: where things are and go, what is shown, how the work is done, when it is logged,
+/// evaluated and saved; and those whose meaning is compared (fingerprints, optimizer, schedule, number of steps).
+#[rustfmt::skip]
+const FREE_TO_CHANGE: &[&str] = &[
+    "model_name_or_path", "base_model", "ref_model", "dataset_name", "eval_dataset", "dataset_test_split", "output_dir",
+    "overwrite_output_dir", "run_name", "report_to", "log_pairs", "resume_from_checkpoint",
+    "device", "threads", "gradient_checkpointing", "per_device_eval_batch_size", "precompute_ref_log_probs",
+    "logging_steps", "logging_first_step", "eval_strategy", "eval_steps", "eval_on_start", "save_strategy", "save_steps",
+    "save_total_limit", "load_best_model_at_end", "metric_for_best_model", "greater_is_better", "gram_every",
+    "optim", "optim_args", "adam_beta1", "adam_beta2", "adam_epsilon", "momentum", "lr_scheduler_type",
+    "lr_scheduler_kwargs", "warmup_ratio", "warmup_steps", "num_train_epochs", "max_steps", "geometry",
+];
+
+/// A run that is about to start.
+pub(crate) struct Start {
+    settings: Settings,
+    identity: RunIdentity,
+    resume: Option<Checkpoint>,
+}
+
+/// Decides from where the run starts and makes its output directory; says what is passed over and why.
+///
+/// `config` is the command's whole configuration, `facts` are fingerprints of what its names stand for.
+pub(crate) fn start<C: Serialize>(
+    config: &C,
+    options: &TrainerOptions,
+    plan: &TrainingPlan,
+    facts: &[(&str, String)],
+) -> Result<Start> {
+    let settings = settings(options, plan)?;
+    let mut further: Map<String, Value> = match serde_json::to_value(config)? {
+        Value::Object(map) => map,
+        _ => bail!("the configuration is not a mapping"),
+    };
+    further.retain(|key, _| !FREE_TO_CHANGE.contains(&key.as_str()));
+    let facts = facts.iter().map(|(k, v)| ((*k).to_owned(), Value::from(v.as_str())));
+    further.extend(facts);
+    let identity = RunIdentity::new(plan, &settings, further);
+    let dir = &options.output_dir;
+    let resume = match &options.resume_from_checkpoint {
+        Resume::No => None,
+        Resume::From(path) => Some(Checkpoint::open(path, &identity)?),
+        Resume::Latest => Checkpoint::newest(dir, &identity, &mut |text| eprintln!("note: {text}"))?,
+    };
+    match &resume {
+        Some(from) if from.step() > plan.total => bail!(
+            "{}: this checkpoint is of step {}, and the run ends at step {}\n\
+             hint: raise max_steps or num_train_epochs",
+            from.path().display(),
+            from.step(),
+            plan.total
+        ),
+        Some(from) => {
+            let (path, step) = (from.path().display(), from.step());
+            eprintln!("going on from {path}, step {step} of {}", plan.total);
+            output::prepare_dir(dir, true)?;
+        }
+        None if options.resume_from_checkpoint == Resume::Latest && output::is_unfinished(dir) => {
+            eprintln!("note: {} has no checkpoint: starting from the first step", dir.display());
+            output::prepare_dir(dir, true)?;
+        }
+        None => output::prepare_dir(dir, options.overwrite_output_dir)?,
+    }
+    Ok(Start {
+        settings,
+        identity,
+        resume,
     })
 }
 
@@ -103,6 +197,7 @@ pub(crate) fn run<B: Backend>(
     model: &mut LanguageModel<B>,
     task: &mut dyn Task<B>,
     plan: &TrainingPlan,
+    start: Start,
     (options, args): (&TrainerOptions, &ModelArgs),
     (tokenizer, generation): (&Tokenizer, Option<&[u8]>),
     interrupt: &Interrupt,
@@ -118,11 +213,14 @@ pub(crate) fn run<B: Backend>(
         dtype: load::stored_dtype(args),
         companions: &companions,
         save_total_limit: options.save_total_limit,
+        identity: start.identity,
+        resume: start.resume,
     };
-    let settings = settings(options, plan)?;
-    let mut progress = TrainingProgress::new(plan.total, interrupt);
-    let outcome = unbraid_train::run(model, task, plan, &settings, &files, &mut progress);
-    progress.finish();
+    let settings = start.settings;
+    let progress = TrainingProgress::new(plan.total, interrupt);
+    let mut observer = Tracking::new(progress, options)?;
+    let outcome = unbraid_train::run(model, task, plan, &settings, &files, &mut observer);
+    observer.finish();
     if let Outcome::Interrupted { step } = outcome? {
         eprintln!("interrupted after step {step}; its checkpoint is saved");
         report(&options.output_dir);

@@ -35,6 +35,15 @@ pub(super) fn present(header: &Header<'_>) -> Result<Presented, ModelError> {
             "0",
         ));
     }
+    let window = meta.optional_size("llama.attention.sliding_window")?;
+    if let Some(window) = window.filter(|n| *n > 0) {
+        return Err(unsupported(
+            meta,
+            "llama.attention.sliding_window",
+            &window.to_string(),
+            "0 (Mistral's window is read from Hugging Face directories)",
+        ));
+    }
     let heads = meta.size("llama.attention.head_count")?;
     let kv_heads = meta
         .optional_size("llama.attention.head_count_kv")?

@@ -24,10 +24,15 @@ pub use tokenizer::GgufTokenizer;
 
 use super::mapped::MappedFile;
 use super::{Entry, Layout, Weights};
-use crate::config::SUPPORTED_ARCHITECTURES;
 use crate::error::ModelError;
 use header::{Header, TensorInfo};
 use meta::Meta;
+
+/// Architectures whose GGUF tensors are known. llama.cpp calls Mistral "llama".
+const ARCHITECTURES: &[&str] = &[
+    "llama",
+    "gpt2 (as GGUF files; the other families open from Hugging Face directories)",
+];
 
 /// First bytes of every GGUF file.
 pub(super) const MAGIC: &[u8] = b"GGUF";
@@ -67,7 +72,7 @@ pub(super) fn open(path: &Path, file: MappedFile) -> Result<Weights, ModelError>
             return Err(ModelError::UnsupportedArchitecture {
                 origin: path.display().to_string(),
                 found: other.to_owned(),
-                supported: SUPPORTED_ARCHITECTURES,
+                supported: ARCHITECTURES,
             });
         }
     };

@@ -6,6 +6,7 @@
 mod demo;
 mod generate;
 mod inspect;
+mod merge;
 mod objectives;
 mod report;
 mod score;
@@ -16,6 +17,7 @@ mod train;
 pub use demo::DemoConfig;
 pub use generate::GenerateConfig;
 pub use inspect::InspectConfig;
+pub use merge::MergeConfig;
 pub use objectives::ObjectivesConfig;
 pub use report::ReportConfig;
 pub use score::ScoreConfig;
@@ -51,6 +53,8 @@ pub enum Command {
     Score(ScoreConfig),
     /// Complete prompts.
     Generate(GenerateConfig),
+    /// Merge a low-rank adapter into its base model.
+    Merge(MergeConfig),
     /// Show one pair, coloured by mask.
     Inspect(InspectConfig),
     /// Describe the objectives: formula, derivatives, defaults, source.

@@ -9,7 +9,7 @@ use clap::{ArgAction, Args};
 use serde::Serialize;
 
 use super::super::values::{
-    Device, Dtype, Geometry, LrSchedulerType, MaxLength, Optim, Resume, SamplingStrategy, Steps,
+    Device, Dtype, Geometry, KeyValues, LrSchedulerType, MaxLength, Optim, Resume, SamplingStrategy, Steps,
     Strategy, below_one, count, finite, interval, non_empty, non_negative, positive, share,
     step_limit, whole,
 };
@@ -53,6 +53,11 @@ pub struct DataArgs {
     #[arg(long, value_name = "DATA", value_parser = non_empty)]
     pub dataset_name: String,
 
+    /// Configuration of the data set: a config_name of its README, or a directory; default: its default one.
+    #[arg(long, value_name = "NAME", value_parser = non_empty)]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub dataset_config: Option<String>,
+
     /// Split to read, where the data set has splits.
     #[arg(long, value_name = "SPLIT", default_value = "train", value_parser = non_empty)]
     pub dataset_train_split: String,
@@ -87,7 +92,7 @@ pub struct TrainerOptions {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub run_name: Option<String>,
 
-    /// Trackers to write to besides metrics.jsonl (a list).
+    /// Trackers to write to besides metrics.jsonl (a list): tensorboard; all is the same, none is none.
     #[arg(
         long,
         value_name = "NAME",
@@ -96,6 +101,11 @@ pub struct TrainerOptions {
         help_heading = "Output"
     )]
     pub report_to: Vec<String>,
+
+    /// Directory for TensorBoard's files; default: runs/<run_name> in output_dir.
+    #[arg(long, value_name = "DIR", help_heading = "Output")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub logging_dir: Option<PathBuf>,
 
     /// Held-out data set for evaluation; default: dataset_test_split of dataset_name.
     #[arg(long, value_name = "DATA", value_parser = non_empty, help_heading = "Data")]
@@ -115,15 +125,27 @@ pub struct TrainerOptions {
     )]
     pub optim: Optim,
 
+    /// Further settings of the optimizer: momentum of sgd.
+    #[arg(
+        long,
+        value_name = "KEY=VALUE",
+        help_heading = "Optimizer and schedule"
+    )]
+    #[serde(
+        skip_serializing_if = "Option::is_none",
+        serialize_with = "KeyValues::as_text"
+    )]
+    pub optim_args: Option<KeyValues>,
+
     /// Decoupled weight decay, per unit learning rate; not applied to biases and norms.
     #[arg(long, value_name = "X", default_value = "0", value_parser = non_negative, help_heading = "Optimizer and schedule")]
     pub weight_decay: f64,
 
-    /// Adam's decay of the gradient's mean.
+    /// Adam's and Lion's decay of the gradient's mean.
     #[arg(long, value_name = "X", default_value = "0.9", value_parser = below_one, help_heading = "Optimizer and schedule")]
     pub adam_beta1: f64,
 
-    /// Adam's decay of the gradient's mean square.
+    /// Adam's decay of the gradient's mean square; the second of Lion's decays.
     #[arg(long, value_name = "X", default_value = "0.999", value_parser = below_one, help_heading = "Optimizer and schedule")]
     pub adam_beta2: f64,
 
@@ -147,6 +169,15 @@ pub struct TrainerOptions {
         help_heading = "Optimizer and schedule"
     )]
     pub lr_scheduler_type: LrSchedulerType,
+
+    /// Further arguments of the schedule, as in transformers: min_lr=1e-7, num_decay_steps=50, ….
+    #[arg(
+        long,
+        value_name = "KEY=VALUE",
+        help_heading = "Optimizer and schedule"
+    )]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub lr_scheduler_kwargs: Option<KeyValues>,
 
     /// Warm-up as a share of the run, from 0 to 1; used when warmup_steps is 0.
     #[arg(long, value_name = "SHARE", default_value = "0", value_parser = share, help_heading = "Optimizer and schedule")]
@@ -237,7 +268,7 @@ pub struct TrainerOptions {
     #[arg(long, value_name = "STEPS", default_value = "500", value_parser = interval, help_heading = "Logging, evaluation, saving")]
     pub save_steps: Steps,
 
-    /// Keep only the newest N checkpoints; default: all.
+    /// Keep only the newest N checkpoints, and the best one; default: all.
     #[arg(long, value_name = "N", value_parser = count, help_heading = "Logging, evaluation, saving")]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub save_total_limit: Option<usize>,
@@ -251,7 +282,12 @@ pub struct TrainerOptions {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub metric_for_best_model: Option<String>,
 
-    /// Go on from a checkpoint: its directory, or true for the newest one in output_dir.
+    /// Whether a higher metric_for_best_model is better; default: yes, unless its name ends in loss.
+    #[arg(long, action = ArgAction::Set, value_name = "BOOL", help_heading = "Logging, evaluation, saving")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub greater_is_better: Option<bool>,
+
+    /// Go on from a checkpoint: its directory, or true for the newest intact one in output_dir.
     #[arg(long, value_name = "PATH", num_args = 0..=1, default_value = "false", default_missing_value = "true", help_heading = "Logging, evaluation, saving")]
     pub resume_from_checkpoint: Resume,
 
@@ -283,6 +319,13 @@ impl TrainerOptions {
     #[must_use]
     pub fn eval_interval(&self) -> Steps {
         self.eval_steps.unwrap_or(self.logging_steps)
+    }
+
+    /// Whether `report_to` asks for TensorBoard events.
+    #[must_use]
+    pub fn reports_to_tensorboard(&self) -> bool {
+        let asks = |name: &String| ["tensorboard", "all"].iter().any(|t| name.eq_ignore_ascii_case(t));
+        self.report_to.iter().any(asks)
     }
 
     /// The run's name: `run_name`, else the last part of `output_dir`.

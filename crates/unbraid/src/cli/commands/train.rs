@@ -37,6 +37,10 @@ pub struct TrainConfig {
     #[serde(flatten)]
     pub trainer: TrainerOptions,
 
+    /// Write log-probs, coefficients and cases of each pair in each step to pairs.parquet in output_dir.
+    #[arg(long, action = ArgAction::Set, default_value = "false", help_heading = "Logging, evaluation, saving")]
+    pub log_pairs: bool,
+
     /// Low-rank adapters.
     #[command(flatten)]
     #[serde(flatten)]
@@ -80,6 +84,66 @@ pub struct ObjectiveArgs {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub rpo_alpha: Option<f64>,
 
+    /// Width τ of discopop's blend of its two losses, in units of reward; default: 0.05.
+    #[arg(long, value_name = "X", value_parser = positive)]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub discopop_tau: Option<f64>,
+
+    /// Weight λ_w of desirable completions in kto; default: 1.
+    #[arg(long, value_name = "X", value_parser = non_negative)]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub desirable_weight: Option<f64>,
+
+    /// Weight λ_l of undesirable completions in kto; default: 1.
+    #[arg(long, value_name = "X", value_parser = non_negative)]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub undesirable_weight: Option<f64>,
+
+    /// Length penalty α of rdpo, reward per token; default: the objective's own.
+    #[arg(long, value_name = "X", value_parser = finite, allow_negative_numbers = true)]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub rdpo_alpha: Option<f64>,
+
+    /// Weight λ of the likelihood term of rrhf; default: the objective's own.
+    #[arg(long, value_name = "X", value_parser = non_negative)]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub rrhf_lambda: Option<f64>,
+
+    /// Margin δ of slic, in nats; default: the objective's own.
+    #[arg(long, value_name = "X", value_parser = finite)]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub slic_delta: Option<f64>,
+
+    /// Weight λ of the likelihood term of slic; default: the objective's own.
+    #[arg(long, value_name = "X", value_parser = non_negative)]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub slic_lambda: Option<f64>,
+
+    /// Weight λ of the penalty of dpop; default: the objective's own.
+    #[arg(long, value_name = "X", value_parser = non_negative)]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub dpop_lambda: Option<f64>,
+
+    /// Shape α of alphapo's reward; default: the objective's own.
+    #[arg(long, value_name = "X", value_parser = finite, allow_negative_numbers = true)]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub alphapo_alpha: Option<f64>,
+
+    /// Reward shift δ of bco_pair; default: the objective's own.
+    #[arg(long, value_name = "X", value_parser = finite, allow_negative_numbers = true)]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub bco_delta: Option<f64>,
+
+    /// Whether ipo divides log-ratios by the completion's length; default: as semantics says.
+    #[arg(long, action = ArgAction::Set, value_name = "BOOL")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub length_average: Option<bool>,
+
+    /// Whether likelihood terms are means over the batch's tokens; default: as semantics says.
+    #[arg(long, action = ArgAction::Set, value_name = "BOOL")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub nll_average: Option<bool>,
+
     /// Weight of the tokens past the shorter completion's length (LD-DPO), in [0, 1]; default: off.
     #[arg(long, value_name = "X", value_parser = share)]
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -88,6 +152,11 @@ pub struct ObjectiveArgs {
     /// Divergence in the reward.
     #[arg(long, value_name = "NAME", default_value = "reverse_kl")]
     pub f_divergence_type: FDivergence,
+
+    /// α of alpha_divergence; default: the objective's own.
+    #[arg(long, value_name = "X", value_parser = finite)]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub f_alpha_divergence_coef: Option<f64>,
 
     /// Weigh pairs by the policy's own likelihood (WPO).
     #[arg(long, action = ArgAction::Set, default_value = "false")]
@@ -140,4 +209,9 @@ pub struct ObjectiveArgs {
     /// Weight λ of the mask's L1 penalty.
     #[arg(long, value_name = "X", default_value = "1e-3", value_parser = non_negative)]
     pub mask_l1: f64,
+
+    /// Peak learning rate of the mask's own parameters; default: learning_rate for head, 0.01 for free.
+    #[arg(long, value_name = "RATE", value_parser = positive)]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub mask_learning_rate: Option<f64>,
 }

@@ -1,0 +1,374 @@
+//! Low-rank adapters against PEFT (`parity/lora`, written by its `generate.py` in f64), and invariants of ours.
+//!
+//! Tolerances as in `parity.rs`: 1e-9 relative for the naive backend, which computes the same f64 arithmetic in
+//! another order; 1e-5 (log-probs) and 1e-4 (inner products, relative to the norms) for the f32 backend.
+
+#![allow(clippy::unwrap_used, reason = "a test may stop at once")]
+
+use serde_json::Value;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use unbraid_geometry::{Cluster, GramSink};
+use unbraid_model::weights::StoredDtype;
+use unbraid_model::{
+    Accumulate, Batch, Forest, GradientPlan, Gradients, Keep, LanguageModel, LoraConfig, ParamKind,
+    Sequence, TargetModules,
+};
+use unbraid_tensor::{Backend, CpuBackend, NaiveBackend};
+
+const CASES: [&str; 3] = ["llama", "gpt2", "llama_whole"];
+
+fn root() -> PathBuf {
+    PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../../parity")
+}
+
+fn json(path: &Path) -> Value {
+    serde_json::from_slice(&std::fs::read(path).unwrap()).unwrap()
+}
+
+fn base<B: Backend>(backend: B, name: &str) -> LanguageModel<B> {
+    LanguageModel::load(Arc::new(backend), &root().join("models").join(name)).unwrap()
+}
+
+/// The base with the golden's adapter, and the golden.
+fn adapted<B: Backend>(backend: B, case: &str) -> (LanguageModel<B>, Value) {
+    let dir = root().join("lora").join(case);
+    let golden = json(&dir.join("golden.json"));
+    let mut model = base(backend, golden["base"].as_str().unwrap());
+    model.load_adapter(&dir).unwrap();
+    (model, golden)
+}
+
+fn ids(v: &Value) -> Vec<u32> {
+    let ids = v.as_array().unwrap().iter();
+    ids.map(|x| x.as_u64().unwrap() as u32).collect()
+}
+
+fn pack(base: &str) -> Forest {
+    let mut forest = Forest::new();
+    let golden = json(&root().join("models").join(base).join("golden.json"));
+    for pair in golden["pairs"].as_array().unwrap() {
+        let prompt = ids(&pair["prompt"]);
+        let full = ["chosen", "rejected"].map(|k| [prompt.clone(), ids(&pair[k])].concat());
+        let sequences = full.each_ref().map(|ids| Sequence {
+            ids,
+            scored_from: prompt.len(),
+        });
+        forest.add_tree(&sequences, true);
+    }
+    forest
+}
+
+fn close(what: &str, got: f64, want: f64, allowed: f64) {
+    let error = (got - want).abs();
+    assert!(
+        error <= allowed,
+        "{what}: {got} against {want}, error {error:e}, allowed {allowed:e}"
+    );
+}
+
+fn log_probs<B: Backend>(backend: B, case: &str, tolerance: f64) {
+    let (mut model, golden) = adapted(backend, case);
+    let trained = golden["trainable_parameters"].as_u64().unwrap();
+    assert_eq!(model.params.trainable_count() as u64, trained);
+    let batch = Batch::new(&*model.backend, pack(golden["base"].as_str().unwrap()));
+    let check = |logps: &[f64], response: usize, want: &Value| {
+        let own = &logps[batch.forest.responses[response].targets.clone()];
+        for (got, want) in own.iter().zip(want.as_array().unwrap()) {
+            let want = want.as_f64().unwrap();
+            close(
+                &format!("{case} {response}"),
+                *got,
+                want,
+                tolerance * want.abs().max(1.0),
+            );
+        }
+    };
+    let logps = model.token_logps(&batch);
+    for (i, pair) in golden["per_pair"].as_array().unwrap().iter().enumerate() {
+        check(&logps, 2 * i, &pair["chosen_token_logps"]);
+        check(&logps, 2 * i + 1, &pair["rejected_token_logps"]);
+    }
+    model.merge_adapter();
+    check(
+        &model.token_logps(&batch),
+        0,
+        &golden["merged_chosen_token_logps"],
+    );
+}
+
+#[test]
+fn log_probs_agree_with_peft_before_and_after_merging() {
+    for case in CASES {
+        log_probs(NaiveBackend, case, 1e-9);
+        log_probs(CpuBackend::new(), case, 1e-5);
+    }
+}
+
+fn inner_products<B: Backend>(backend: B, case: &str, tolerance: f64) {
+    let (model, golden) = adapted(backend, case);
+    let batch = Batch::new(&*model.backend, pack(golden["base"].as_str().unwrap()));
+    let clusters: Vec<Cluster> = (0..batch.forest.responses.len() / 2)
+        .map(|i| Cluster {
+            responses: vec![2 * i, 2 * i + 1],
+            coefficients: vec![-1.0, 1.0],
+        })
+        .collect();
+    let plan = GradientPlan::per_response(&*model.backend, &batch.forest);
+    let mut gradients = Gradients::zeros(&*model.backend, &model.params, |p| {
+        model.params.is_trainable(p)
+    });
+    let mut sink = GramSink::new(
+        &model.params,
+        |p| model.params.is_trainable(p),
+        &clusters,
+        Some(&mut gradients),
+    );
+    let ones = vec![1.0; batch.targets()];
+    model.backward(
+        &batch,
+        &plan,
+        model.forward(&batch, Keep::BlockInputs),
+        &ones,
+        &mut sink,
+    );
+    for (i, (gram, want)) in sink
+        .grams
+        .iter()
+        .zip(golden["per_pair"].as_array().unwrap())
+        .enumerate()
+    {
+        let number = |key: &str| want[key].as_f64().unwrap();
+        let (ww, ll) = (number("grad_sq_chosen"), number("grad_sq_rejected"));
+        close(
+            &format!("{case} {i} ww"),
+            gram.total(0, 0),
+            ww,
+            tolerance * ww,
+        );
+        close(
+            &format!("{case} {i} ll"),
+            gram.total(1, 1),
+            ll,
+            tolerance * ll,
+        );
+        let wl = number("grad_inner");
+        close(
+            &format!("{case} {i} wl"),
+            gram.total(0, 1),
+            wl,
+            tolerance * (ww * ll).sqrt(),
+        );
+    }
+    // Training's own sink accumulates the same.
+    let mut summed = Gradients::zeros(&*model.backend, &model.params, |p| {
+        model.params.is_trainable(p)
+    });
+    let seeds = unbraid_geometry::row_coefficients(&clusters, batch.targets(), |p| {
+        batch.forest.responses[p].targets.clone()
+    });
+    let plan = GradientPlan::summed(&*model.backend, &batch.forest);
+    let forward = model.forward(&batch, Keep::All);
+    model.backward_again(
+        &batch,
+        &plan,
+        &forward,
+        &seeds,
+        &mut Accumulate(&mut summed),
+    );
+    let (a, b) = (
+        gradients.squared_norm(&*model.backend),
+        summed.squared_norm(&*model.backend),
+    );
+    close(&format!("{case} accumulated"), a, b, 10.0 * tolerance * b);
+}
+
+#[test]
+fn inner_products_agree_with_peft() {
+    for case in CASES {
+        inner_products(NaiveBackend, case, 1e-9);
+        inner_products(CpuBackend::new(), case, 1e-4);
+    }
+}
+
+fn fresh(dropout: f64, modules_to_save: &[&str]) -> LoraConfig {
+    LoraConfig {
+        base_model: "somewhere".into(),
+        r: 2,
+        alpha: 4.0,
+        dropout,
+        target_modules: TargetModules::AllLinear,
+        modules_to_save: modules_to_save.iter().map(|&m| m.into()).collect(),
+        use_rslora: false,
+        rank_pattern: Default::default(),
+        alpha_pattern: Default::default(),
+    }
+}
+
+#[test]
+fn a_fresh_adapter_changes_nothing_and_a_written_one_comes_back() {
+    let mut model = base(NaiveBackend, "llama");
+    let batch = Batch::new(&NaiveBackend, pack("llama"));
+    let before = model.token_logps(&batch);
+    model.attach_lora(fresh(0.1, &["lm_head"]), 7).unwrap();
+    assert_eq!(model.token_logps(&batch), before);
+    // Train it a little: every trainable parameter moves.
+    let trainable: Vec<_> = model.params.trainable().collect();
+    for id in trainable {
+        let mut data = NaiveBackend.download(model.params.get(id));
+        data.iter_mut()
+            .enumerate()
+            .for_each(|(i, x)| *x += 0.01 * (i % 7) as f32);
+        model.params.import(&NaiveBackend, id, &data);
+    }
+    let trained = model.token_logps(&batch);
+    assert_ne!(trained, before);
+    model.set_adapter_enabled(false);
+    assert_eq!(
+        model.token_logps(&batch),
+        before,
+        "the adapter off is the base"
+    );
+    model.set_adapter_enabled(true);
+    assert_eq!(model.token_logps(&batch), trained);
+
+    let dir = tempfile::tempdir().unwrap();
+    model.save(dir.path(), StoredDtype::Bf16).unwrap();
+    assert!(!dir.path().join("model.safetensors").exists());
+    let mut other = base(NaiveBackend, "llama");
+    other.load_adapter(dir.path()).unwrap();
+    assert_eq!(
+        other.token_logps(&batch),
+        trained,
+        "adapters are written exactly"
+    );
+    let mut resumed = base(NaiveBackend, "llama");
+    resumed.attach_lora(fresh(0.1, &["lm_head"]), 8).unwrap();
+    resumed.restore(dir.path()).unwrap();
+    assert_eq!(resumed.token_logps(&batch), trained);
+    assert_eq!(model.params.of_kind(ParamKind::Adapter).count(), 2 * 14);
+}
+
+/// dA and dB through dropout, against central differences: the mask is drawn again, the same, in the backward,
+/// also where a shared prompt has a gradient row per response.
+#[test]
+fn gradients_through_dropout_agree_with_differences() {
+    let mut model = base(NaiveBackend, "llama");
+    model.attach_lora(fresh(0.4, &[]), 7).unwrap();
+    let adapters: Vec<_> = model.params.of_kind(ParamKind::Adapter).collect();
+    for &id in &adapters {
+        let mut data = NaiveBackend.download(model.params.get(id));
+        data.iter_mut()
+            .enumerate()
+            .for_each(|(i, x)| *x += 0.1 * ((i * 5) % 7) as f32 - 0.3);
+        model.params.import(&NaiveBackend, id, &data);
+    }
+    let batch = Batch::new(&NaiveBackend, pack("llama"));
+    let seed = Some(5);
+    let weights: Vec<f64> = (0..batch.targets())
+        .map(|t| 0.1 * (t % 5) as f64 - 0.1)
+        .collect();
+    let value = |model: &LanguageModel<NaiveBackend>| -> f64 {
+        let forward = model.forward_training(&batch, Keep::All, seed);
+        forward
+            .token_logps
+            .iter()
+            .zip(&weights)
+            .map(|(x, w)| x * w)
+            .sum()
+    };
+    let mut gradients = Gradients::zeros(&NaiveBackend, &model.params, |p| {
+        model.params.is_trainable(p)
+    });
+    let plan = GradientPlan::summed(&NaiveBackend, &batch.forest);
+    let forward = model.forward_training(&batch, Keep::BlockInputs, seed);
+    model.backward(
+        &batch,
+        &plan,
+        forward,
+        &weights,
+        &mut Accumulate(&mut gradients),
+    );
+    assert_ne!(value(&model), {
+        let plain = model.forward(&batch, Keep::All);
+        plain
+            .token_logps
+            .iter()
+            .zip(&weights)
+            .map(|(x, w)| x * w)
+            .sum::<f64>()
+    });
+    // Per response the gradients add up to the same.
+    let per_response = GradientPlan::per_response(&NaiveBackend, &batch.forest);
+    let clusters: Vec<Cluster> = (0..batch.forest.responses.len())
+        .map(|p| Cluster {
+            responses: vec![p],
+            coefficients: vec![1.0],
+        })
+        .collect();
+    let mut apart = Gradients::zeros(&NaiveBackend, &model.params, |p| {
+        model.params.is_trainable(p)
+    });
+    let mut sink = GramSink::new(
+        &model.params,
+        |p| model.params.is_trainable(p),
+        &clusters,
+        Some(&mut apart),
+    );
+    let forward = model.forward_training(&batch, Keep::All, seed);
+    model.backward(&batch, &per_response, forward, &weights, &mut sink);
+
+    let step = 1e-5;
+    for &id in &adapters {
+        let analytic = NaiveBackend.download_f64(gradients.values[id.0].as_ref().unwrap());
+        let own = NaiveBackend.download_f64(apart.values[id.0].as_ref().unwrap());
+        let i = analytic.len() / 3;
+        close(
+            "per response",
+            own[i],
+            analytic[i],
+            1e-9 * (1.0 + analytic[i].abs()),
+        );
+        let data = NaiveBackend.download_f64(model.params.get(id));
+        let mut at = |x: f64| {
+            let mut moved = data.clone();
+            moved[i] = x;
+            model.params.values[id.0] = NaiveBackend.upload_f64(&moved);
+            value(&model)
+        };
+        let numeric = (at(data[i] + step) - at(data[i] - step)) / (2.0 * step);
+        at(data[i]);
+        let name = &model.params.specs[id.0].name;
+        close(name, analytic[i], numeric, 1e-7 * (1.0 + numeric.abs()));
+    }
+}
+
+#[test]
+fn what_cannot_be_adapted_is_refused_by_name() {
+    let refused = |config: LoraConfig, model: &str| {
+        base(NaiveBackend, model)
+            .attach_lora(config, 0)
+            .unwrap_err()
+            .to_string()
+    };
+    let named = |names: &[&str]| LoraConfig {
+        target_modules: TargetModules::Names(names.iter().map(|&n| n.into()).collect()),
+        ..fresh(0.0, &[])
+    };
+    let message = refused(named(&["q_proj", "q_porj"]), "llama");
+    assert!(
+        message.contains("\"q_porj\"") && message.contains("gate_proj"),
+        "{message}"
+    );
+    let message = refused(named(&["lm_head"]), "llama");
+    assert!(message.contains("\"lm_head\""), "{message}");
+    let message = refused(fresh(0.0, &["lm_head"]), "llama_tied");
+    assert!(message.contains("embedding and head"), "{message}");
+    let message = base(NaiveBackend, "gpt2")
+        .load_adapter(&root().join("lora/llama"))
+        .unwrap_err();
+    assert!(
+        message.to_string().contains("do not belong together"),
+        "{message}"
+    );
+}

@@ -1,0 +1,186 @@
+//! Rows of Parquet and Arrow files, batch by batch, and of them only the columns that a row can use.
+//!
+//! A compressed Parquet file (`.parquet.gz`) is read whole, because its footer comes last. The readers trust a
+//! file's offsets, so each call to them is fenced (`guard.rs`).
+//! Tested in `tests/formats.rs` and `tests/bad_input.rs`.
+
+use std::fs::File;
+use std::io::{BufRead, Read};
+use std::path::{Path, PathBuf};
+
+use arrow_array::RecordBatch;
+use arrow_ipc::reader::{FileReader, StreamReader};
+use arrow_schema::{ArrowError, SchemaRef};
+use parquet::arrow::ProjectionMask;
+use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
+use parquet::file::reader::ChunkReader;
+use serde_json::Map;
+
+use crate::convert::cell;
+use crate::error::{PreferenceError, Result};
+use crate::guard::fenced;
+use crate::read::{Rows, buffered, is_compressed, open, unread};
+use crate::row::{COLUMNS, Columns, Location, Row};
+
+type Batches = Box<dyn Iterator<Item = Result<RecordBatch, ArrowError>> + Send>;
+
+/// Batches of a table and the names of all its columns.
+type Opened = (Batches, Vec<String>);
+
+pub(crate) fn parquet(path: &Path) -> Result<Rows> {
+    let opened = if is_compressed(path) {
+        let mut bytes = Vec::new();
+        let read = open(path)?.read_to_end(&mut bytes);
+        read.map_err(unread(path))?;
+        let bytes = bytes::Bytes::from(bytes);
+        fenced(|| open_parquet(bytes))
+    } else {
+        let file = File::open(path).map_err(unread(path))?;
+        fenced(|| open_parquet(file))
+    };
+    table(path, "Parquet", opened)
+}
+
+fn open_parquet(file: impl ChunkReader + 'static) -> Result<Opened, String> {
+    let text = |error: parquet::errors::ParquetError| error.to_string();
+    let builder = ParquetRecordBatchReaderBuilder::try_new(file).map_err(text)?;
+    let names = column_names(builder.schema());
+    let wanted = names
+        .iter()
+        .enumerate()
+        .filter(|(_, name)| COLUMNS.contains(&name.as_str()))
+        .map(|(at, _)| at);
+    let projection = ProjectionMask::roots(builder.parquet_schema(), wanted);
+    let batches = builder.with_projection(projection).build().map_err(text)?;
+    Ok((Box::new(batches), names))
+}
+
+/// Both Arrow framings: the stream that `datasets` writes, and the file with a footer.
+pub(crate) fn arrow(path: &Path) -> Result<Rows> {
+    let mut stream = buffered(path)?;
+    let footed = stream
+        .fill_buf()
+        .map_err(unread(path))?
+        .starts_with(b"ARROW1");
+    let opened = if !footed {
+        fenced(|| open_arrow(StreamReader::try_new(stream, None), StreamReader::schema))
+    } else if is_compressed(path) {
+        let mut bytes = Vec::new();
+        stream.read_to_end(&mut bytes).map_err(unread(path))?;
+        let bytes = std::io::Cursor::new(bytes);
+        fenced(|| open_arrow(FileReader::try_new(bytes, None), FileReader::schema))
+    } else {
+        let file = std::io::BufReader::new(File::open(path).map_err(unread(path))?);
+        fenced(|| open_arrow(FileReader::try_new(file, None), FileReader::schema))
+    };
+    table(path, "Arrow", opened)
+}
+
+fn open_arrow<R>(
+    reader: Result<R, ArrowError>,
+    schema: impl Fn(&R) -> SchemaRef,
+) -> Result<Opened, String>
+where
+    R: Iterator<Item = Result<RecordBatch, ArrowError>> + Send + 'static,
+{
+    let reader = reader.map_err(|error| error.to_string())?;
+    let names = column_names(&schema(&reader));
+    Ok((Box::new(reader), names))
+}
+
+fn column_names(schema: &SchemaRef) -> Vec<String> {
+    schema
+        .fields()
+        .iter()
+        .map(|field| field.name().clone())
+        .collect()
+}
+
+/// The rows of what was opened, or why it could not be.
+fn table(
+    path: &Path,
+    format: &'static str,
+    opened: Result<Result<Opened, String>, String>,
+) -> Result<Rows> {
+    let path = path.to_owned();
+    match opened.and_then(|opened| opened) {
+        Ok((batches, names)) => Ok(Box::new(Table {
+            start: Location::row(&path, 1),
+            path,
+            format,
+            batches,
+            names,
+            batch: None,
+            number: 0,
+        })),
+        Err(reason) => Err(PreferenceError::Format {
+            path,
+            format,
+            reason,
+        }),
+    }
+}
+
+struct Table {
+    path: PathBuf,
+    format: &'static str,
+    batches: Batches,
+    names: Vec<String>,
+    /// The batch that is being read and its next row.
+    batch: Option<(RecordBatch, usize)>,
+    /// Rows read so far.
+    number: usize,
+    start: Location,
+}
+
+impl Table {
+    fn fault(&self, reason: String) -> PreferenceError {
+        PreferenceError::Format {
+            path: self.path.clone(),
+            format: self.format,
+            reason,
+        }
+    }
+
+    fn row(&self, batch: &RecordBatch, at: usize) -> Result<Row> {
+        let mut values = Map::new();
+        let schema = batch.schema_ref();
+        for (field, column) in schema.fields().iter().zip(batch.columns()) {
+            if COLUMNS.contains(&field.name().as_str()) {
+                let value = cell(column.as_ref(), at).map_err(|reason| {
+                    let (row, column) = (self.number, field.name());
+                    self.fault(format!("row {row}, column `{column}`: {reason}"))
+                })?;
+                values.insert(field.name().clone(), value);
+            }
+        }
+        let names = self.names.clone();
+        Row::from_columns(self.start.at(self.number), Columns { values, names })
+    }
+
+    fn advance(&mut self) -> Result<Option<Row>> {
+        loop {
+            if let Some((batch, at)) = self.batch.take_if(|(batch, at)| *at < batch.num_rows()) {
+                self.number += 1;
+                let row = self.row(&batch, at);
+                self.batch = Some((batch, at + 1));
+                return row.map(Some);
+            }
+            match self.batches.next() {
+                None => return Ok(None),
+                Some(Ok(batch)) => self.batch = Some((batch, 0)),
+                Some(Err(error)) => return Err(self.fault(error.to_string())),
+            }
+        }
+    }
+}
+
+impl Iterator for Table {
+    type Item = Result<Row>;
+
+    fn next(&mut self) -> Option<Result<Row>> {
+        fenced(|| self.advance())
+            .unwrap_or_else(|reason| Err(self.fault(reason)))
+            .transpose()
+    }
+}

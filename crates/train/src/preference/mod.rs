@@ -1,0 +1,553 @@
+//! Preference training: a margin objective on pairs, with in-run geometry and remedies.
+//!
+//! One forward pass gives every token's log-prob; the objective turns the sums into a loss with d_w, d_l
+//! (∇ℓ = −d_w g_w + d_l g_l, paper eq. 7, 8); these seed one backward pass. On measured steps the pass runs
+//! with unit seeds and a [`GramSink`] that takes ‖g_w‖², ‖g_l‖², ⟨g_w,g_l⟩ of every pair exactly and applies
+//! the coefficients when it accumulates, so training takes the same step either way. A remedy needs those
+//! numbers before any weight's gradient can be scaled, and a learnt token mask has a penalty that belongs to
+//! no completion's gradient: there the measurement is a walk of its own, over the same kept activations.
+
+mod moving_reference;
+mod remedy;
+mod step;
+mod token_weights;
+
+use crate::error::TrainError;
+use crate::metrics::Averages;
+use crate::pack::pack_pairs;
+use crate::record::PairRecord;
+use crate::score::{ScoredPair, batches, score_pairs};
+use crate::trainer::Task;
+use std::path::Path;
+use token_weights::{Constant, TokenWeights};
+use unbraid_geometry::Cluster;
+use unbraid_model::{Batch, Forest, Forward, Gradients, Keep, LanguageModel};
+use unbraid_objective::condition::{classify, predicted_change};
+use unbraid_objective::weighting::pair_weight;
+use unbraid_objective::{Case, Gram, Objective, PairLogps, PairLoss};
+use unbraid_preference::TokenizedPair;
+use unbraid_tensor::Backend;
+
+pub use moving_reference::MovingReference;
+pub use remedy::Remedy;
+pub use token_weights::{MaskSettings, TokenMask};
+
+/// Summed log-probs of a pair under the reference.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct ReferenceLogps {
+    /// log π_ref(y_w|x), in nats.
+    pub chosen: f64,
+    /// log π_ref(y_l|x), in nats.
+    pub rejected: f64,
+}
+
+impl From<&ScoredPair> for ReferenceLogps {
+    fn from(scored: &ScoredPair) -> Self {
+        ReferenceLogps {
+            chosen: scored.chosen(),
+            rejected: scored.rejected(),
+        }
+    }
+}
+
+/// What a preference run minimises, and how.
+#[derive(Clone, Debug)]
+pub struct PreferenceSettings {
+    /// What is minimised.
+    pub objective: Objective,
+    /// Factor of the implicit rewards β·(log π − log π_ref).
+    pub reward_beta: f64,
+    /// Remedy against gradient entanglement.
+    pub remedy: Remedy,
+    /// Weight of the tokens past the shorter completion's length (LD-DPO).
+    pub ld_alpha: Option<f64>,
+    /// Which tokens count.
+    pub mask: TokenMask,
+    /// Weigh pairs by the policy's own likelihood (WPO).
+    pub use_weighting: bool,
+    /// What a forward pass keeps.
+    pub keep: Keep,
+    /// Seed of the adapter's dropout.
+    pub dropout_seed: Option<u64>,
+    /// Keep a record of every pair of every step for [`Task::take_records`].
+    pub log_pairs: bool,
+}
+
+impl PreferenceSettings {
+    /// `objective` with its defaults: no remedy, every token counts, no dropout.
+    pub fn new(objective: Objective, reward_beta: f64) -> Self {
+        PreferenceSettings {
+            objective,
+            reward_beta,
+            remedy: Remedy::None,
+            ld_alpha: None,
+            mask: TokenMask::None,
+            use_weighting: false,
+            keep: Keep::All,
+            dropout_seed: None,
+            log_pairs: false,
+        }
+    }
+
+    fn constant(&self) -> Constant {
+        Constant {
+            ld_alpha: self.ld_alpha,
+            diff: self.mask == TokenMask::Diff,
+        }
+    }
+}
+
+/// Pairs with what the frozen reference says of them.
+pub struct ReferencedPairs<'a> {
+    pairs: &'a [TokenizedPair],
+    sums: Vec<ReferenceLogps>,
+    /// Kept only where a learnt mask weighs them anew in each step.
+    tokens: Vec<ScoredPair>,
+}
+
+impl<'a> ReferencedPairs<'a> {
+    /// Pairs with their reference's token log-probs, one entry each (an empty entry counts as zero log-probs).
+    pub fn new(
+        pairs: &'a [TokenizedPair],
+        reference: Vec<ScoredPair>,
+        settings: &PreferenceSettings,
+    ) -> Self {
+        let constant = settings.constant();
+        let sums = pairs.iter().zip(&reference);
+        ReferencedPairs {
+            sums: sums.map(|(pair, s)| constant.sums(pair, s)).collect(),
+            tokens: match settings.mask.settings() {
+                Some(_) => reference,
+                None => Vec::new(),
+            },
+            pairs,
+        }
+    }
+
+    /// Pairs of a run that reads no frozen reference: its log-probs count as 0.
+    pub fn without_reference(pairs: &'a [TokenizedPair]) -> Self {
+        ReferencedPairs {
+            pairs,
+            sums: vec![ReferenceLogps::default(); pairs.len()],
+            tokens: Vec::new(),
+        }
+    }
+}
+
+/// What was measured of a pair in the last measured step.
+struct Measured {
+    example: usize,
+    before: (f64, f64),
+    gram: Gram,
+    d_w: f64,
+    d_l: f64,
+    /// Factor of this pair's loss in the step's loss.
+    share: f64,
+}
+
+/// A margin objective on pairs.
+pub struct PreferenceTask<'a, B: Backend> {
+    train: ReferencedPairs<'a>,
+    eval: ReferencedPairs<'a>,
+    settings: PreferenceSettings,
+    moving: Option<MovingReference<B>>,
+    measured: Vec<Measured>,
+    records: Vec<PairRecord>,
+}
+
+/// Which pairs a batch is made of.
+#[derive(Clone, Copy)]
+enum Side {
+    Training,
+    HeldOut,
+}
+
+impl Side {
+    fn name(self) -> &'static str {
+        match self {
+            Side::Training => "training",
+            Side::HeldOut => "evaluation",
+        }
+    }
+}
+
+/// A batch's numbers up to the objective.
+struct Scored {
+    weights: TokenWeights,
+    /// What the objective reads: weighted sums.
+    logps: Vec<PairLogps>,
+    /// Plain sums (chosen, rejected).
+    sums: Vec<(f64, f64)>,
+    /// Factor of each pair's loss by WPO; 1 without it.
+    pair_weights: Vec<f64>,
+    /// Log-prob of every target.
+    token_logps: Vec<f64>,
+    /// Reference log-prob of every target, where a learnt mask needs them.
+    reference_tokens: Vec<f64>,
+}
+
+impl<'a, B: Backend> PreferenceTask<'a, B> {
+    /// A task. `moving` replaces the frozen reference by one that follows the policy.
+    pub fn new(
+        train: ReferencedPairs<'a>,
+        eval: ReferencedPairs<'a>,
+        settings: PreferenceSettings,
+        moving: Option<MovingReference<B>>,
+    ) -> Self {
+        PreferenceTask {
+            train,
+            eval,
+            settings,
+            moving,
+            measured: Vec::new(),
+            records: Vec::new(),
+        }
+    }
+
+    fn side(&self, side: Side) -> &ReferencedPairs<'a> {
+        match side {
+            Side::Training => &self.train,
+            Side::HeldOut => &self.eval,
+        }
+    }
+
+    /// Weighs and sums a batch's token log-probs.
+    fn score(
+        &self,
+        model: &LanguageModel<B>,
+        batch: &Batch<B>,
+        forward: &Forward<B>,
+        side: Side,
+        examples: &[usize],
+    ) -> Scored {
+        let data = self.side(side);
+        let (forest, logps) = (&batch.forest, &forward.token_logps);
+        let pairs: Vec<&TokenizedPair> = examples.iter().map(|&i| &data.pairs[i]).collect();
+        let mut weights = TokenWeights::constant(self.settings.constant(), &pairs, forest);
+        match (&self.settings.mask, side) {
+            (TokenMask::None | TokenMask::Diff, _) => {}
+            (
+                TokenMask::Head {
+                    settings,
+                    weight,
+                    bias,
+                },
+                _,
+            ) => {
+                weights = weights.mask(settings, model.probe(forward, *weight, *bias));
+            }
+            // A number of its own exists for training tokens alone: held-out ones count whole.
+            (TokenMask::Free { .. }, Side::HeldOut) => {}
+            (
+                TokenMask::Free {
+                    settings,
+                    values,
+                    offsets,
+                },
+                Side::Training,
+            ) => {
+                let all = model.backend.download_f64(model.params.get(*values));
+                let own = examples.iter().zip(forest.responses.chunks_exact(2));
+                let own = own.flat_map(|(&i, pair)| {
+                    let len = pair[0].targets.len() + pair[1].targets.len();
+                    all[offsets[i]..offsets[i] + len].iter().copied()
+                });
+                weights = weights.mask(settings, own.collect());
+            }
+        }
+        let learnt = self.settings.mask.settings().is_some();
+        let reference_tokens: Vec<f64> = match &self.moving {
+            Some(moving) => moving.model.token_logps(batch),
+            None if learnt && !data.tokens.is_empty() => examples
+                .iter()
+                .flat_map(|&i| {
+                    let scored = &data.tokens[i];
+                    let both = [&scored.chosen_token_logps, &scored.rejected_token_logps];
+                    both.into_iter().flatten().copied()
+                })
+                .collect(),
+            None => Vec::new(),
+        };
+        let per_token = !reference_tokens.is_empty();
+        let weighted = |values: &[f64], targets: std::ops::Range<usize>| -> f64 {
+            let own = values[targets.clone()]
+                .iter()
+                .zip(&weights.weights[targets]);
+            own.map(|(x, s)| x * s).sum()
+        };
+        let squares = self
+            .settings
+            .use_weighting
+            .then(|| model.log_squares(forward));
+        let (mut out, mut sums, mut pair_weights) = (Vec::new(), Vec::new(), Vec::new());
+        for ((&i, pair), responses) in examples
+            .iter()
+            .zip(&pairs)
+            .zip(forest.responses.chunks_exact(2))
+        {
+            let [w, l] = [&responses[0].targets, &responses[1].targets];
+            let reference = if per_token {
+                ReferenceLogps {
+                    chosen: weighted(&reference_tokens, w.clone()),
+                    rejected: weighted(&reference_tokens, l.clone()),
+                }
+            } else {
+                data.sums[i]
+            };
+            out.push(PairLogps {
+                chosen: weighted(logps, w.clone()),
+                rejected: weighted(logps, l.clone()),
+                ref_chosen: reference.chosen,
+                ref_rejected: reference.rejected,
+                chosen_len: pair.chosen.completion().len(),
+                rejected_len: pair.rejected.completion().len(),
+            });
+            let sum = |r: &std::ops::Range<usize>| logps[r.clone()].iter().sum::<f64>();
+            sums.push((sum(w), sum(l)));
+            pair_weights.push(squares.as_ref().map_or(1.0, |squares| {
+                let aligned = |r: &std::ops::Range<usize>| {
+                    r.clone().map(|t| logps[t] - squares[t]).sum::<f64>()
+                };
+                pair_weight(aligned(w), w.len(), aligned(l), l.len())
+            }));
+        }
+        Scored {
+            weights,
+            logps: out,
+            sums,
+            pair_weights,
+            token_logps: logps.clone(),
+            reference_tokens,
+        }
+    }
+
+    /// Loss and coefficients of a batch; names the rows when something is not finite.
+    fn losses(
+        &self,
+        side: Side,
+        examples: &[usize],
+        logps: &[PairLogps],
+        pair_weights: &[f64],
+    ) -> Result<Vec<PairLoss>, TrainError> {
+        let rows = |finite: &dyn Fn(usize) -> bool| -> Vec<usize> {
+            let bad = (0..examples.len()).filter(|&i| !finite(i));
+            bad.map(|i| self.side(side).pairs[examples[i]].index)
+                .collect()
+        };
+        let bad = |finite: &dyn Fn(usize) -> bool, loss: f64| TrainError::NonFiniteLoss {
+            step: 0,
+            loss,
+            data: side.name(),
+            rows: rows(finite),
+            checkpoint: None,
+        };
+        let sums = |i: usize| (logps[i].chosen + logps[i].rejected).is_finite();
+        if !(0..examples.len()).all(sums) {
+            return Err(bad(&sums, f64::NAN));
+        }
+        let mut losses = self.settings.objective.evaluate(logps)?;
+        for (loss, &weight) in losses.iter_mut().zip(pair_weights) {
+            if weight != 1.0 {
+                *loss = loss.scaled(weight);
+            }
+        }
+        let finite = |i: usize| (losses[i].loss + losses[i].d_w + losses[i].d_l).is_finite();
+        match (0..examples.len()).find(|&i| !finite(i)) {
+            Some(i) => Err(bad(&finite, losses[i].loss)),
+            None => Ok(losses),
+        }
+    }
+
+    /// TRL's metrics of one pair.
+    fn record(
+        &self,
+        metrics: &mut Averages,
+        weight: f64,
+        p: &PairLogps,
+        (chosen_sum, rejected_sum): (f64, f64),
+        loss: &PairLoss,
+    ) {
+        let chosen = self.settings.reward_beta * p.chosen_log_ratio();
+        let rejected = self.settings.reward_beta * p.rejected_log_ratio();
+        metrics.add("loss", loss.loss * weight);
+        metrics.add("rewards/chosen", chosen);
+        metrics.add("rewards/rejected", rejected);
+        metrics.add("rewards/margins", chosen - rejected);
+        metrics.add("rewards/accuracies", f64::from(u8::from(chosen > rejected)));
+        metrics.add("logps/chosen", chosen_sum);
+        metrics.add("logps/rejected", rejected_sum);
+    }
+
+    /// How much of a learnt mask is open.
+    fn record_mask(&self, metrics: &mut Averages, weights: &TokenWeights) {
+        if let (Some(settings), Some(learnt)) = (self.settings.mask.settings(), &weights.learnt) {
+            let count = learnt.values.len() as f64;
+            let open = learnt.values.iter().filter(|&&u| u >= settings.epsilon);
+            let shares = learnt.values.iter().map(|&u| settings.share(u));
+            metrics.add_weighted("mask/open", open.count() as f64 / count, count);
+            metrics.add_weighted("mask/mean", shares.sum::<f64>() / count, count);
+        }
+    }
+}
+
+/// The geometry of one measured pair, under TRL-style keys (SPEC §4).
+fn record_geometry(metrics: &mut Averages, m: &Measured) {
+    let (chosen, rejected) = predicted_change(m.gram, m.d_w, m.d_l);
+    let case = classify(chosen, rejected);
+    let share = |c: Case| f64::from(u8::from(case == c));
+    metrics.add("geometry/grad_norm_chosen", m.gram.ww.sqrt());
+    metrics.add("geometry/grad_norm_rejected", m.gram.ll.sqrt());
+    metrics.add("geometry/inner", m.gram.wl);
+    metrics.add("geometry/cosine", m.gram.cosine());
+    metrics.add("geometry/d_w", m.d_w);
+    metrics.add("geometry/d_l", m.d_l);
+    metrics.add("geometry/ideal", share(Case::Ideal));
+    metrics.add("geometry/both_fall", share(Case::BothFall));
+    metrics.add("geometry/both_rise", share(Case::BothRise));
+}
+
+impl<B: Backend> Task<B> for PreferenceTask<'_, B> {
+    fn accumulate(
+        &mut self,
+        model: &LanguageModel<B>,
+        gradients: &mut Gradients<B>,
+        step: u64,
+        micro_batches: &[Vec<usize>],
+        measure: bool,
+    ) -> Result<Averages, TrainError> {
+        let mut metrics = Averages::default();
+        self.measured.clear();
+        self.records.clear();
+        for (i, examples) in micro_batches.iter().enumerate() {
+            let of_step = step::MicroBatch {
+                examples,
+                share: 1.0 / micro_batches.len() as f64,
+                measure,
+                dropout_seed: self
+                    .settings
+                    .dropout_seed
+                    .map(|seed| crate::pack::draw_seed(seed, step, i)),
+            };
+            self.micro_batch(model, gradients, &of_step, &mut metrics)?;
+        }
+        if measure {
+            for m in &self.measured {
+                record_geometry(&mut metrics, m);
+            }
+        }
+        Ok(metrics)
+    }
+
+    /// Predicted: the first-order change under plain gradient descent with this step's learning rate and
+    /// clipping, from the pair's own term of the loss. Realised: what the optimizer's step did.
+    fn after_step(
+        &mut self,
+        model: &LanguageModel<B>,
+        learning_rate: f64,
+        grad_scale: f64,
+    ) -> Averages {
+        let mut metrics = Averages::default();
+        let measured = self.measured.iter();
+        let pairs: Vec<&TokenizedPair> = measured.map(|m| &self.train.pairs[m.example]).collect();
+        let after = score_pairs(model, &pairs, |_| true);
+        for (m, after) in self.measured.iter().zip(&after) {
+            let rate = learning_rate * grad_scale * m.share;
+            let (chosen, rejected) = predicted_change(m.gram, m.d_w, m.d_l);
+            metrics.add("geometry/predicted_chosen", rate * chosen);
+            metrics.add("geometry/predicted_rejected", rate * rejected);
+            metrics.add("geometry/realised_chosen", after.chosen() - m.before.0);
+            metrics.add("geometry/realised_rejected", after.rejected() - m.before.1);
+        }
+        metrics
+    }
+
+    fn on_step_end(&mut self, model: &LanguageModel<B>, step: u64) -> Result<(), TrainError> {
+        if let Some(moving) = &mut self.moving {
+            moving.follow(model, step);
+        }
+        Ok(())
+    }
+
+    fn evaluate(
+        &mut self,
+        model: &LanguageModel<B>,
+        stop: &mut dyn FnMut() -> bool,
+    ) -> Result<Option<Averages>, TrainError> {
+        if self.eval.pairs.is_empty() {
+            return Ok(None);
+        }
+        let all: Vec<&TokenizedPair> = self.eval.pairs.iter().collect();
+        let (mut logps, mut sums, mut pair_weights) = (Vec::new(), Vec::new(), Vec::new());
+        let mut metrics = Averages::default();
+        for range in batches(&all) {
+            if stop() {
+                return Ok(None);
+            }
+            let examples: Vec<usize> = range.clone().collect();
+            let forest = pack_pairs(all[range].iter().copied(), true);
+            let batch = Batch::new(&*model.backend, forest);
+            let forward = model.score(&batch);
+            let scored = self.score(model, &batch, &forward, Side::HeldOut, &examples);
+            self.record_mask(&mut metrics, &scored.weights);
+            logps.extend(scored.logps);
+            sums.extend(scored.sums);
+            pair_weights.extend(scored.pair_weights);
+        }
+        let examples: Vec<usize> = (0..all.len()).collect();
+        let losses = self.losses(Side::HeldOut, &examples, &logps, &pair_weights)?;
+        for (i, loss) in losses.iter().enumerate() {
+            self.record(&mut metrics, all[i].weight, &logps[i], sums[i], loss);
+        }
+        Ok(Some(metrics))
+    }
+
+    fn rows(&self, micro_batches: &[Vec<usize>]) -> Vec<usize> {
+        let examples = micro_batches.iter().flatten();
+        examples.map(|&i| self.train.pairs[i].index).collect()
+    }
+
+    fn tokens(&self, micro_batches: &[Vec<usize>]) -> usize {
+        let pair = |&i: &usize| {
+            let pair = &self.train.pairs[i];
+            pair.chosen.ids.len() + pair.rejected.ids.len()
+        };
+        micro_batches.iter().flatten().map(pair).sum()
+    }
+
+    fn take_records(&mut self) -> Vec<PairRecord> {
+        std::mem::take(&mut self.records)
+    }
+
+    fn save_state(&self, dir: &Path) -> Result<(), TrainError> {
+        if let Remedy::Calibrated(state) = self.settings.remedy {
+            step::save_calibration(&state, dir)?;
+        }
+        self.moving
+            .as_ref()
+            .map_or(Ok(()), |moving| moving.save(dir))
+    }
+
+    fn load_state(&mut self, dir: &Path) -> Result<(), TrainError> {
+        if let Remedy::Calibrated(state) = &mut self.settings.remedy {
+            step::load_calibration(state, dir)?;
+        }
+        self.moving
+            .as_mut()
+            .map_or(Ok(()), |moving| moving.load(dir))
+    }
+}
+
+/// Targets of a response, for [`unbraid_geometry::row_coefficients`].
+fn targets(forest: &Forest) -> impl Fn(usize) -> std::ops::Range<usize> + '_ {
+    |p| forest.responses[p].targets.clone()
+}
+
+/// The two responses of every pair with their factors in the training gradient.
+fn clusters(losses: &[PairLoss], factors: &[f64]) -> Vec<Cluster> {
+    let pairs = losses.iter().zip(factors).enumerate();
+    let cluster = |(i, (loss, factor)): (usize, (&PairLoss, &f64))| Cluster {
+        responses: vec![2 * i, 2 * i + 1],
+        coefficients: vec![-loss.d_w * factor, loss.d_l * factor],
+    };
+    pairs.map(cluster).collect()
+}

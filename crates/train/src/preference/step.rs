@@ -1,0 +1,327 @@
+//! One micro-batch: forward, objective, measurement, remedy, backward.
+
+use super::{Measured, PreferenceTask, Scored, Side, TokenMask, clusters, targets};
+use crate::error::TrainError;
+use crate::metrics::Averages;
+use crate::pack::pack_pairs;
+use crate::record::PairRecord;
+use serde_json::json;
+use std::path::Path;
+use unbraid_geometry::{Cluster, GramSink, row_coefficients};
+use unbraid_model::weights::write_file_atomic;
+use unbraid_model::{
+    Accumulate, Batch, Forward, GradientPlan, Gradients, LanguageModel, ProbeSeeds, Seeds,
+};
+use unbraid_objective::condition::{classify, predicted_change};
+use unbraid_objective::remedy::Calibration;
+use unbraid_objective::{Gram, PairLoss};
+use unbraid_tensor::Backend;
+
+/// What one micro-batch is asked for.
+pub(super) struct MicroBatch<'a> {
+    /// Numbers of the training pairs.
+    pub examples: &'a [usize],
+    /// Factor of its mean loss in the step's loss.
+    pub share: f64,
+    /// Whether the geometry is reported.
+    pub measure: bool,
+    /// Seed of the adapters' dropout.
+    pub dropout_seed: Option<u64>,
+}
+
+impl<B: Backend> PreferenceTask<'_, B> {
+    /// Adds one micro-batch's gradient.
+    pub(super) fn micro_batch(
+        &mut self,
+        model: &LanguageModel<B>,
+        gradients: &mut Gradients<B>,
+        step: &MicroBatch<'_>,
+        metrics: &mut Averages,
+    ) -> Result<(), TrainError> {
+        let pairs = step.examples.iter().map(|&i| &self.train.pairs[i]);
+        let batch = Batch::new(&*model.backend, pack_pairs(pairs, true));
+        let forward = model.forward_training(&batch, self.settings.keep, step.dropout_seed);
+        let scored = self.score(model, &batch, &forward, Side::Training, step.examples);
+        let own = self.losses(
+            Side::Training,
+            step.examples,
+            &scored.logps,
+            &scored.pair_weights,
+        )?;
+        let factors: Vec<f64> = step
+            .examples
+            .iter()
+            .map(|&i| step.share * self.train.pairs[i].weight / step.examples.len() as f64)
+            .collect();
+        for (i, loss) in own.iter().enumerate() {
+            let weight = self.train.pairs[step.examples[i]].weight;
+            self.record(metrics, weight, &scored.logps[i], scored.sums[i], loss);
+        }
+        self.record_mask(metrics, &scored.weights);
+
+        let mut losses = own.clone();
+        let apart = self.settings.remedy.is_active() || scored.weights.learnt.is_some();
+        let grams = if apart {
+            let measured = step.measure || self.settings.remedy.is_active();
+            let grams = measured.then(|| self.measure(model, &batch, &forward, &scored));
+            if let Some(grams) = &grams {
+                self.settings.remedy.apply(&mut losses, grams);
+            }
+            let clusters = clusters(&losses, &factors);
+            self.update(
+                model,
+                &batch,
+                forward,
+                &scored,
+                &clusters,
+                (gradients, step, &factors),
+            );
+            grams
+        } else {
+            let clusters = clusters(&losses, &factors);
+            fused(
+                model,
+                &batch,
+                forward,
+                &scored,
+                &clusters,
+                step.measure,
+                gradients,
+            )
+        };
+        self.remember(step, &scored, &losses, &factors, grams.as_deref());
+        Ok(())
+    }
+
+    /// The pairs' Gram matrices from a walk that keeps the activations and changes nothing.
+    fn measure(
+        &self,
+        model: &LanguageModel<B>,
+        batch: &Batch<B>,
+        forward: &Forward<B>,
+        scored: &Scored,
+    ) -> Vec<Gram> {
+        let pairs = batch.forest.responses.len() / 2;
+        let units = vec![
+            PairLoss {
+                loss: 0.0,
+                d_w: -1.0,
+                d_l: 1.0
+            };
+            pairs
+        ];
+        let clusters = clusters(&units, &vec![1.0; pairs]);
+        let plan = GradientPlan::per_response(&*model.backend, &batch.forest);
+        let params = &model.params;
+        let mut sink = GramSink::new(params, |p| params.is_trainable(p), &clusters, None);
+        let slopes = scored.mask_slopes();
+        let seeds = self.seeds(&scored.weights.weights, &slopes);
+        model.backward_again(batch, &plan, forward, seeds, &mut sink);
+        let mut grams = grams(&sink);
+        if let TokenMask::Free { .. } = self.settings.mask {
+            // The free numbers are parameters too; a pair's own are its alone.
+            for (gram, responses) in grams.iter_mut().zip(batch.forest.responses.chunks_exact(2)) {
+                let own = |r: usize| {
+                    let slopes = &slopes[responses[r].targets.clone()];
+                    slopes.iter().map(|x| x * x).sum::<f64>()
+                };
+                gram.ww += own(0);
+                gram.ll += own(1);
+            }
+        }
+        grams
+    }
+
+    /// The training gradient with coefficients that are final.
+    fn update(
+        &self,
+        model: &LanguageModel<B>,
+        batch: &Batch<B>,
+        forward: Forward<B>,
+        scored: &Scored,
+        clusters: &[Cluster],
+        (gradients, step, factors): (&mut Gradients<B>, &MicroBatch<'_>, &[f64]),
+    ) {
+        let m = batch.targets();
+        let coefficients = row_coefficients(clusters, m, targets(&batch.forest));
+        let times = |values: &[f64]| -> Vec<f64> {
+            coefficients
+                .iter()
+                .zip(values)
+                .map(|(c, v)| c * v)
+                .collect()
+        };
+        let token_seeds = times(&scored.weights.weights);
+        let mut mask_seeds = times(&scored.mask_slopes());
+        if let (Some(settings), Some(learnt)) =
+            (self.settings.mask.settings(), &scored.weights.learnt)
+        {
+            // The penalty λ Σ|u| of both completions.
+            for (responses, factor) in batch.forest.responses.chunks_exact(2).zip(factors) {
+                for t in responses.iter().flat_map(|r| r.targets.clone()) {
+                    mask_seeds[t] += settings.l1 * factor * learnt.values[t].signum();
+                }
+            }
+        }
+        let plan = GradientPlan::summed(&*model.backend, &batch.forest);
+        let seeds = self.seeds(&token_seeds, &mask_seeds);
+        model.backward(batch, &plan, forward, seeds, &mut Accumulate(gradients));
+        if let TokenMask::Free {
+            values, offsets, ..
+        } = &self.settings.mask
+            && let Some(gradient) = &mut gradients.values[values.0]
+        {
+            let b = &*model.backend;
+            for (&example, responses) in step
+                .examples
+                .iter()
+                .zip(batch.forest.responses.chunks_exact(2))
+            {
+                let range = responses[0].targets.start..responses[1].targets.end;
+                let own = b.upload_f64(&mask_seeds[range]);
+                let (at, len) = (offsets[example], b.len(&own));
+                b.copy_2d(&own, 0, len, gradient, at, len, 1, len);
+            }
+        }
+    }
+
+    /// Seeds of a walk; a `head` mask is a probe of the final hidden states.
+    fn seeds<'s>(&self, token_logps: &'s [f64], mask: &'s [f64]) -> Seeds<'s> {
+        let probe = match self.settings.mask {
+            TokenMask::Head { weight, bias, .. } => Some(ProbeSeeds {
+                weight,
+                bias,
+                seeds: mask,
+            }),
+            _ => None,
+        };
+        Seeds { token_logps, probe }
+    }
+
+    /// Keeps what the step's end and the log want to know.
+    fn remember(
+        &mut self,
+        step: &MicroBatch<'_>,
+        scored: &Scored,
+        losses: &[PairLoss],
+        factors: &[f64],
+        grams: Option<&[Gram]>,
+    ) {
+        let has_reference = self.settings.objective.needs_reference();
+        for (i, &example) in step.examples.iter().enumerate() {
+            let (loss, logps) = (losses[i], scored.logps[i]);
+            let gram = grams.map(|g| g[i]);
+            if step.measure
+                && let Some(gram) = gram
+            {
+                self.measured.push(Measured {
+                    example,
+                    before: scored.sums[i],
+                    gram,
+                    d_w: loss.d_w,
+                    d_l: loss.d_l,
+                    share: factors[i],
+                });
+            }
+            if !self.settings.log_pairs {
+                continue;
+            }
+            let case = gram.map(|gram| {
+                let (chosen, rejected) = predicted_change(gram, loss.d_w, loss.d_l);
+                classify(chosen, rejected)
+            });
+            self.records.push(PairRecord {
+                index: self.train.pairs[example].index,
+                chosen_logps: scored.sums[i].0,
+                rejected_logps: scored.sums[i].1,
+                ref_chosen_logps: has_reference.then_some(logps.ref_chosen),
+                ref_rejected_logps: has_reference.then_some(logps.ref_rejected),
+                chosen_len: logps.chosen_len,
+                rejected_len: logps.rejected_len,
+                loss: loss.loss,
+                d_w: loss.d_w,
+                d_l: loss.d_l,
+                case,
+                grad_sq_chosen: gram.map(|g| g.ww),
+                grad_sq_rejected: gram.map(|g| g.ll),
+                grad_inner: gram.map(|g| g.wl),
+            });
+        }
+    }
+}
+
+/// Measurement, if any, and update in one walk: the coefficients are applied when weights accumulate.
+fn fused<B: Backend>(
+    model: &LanguageModel<B>,
+    batch: &Batch<B>,
+    forward: Forward<B>,
+    scored: &Scored,
+    clusters: &[Cluster],
+    measure: bool,
+    gradients: &mut Gradients<B>,
+) -> Option<Vec<Gram>> {
+    let weights = &scored.weights.weights;
+    if !measure {
+        // The loss's derivative with respect to a token's log-prob: its response's coefficient, its weight.
+        let mut seeds = row_coefficients(clusters, batch.targets(), targets(&batch.forest));
+        seeds
+            .iter_mut()
+            .zip(weights)
+            .for_each(|(seed, s)| *seed *= s);
+        let plan = GradientPlan::summed(&*model.backend, &batch.forest);
+        model.backward(batch, &plan, forward, &seeds, &mut Accumulate(gradients));
+        return None;
+    }
+    let plan = GradientPlan::per_response(&*model.backend, &batch.forest);
+    let params = &model.params;
+    let mut sink = GramSink::new(
+        params,
+        |p| params.is_trainable(p),
+        clusters,
+        Some(gradients),
+    );
+    model.backward(batch, &plan, forward, weights, &mut sink);
+    Some(grams(&sink))
+}
+
+fn grams<B: Backend>(sink: &GramSink<'_, B>) -> Vec<Gram> {
+    let of_pair = |gram: &unbraid_geometry::GroupedGram| Gram {
+        ww: gram.total(0, 0),
+        ll: gram.total(1, 1),
+        wl: gram.total(0, 1),
+    };
+    sink.grams.iter().map(of_pair).collect()
+}
+
+impl Scored {
+    /// Derivative of a completion's weighted log-ratio with respect to each token's u: s'_i times the token's
+    /// log-ratio. Empty without a learnt mask.
+    fn mask_slopes(&self) -> Vec<f64> {
+        let Some(learnt) = &self.weights.learnt else {
+            return Vec::new();
+        };
+        let ratio = |t: usize| {
+            let reference = self.reference_tokens.get(t).copied().unwrap_or(0.0);
+            self.token_logps[t] - reference
+        };
+        let slopes = learnt.slopes.iter().enumerate();
+        slopes.map(|(t, slope)| slope * ratio(t)).collect()
+    }
+}
+
+/// File of a checkpoint that holds the moving average of `calibrated`.
+const CALIBRATION: &str = "calibration.json";
+
+pub(super) fn save_calibration(state: &Calibration, dir: &Path) -> Result<(), TrainError> {
+    let text = format!("{}\n", json!({ "log_ratio": state.log_ratio }));
+    Ok(write_file_atomic(&dir.join(CALIBRATION), text.as_bytes())?)
+}
+
+pub(super) fn load_calibration(state: &mut Calibration, dir: &Path) -> Result<(), TrainError> {
+    let path = dir.join(CALIBRATION);
+    let text = std::fs::read(&path).map_err(|e| TrainError::io("read", &path, e))?;
+    let json: serde_json::Value = serde_json::from_slice(&text)
+        .map_err(|e| TrainError::io("read", &path, std::io::Error::other(e)))?;
+    state.log_ratio = json["log_ratio"].as_f64();
+    Ok(())
+}

@@ -1,0 +1,220 @@
+//! KTO on judged completions (Ethayarajh et al. 2024, arXiv 2402.01306, eq. 7): every row stands against the
+//! reference point z = β·max(0, KL), KL estimated as TRL does, by the mean log-ratio of the batch's prompts with
+//! completions of their neighbours. z is held constant in the backward pass; the mean runs over rows.
+//!
+//! There are no pairs, so no geometry. Metrics are TRL's: rewards and log-probs of liked (`chosen`) and disliked
+//! (`rejected`) rows apart, and `kl`.
+
+use crate::error::TrainError;
+use crate::metrics::Averages;
+use crate::pack::draw_seed;
+use crate::reference::{ReferenceCache, SequenceKey};
+use crate::score::ROWS_PER_BATCH;
+use crate::trainer::Task;
+use unbraid_model::{
+    Accumulate, Batch, Forest, GradientPlan, Gradients, Keep, LanguageModel, Sequence,
+};
+use unbraid_objective::losses::Kto;
+use unbraid_preference::{TokenizedSequence, UnpairedExample};
+use unbraid_tensor::Backend;
+
+/// Judged completions with what the reference says of them.
+pub struct ReferencedExamples<'a> {
+    examples: &'a [UnpairedExample],
+    /// (own, mismatched) sums of each example, in nats.
+    reference: Vec<(f64, f64)>,
+}
+
+impl<'a> ReferencedExamples<'a> {
+    /// Examples with the sums that `known` holds; those that it does not know count 0 and must not be touched.
+    pub fn new(examples: &'a [UnpairedExample], known: &ReferenceCache) -> Self {
+        let sum = |sequence: &TokenizedSequence| {
+            let logps = known.get(&SequenceKey::from(sequence));
+            logps.map_or(0.0, |logps| logps.iter().sum())
+        };
+        let reference = examples.iter().map(|e| (sum(&e.sequence), sum(&e.mismatched)));
+        ReferencedExamples {
+            reference: reference.collect(),
+            examples,
+        }
+    }
+}
+
+/// KTO on judged completions.
+pub struct UnpairedTask<'a> {
+    /// Training rows.
+    pub train: ReferencedExamples<'a>,
+    /// Held-out rows.
+    pub eval: ReferencedExamples<'a>,
+    /// β and the two weights.
+    pub kto: Kto,
+    /// What a forward pass keeps.
+    pub keep: Keep,
+    /// Rows in an evaluation batch: the KL is estimated in each.
+    pub eval_batch: usize,
+    /// Seed of the adapter's dropout.
+    pub dropout_seed: Option<u64>,
+}
+
+fn pack<'a>(sequences: impl Iterator<Item = &'a TokenizedSequence>) -> Forest {
+    let mut forest = Forest::new();
+    for s in sequences {
+        let sequence = Sequence {
+            ids: &s.ids,
+            scored_from: s.prompt_len,
+        };
+        forest.add_tree(&[sequence], true);
+    }
+    forest
+}
+
+fn sums(forest: &Forest, logps: &[f64]) -> Vec<f64> {
+    let sum = |r: &unbraid_model::Response| logps[r.targets.clone()].iter().sum();
+    forest.responses.iter().map(sum).collect()
+}
+
+/// The policy's sums of sequences, keeping nothing.
+fn score<B: Backend>(model: &LanguageModel<B>, sequences: &[&TokenizedSequence]) -> Vec<f64> {
+    let mut out = Vec::with_capacity(sequences.len());
+    let mut rest = sequences;
+    while !rest.is_empty() {
+        let mut rows = 0;
+        let fits = rest.iter().take_while(|s| {
+            rows += s.ids.len();
+            rows <= ROWS_PER_BATCH
+        });
+        let count = fits.count().max(1);
+        let batch = Batch::new(&*model.backend, pack(rest[..count].iter().copied()));
+        out.extend(sums(&batch.forest, &model.token_logps(&batch)));
+        rest = &rest[count..];
+    }
+    out
+}
+
+impl UnpairedTask<'_> {
+    /// z, from the mismatched completions of these examples.
+    fn reference_point<B: Backend>(
+        &self,
+        model: &LanguageModel<B>,
+        data: &ReferencedExamples<'_>,
+        rows: &[usize],
+        metrics: &mut Averages,
+    ) -> f64 {
+        let sequences: Vec<_> = rows.iter().map(|&i| &data.examples[i].mismatched).collect();
+        let policy = score(model, &sequences);
+        let ratios = policy.iter().zip(rows).map(|(p, &i)| p - data.reference[i].1);
+        let kl = (ratios.sum::<f64>() / rows.len().max(1) as f64).max(0.0);
+        metrics.add("kl", kl);
+        self.kto.beta * kl
+    }
+
+    /// Losses and signed coefficients (∂ℓ/∂log π, negative for a liked row) of a batch.
+    fn losses(
+        &self,
+        data: &ReferencedExamples<'_>,
+        rows: &[usize],
+        policy: &[f64],
+        z: f64,
+        metrics: &mut Averages,
+        split: &'static str,
+    ) -> Result<Vec<f64>, TrainError> {
+        let (mut coefficients, mut rewards) = (Vec::new(), [(0.0, 0.0); 2]);
+        for (&i, &logp) in rows.iter().zip(policy) {
+            let example = &data.examples[i];
+            let ratio = logp - data.reference[i].0;
+            let (loss, c) = self.kto.row(ratio, example.desirable, z);
+            if !(loss.is_finite() && logp.is_finite()) {
+                return Err(TrainError::NonFiniteLoss {
+                    step: 0,
+                    loss,
+                    data: split,
+                    rows: vec![example.index],
+                    checkpoint: None,
+                });
+            }
+            let (side, sign, slot) = match example.desirable {
+                true => ("chosen", -1.0, 0),
+                false => ("rejected", 1.0, 1),
+            };
+            coefficients.push(sign * c * example.weight);
+            let reward = self.kto.beta * ratio;
+            rewards[slot].0 += reward;
+            rewards[slot].1 += 1.0;
+            metrics.add("loss", loss * example.weight);
+            metrics.add(&format!("rewards/{side}"), reward);
+            metrics.add(&format!("logps/{side}"), logp);
+        }
+        let [chosen, rejected] = rewards;
+        if chosen.1 > 0.0 && rejected.1 > 0.0 {
+            metrics.add("rewards/margins", chosen.0 / chosen.1 - rejected.0 / rejected.1);
+        }
+        Ok(coefficients)
+    }
+}
+
+impl<B: Backend> Task<B> for UnpairedTask<'_> {
+    fn accumulate(
+        &mut self,
+        model: &LanguageModel<B>,
+        gradients: &mut Gradients<B>,
+        step: u64,
+        micro_batches: &[Vec<usize>],
+        _measure: bool,
+    ) -> Result<Averages, TrainError> {
+        let mut metrics = Averages::default();
+        for (k, rows) in micro_batches.iter().enumerate() {
+            let z = self.reference_point(model, &self.train, rows, &mut metrics);
+            let sequences = rows.iter().map(|&i| &self.train.examples[i].sequence);
+            let batch = Batch::new(&*model.backend, pack(sequences));
+            let dropout = self.dropout_seed.map(|seed| draw_seed(seed, step, k));
+            let forward = model.forward_training(&batch, self.keep, dropout);
+            let policy = sums(&batch.forest, &forward.token_logps);
+            let coefficients =
+                self.losses(&self.train, rows, &policy, z, &mut metrics, "training")?;
+            let share = 1.0 / (micro_batches.len() * rows.len()) as f64;
+            let mut seeds = vec![0.0; batch.targets()];
+            for (response, c) in batch.forest.responses.iter().zip(coefficients) {
+                seeds[response.targets.clone()].fill(c * share);
+            }
+            let plan = GradientPlan::summed(&*model.backend, &batch.forest);
+            model.backward(&batch, &plan, forward, &seeds, &mut Accumulate(gradients));
+        }
+        Ok(metrics)
+    }
+
+    fn after_step(&mut self, _: &LanguageModel<B>, _: f64, _: f64) -> Averages {
+        Averages::default()
+    }
+
+    fn evaluate(
+        &mut self,
+        model: &LanguageModel<B>,
+        stop: &mut dyn FnMut() -> bool,
+    ) -> Result<Option<Averages>, TrainError> {
+        if self.eval.examples.is_empty() {
+            return Ok(None);
+        }
+        let mut metrics = Averages::default();
+        let all: Vec<usize> = (0..self.eval.examples.len()).collect();
+        for rows in all.chunks(self.eval_batch.max(1)) {
+            if stop() {
+                return Ok(None);
+            }
+            let z = self.reference_point(model, &self.eval, rows, &mut metrics);
+            let sequences: Vec<_> = rows.iter().map(|&i| &self.eval.examples[i].sequence).collect();
+            let policy = score(model, &sequences);
+            self.losses(&self.eval, rows, &policy, z, &mut metrics, "evaluation")?;
+        }
+        Ok(Some(metrics))
+    }
+
+    fn rows(&self, micro_batches: &[Vec<usize>]) -> Vec<usize> {
+        let examples = micro_batches.iter().flatten();
+        examples.map(|&i| self.train.examples[i].index).collect()
+    }
+
+    fn tokens(&self, micro_batches: &[Vec<usize>]) -> usize {
+        let examples = micro_batches.iter().flatten();
+        examples.map(|&i| self.train.examples[i].sequence.ids.len()).sum()
+    }
+}

@@ -1,0 +1,68 @@
+//! What `train` and `sft` share about low-rank adapters: how the base is held, and the adapter itself.
+
+use super::load::{self, Cpu, Source};
+use crate::cli::{LoraArgs, ModelArgs};
+use anyhow::{Result, bail};
+use std::path::Path;
+use unbraid_model::{LanguageModel, LoraConfig, Storage, TargetModules};
+
+/// Reads the model that training starts from: whole, or the frozen base of an adapter.
+pub(crate) fn base(source: &Source, args: &ModelArgs, lora: &LoraArgs) -> Result<LanguageModel<Cpu>> {
+    if let Some(adapter) = &source.adapter
+        && lora.use_peft
+    {
+        bail!(
+            "{}: has an adapter already, and use_peft asks for a new one\n\
+             hint: leave use_peft out to train this adapter on, or merge it first (unbraid merge)",
+            adapter.display()
+        );
+    }
+    let frozen = lora.use_peft || source.adapter.is_some();
+    let storage = match frozen {
+        true => load::frozen_storage(source, args.dtype),
+        false => Storage::Float32,
+    };
+    load::base(source, storage)
+}
+
+/// Gives the model the adapter that it is to train: its own, or a fresh one.
+pub(crate) fn attach(
+    model: &mut LanguageModel<Cpu>,
+    source: &Source,
+    lora: &LoraArgs,
+    seed: u64,
+) -> Result<()> {
+    if let Some(adapter) = &source.adapter {
+        return Ok(model.load_adapter(adapter)?);
+    }
+    if !lora.use_peft {
+        return Ok(());
+    }
+    let target_modules = match &lora.lora_target_modules[..] {
+        [] => TargetModules::Default,
+        [one] if one == "all-linear" => TargetModules::AllLinear,
+        names => TargetModules::Names(names.to_vec()),
+    };
+    // A local base is named so that the adapter finds it from anywhere.
+    let base_model = match Path::new(&source.base_name).canonicalize() {
+        Ok(path) => path.display().to_string(),
+        Err(_) => source.base_name.clone(),
+    };
+    let config = LoraConfig {
+        base_model,
+        r: lora.lora_r,
+        alpha: lora.lora_alpha,
+        dropout: lora.lora_dropout,
+        target_modules,
+        modules_to_save: lora.lora_modules_to_save.clone(),
+        use_rslora: lora.use_rslora,
+        rank_pattern: Default::default(),
+        alpha_pattern: Default::default(),
+    };
+    Ok(model.attach_lora(config, seed)?)
+}
+
+/// Seed of the adapter's dropout; none where nothing is dropped.
+pub(crate) fn dropout_seed(model: &LanguageModel<Cpu>, seed: u64) -> Option<u64> {
+    model.lora().filter(|lora| lora.dropout > 0.0).map(|_| seed)
+}

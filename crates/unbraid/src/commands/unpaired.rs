@@ -1,0 +1,133 @@
+//! `unbraid train` on judged completions (`prompt`, `completion`, `label`): KTO in its own form.
+
+use super::load::{self, Source};
+use super::{End, Interrupt, adapt, train, training};
+use crate::cli::{self, TrainConfig};
+use anyhow::{Result, bail};
+use unbraid_objective::Objective;
+use unbraid_objective::losses::Kto;
+use unbraid_preference::{
+    DatasetSource, RowKind, UnpairedDataset, load_rows, stream_rows, tokenize_unpaired,
+    unpaired_fingerprint,
+};
+use unbraid_text::Tokenizer;
+use unbraid_train::{ReferencedExamples, UnpairedTask};
+
+fn source_of(config: &TrainConfig, name: &str, split: &str, limit: Option<usize>) -> DatasetSource {
+    DatasetSource {
+        name: name.to_owned(),
+        config: config.data.dataset_config.clone(),
+        split: split.to_owned(),
+        max_samples: limit,
+    }
+}
+
+/// Whether the training rows are judged completions and no pairs: the first row says.
+pub(super) fn rows_are_unpaired(config: &TrainConfig) -> Result<bool> {
+    let (name, split) = (&config.data.dataset_name, &config.data.dataset_train_split);
+    let first = load_rows(&source_of(config, name, split, Some(1)))?;
+    Ok(matches!(
+        first.first().map(|row| &row.kind),
+        Some(RowKind::Unpaired { .. })
+    ))
+}
+
+/// KTO's settings, where the options name it alone and nothing that needs pairs.
+fn kto(config: &TrainConfig, objective: &Objective) -> Result<Kto> {
+    let args = &config.objective;
+    let Objective::KtoPair(kto) = objective else {
+        bail!(
+            "{}: rows of prompt, completion and label are for kto, and {} needs pairs\n\
+             hint: say --loss-type kto, or give rows with chosen and rejected",
+            config.data.dataset_name,
+            objective.name()
+        );
+    };
+    let pairs_only = [
+        ("remedy", args.remedy != cli::Remedy::None),
+        ("token_mask", args.token_mask != cli::TokenMask::None),
+        ("ld_alpha", args.ld_alpha.is_some()),
+        ("use_weighting", args.use_weighting),
+        ("sync_ref_model", args.sync_ref_model),
+        ("log_pairs", config.log_pairs),
+    ];
+    if let Some((option, _)) = pairs_only.iter().find(|(_, given)| *given) {
+        bail!(
+            "{option} needs pairs, and {} holds single completions with labels",
+            config.data.dataset_name
+        );
+    }
+    Ok(*kto)
+}
+
+fn examples(
+    config: &TrainConfig,
+    name: &str,
+    split: &str,
+    block: usize,
+    tokenizer: &Tokenizer,
+) -> Result<UnpairedDataset> {
+    let rows = stream_rows(&source_of(config, name, split, config.data.max_samples))?;
+    let limit = config.data.max_length.0;
+    let dataset = tokenize_unpaired(rows, tokenizer, limit, block, false)?;
+    for warning in dataset.report.warnings() {
+        eprintln!("note: {name}: {warning}");
+    }
+    Ok(dataset)
+}
+
+/// Trains as `config` says.
+pub(super) fn run(
+    config: &TrainConfig,
+    objective: &Objective,
+    source: &Source,
+    tokenizer: &Tokenizer,
+    interrupt: &Interrupt,
+) -> Result<End> {
+    let (options, data) = (&config.trainer, &config.data);
+    let kto = kto(config, objective)?;
+    let (batch, eval_batch) = (options.per_device_train_batch_size, options.per_device_eval_batch_size);
+    let training_rows = examples(config, &data.dataset_name, &data.dataset_train_split, batch, tokenizer)?;
+    let held_out = train::eval_name(config)
+        .map(|name| examples(config, name, &data.dataset_test_split, eval_batch, tokenizer))
+        .transpose()?;
+    let eval = held_out.as_ref().map_or(&[][..], |e| &e.examples);
+    let mut model = adapt::base(source, &config.model, &config.lora)?;
+    let all: Vec<_> = training_rows.examples.iter().chain(eval).collect();
+    load::check_fits(
+        &model.config,
+        all.iter().flat_map(|e| {
+            [(e.index, &e.sequence.ids[..]), (e.index, &e.mismatched.ids[..])]
+        }),
+    )?;
+    let lengths = training_rows.examples.iter().map(|e| e.sequence.ids.len());
+    let plan = training::plan(options, config.model.seed, lengths.collect());
+    let facts = train::resume_facts(config, source, unpaired_fingerprint(&training_rows))?;
+    let start = training::start(config, options, &plan, &facts)?;
+
+    if source.adapter.is_some() {
+        adapt::attach(&mut model, source, &config.lora, config.model.seed)?;
+    }
+    let sequences: Vec<_> = all.iter().flat_map(|e| [&e.sequence, &e.mismatched]).collect();
+    let Some(known) = train::reference(config, source, &model, &sequences, interrupt)? else {
+        eprintln!("interrupted before the first step");
+        return Ok(End::Interrupted);
+    };
+    if source.adapter.is_none() {
+        adapt::attach(&mut model, source, &config.lora, config.model.seed)?;
+    }
+    train::write_run_yaml(config, &facts, &model)?;
+    let mut task = UnpairedTask {
+        train: ReferencedExamples::new(&training_rows.examples, &known),
+        eval: ReferencedExamples::new(eval, &known),
+        kto,
+        keep: training::keep(options),
+        eval_batch,
+        dropout_seed: adapt::dropout_seed(&model, config.model.seed),
+    };
+    drop(known);
+    let generation = source.generation_config();
+    let common = (options, &config.model);
+    let beside = (tokenizer, generation.as_deref());
+    training::run(&mut model, &mut task, &plan, start, common, beside, interrupt)
+}

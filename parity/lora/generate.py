@@ -1,0 +1,101 @@
+"""Writes the adapter goldens: PEFT adapters on the tiny models of `../models`, with float64 numbers.
+
+    pip install torch==2.15.0 transformers==5.23.0 peft==0.21.0 safetensors==0.8.0
+    python parity/lora/generate.py
+
+Per case: the adapter as `save_pretrained` writes it (B drawn at random: a fresh one would change nothing)
+and `golden.json`: token log-probs of the pairs of `../models/<base>/golden.json`, ‖g_w‖², ‖g_l‖², ⟨g_w, g_l⟩ over
+the trainable parameters alone, and the first log-probs after merging.
+"""
+
+import json
+import sys
+from pathlib import Path
+
+import peft
+import torch
+import transformers
+from peft import LoraConfig, PeftModel, get_peft_model
+
+HERE = Path(__file__).resolve().parent
+sys.path.insert(0, str(HERE.parent / "models"))
+import double  # noqa: E402
+from generate import token_logps  # noqa: E402
+
+SEED = 20241018
+CASES = {
+    # names, another rank and α for some modules
+    "llama": ("llama", dict(
+        r=3, lora_alpha=5, target_modules=["q_proj", "v_proj", "down_proj"],
+        rank_pattern={"layers.1.mlp.down_proj": 2}, alpha_pattern={"v_proj": 7},
+    )),
+    # Conv1D, every linear map, the square root of the rank
+    "gpt2": ("gpt2", dict(r=4, lora_alpha=6, target_modules="all-linear", use_rslora=True)),
+    # a module trained whole, a regular expression
+    "llama_whole": ("llama", dict(
+        r=2, lora_alpha=4, target_modules=r".*layers\.\d+\.self_attn\.(k|o)_proj", modules_to_save=["lm_head"],
+    )),
+}  # fmt: skip
+
+
+def load(base):
+    path = HERE.parent / "models" / base
+    options = dict(attn_implementation="eager", dtype=torch.float32)
+    return transformers.AutoModelForCausalLM.from_pretrained(path, **options)
+
+
+def write_adapter(base, settings, folder):
+    model = get_peft_model(load(base), LoraConfig(task_type="CAUSAL_LM", **settings))
+    generator = torch.Generator().manual_seed(SEED)
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if parameter.requires_grad:
+                parameter += 0.2 * torch.randn(parameter.shape, generator=generator)
+    model.save_pretrained(folder)
+    # the path of the checkout is nobody's business
+    path = folder / "adapter_config.json"
+    config = json.loads(path.read_text())
+    config["base_model_name_or_path"] = f"parity/models/{base}"
+    path.write_text(json.dumps(config, indent=2, sort_keys=True) + "\n")
+    (folder / "README.md").unlink(missing_ok=True)
+
+
+def main():
+    double.patch()
+    for case, (base, settings) in CASES.items():
+        folder = HERE / case
+        write_adapter(base, settings, folder)
+        model = PeftModel.from_pretrained(load(base), folder, is_trainable=True).double().eval()
+        pairs = json.loads((HERE.parent / "models" / base / "golden.json").read_text())["pairs"]
+        trained = [p for p in model.parameters() if p.requires_grad]
+        rows = []
+        for pair in pairs:
+            row, gradients = {}, {}
+            for side in ("chosen", "rejected"):
+                logps = token_logps(model, pair["prompt"], pair[side])
+                row[f"{side}_token_logps"] = logps.tolist()
+                gradients[side] = torch.autograd.grad(logps.sum(), trained)
+            inner = lambda a, b: sum((x * y).sum().item() for x, y in zip(gradients[a], gradients[b]))
+            row["grad_sq_chosen"] = inner("chosen", "chosen")
+            row["grad_sq_rejected"] = inner("rejected", "rejected")
+            row["grad_inner"] = inner("chosen", "rejected")
+            rows.append(row)
+        merged = model.merge_and_unload().eval()
+        first = token_logps(merged, pairs[0]["prompt"], pairs[0]["chosen"]).tolist()
+        golden = {
+            "generator": "python parity/lora/generate.py",
+            "seed": SEED,
+            "torch": torch.__version__,
+            "transformers": transformers.__version__,
+            "peft": peft.__version__,
+            "base": base,
+            "trainable_parameters": sum(p.numel() for p in trained),
+            "merged_chosen_token_logps": first,
+            "per_pair": rows,
+        }
+        (folder / "golden.json").write_text(json.dumps(golden, indent=1) + "\n")
+        print(case, golden["trainable_parameters"], rows[0]["grad_inner"])
+
+
+if __name__ == "__main__":
+    main()
