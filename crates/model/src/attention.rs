@@ -23,11 +23,14 @@ pub(crate) struct Attention {
     pub(crate) shape: AttentionShape,
 }
 
+/// Rows that a norm has read, with its statistics.
+type Normed<T> = (T, NormCache<T>);
+
 /// What the forward leaves for the backward.
 pub(crate) struct AttentionState<B: Backend> {
     rope: Rope<B>,
     /// Queries and keys before their norms, where there are such, with the norms' statistics.
-    raw: Option<[(B::Buffer, NormCache<B::Buffer>); 2]>,
+    raw: Option<[Normed<B::Buffer>; 2]>,
     q: B::Buffer,
     k: B::Buffer,
     v: B::Buffer,
@@ -145,7 +148,7 @@ fn head_norm_backward<B: Backend>(
     sink: &mut dyn GradientSink<B>,
     norm: Norm,
     heads: usize,
-    (raw, cache): &(B::Buffer, NormCache<B::Buffer>),
+    (raw, cache): &Normed<B::Buffer>,
     dy: &B::Buffer,
 ) -> B::Buffer {
     let mut dx = pass.backend.zeros(pass.plan.rows * heads * norm.d);

@@ -243,7 +243,15 @@ impl<B: Backend, S> Half<B, S> {
     ) {
         let (b, space) = (pass.backend, RowSpace::Gradient);
         let mut d_output = b.zeros(b.len(d));
-        post.backward(pass, sink, space, &self.output, &self.post, d, &mut d_output);
+        post.backward(
+            pass,
+            sink,
+            space,
+            &self.output,
+            &self.post,
+            d,
+            &mut d_output,
+        );
         let normed = pre.again(b, pass.params, &self.input, &self.pre, pass.batch.rows());
         let mut d_normed = b.empty(b.len(d));
         inner(sink, &normed, &d_output, &mut d_normed);

@@ -101,7 +101,14 @@ fn attention(c: &LlamaConfig, i: usize, specs: &mut SpecList) -> Attention {
         format!("layers.{i}.attention"),
     );
     let mut linear = |name: &str, [d_in, d_out]: [usize; 2], biased| {
-        Linear::new(specs, &format!("{stem}.{name}"), &group, [d_in, d_out], biased, std)
+        Linear::new(
+            specs,
+            &format!("{stem}.{name}"),
+            &group,
+            [d_in, d_out],
+            biased,
+            std,
+        )
     };
     let q = linear("q_proj", [d, shape.q_width()], c.qkv_bias);
     let k = linear("k_proj", [d, shape.kv_width()], c.qkv_bias);

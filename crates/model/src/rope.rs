@@ -60,7 +60,13 @@ impl<B: Backend> Rope<B> {
         inverse: bool,
     ) {
         b.rope(
-            x, positions, &self.table, heads, head_dim, self.dim, inverse,
+            x,
+            positions,
+            &self.table,
+            heads,
+            head_dim,
+            self.dim,
+            inverse,
         );
     }
 }

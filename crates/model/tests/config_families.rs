@@ -66,9 +66,18 @@ fn mistrals_window_is_in_every_layer_unless_it_is_null() {
     assert!(!config.qkv_bias && !config.output_bias && !config.head_norms);
     assert_eq!(config.max_position_embeddings, 131_072);
     // Heads need not divide the width when their own is given; they must otherwise.
-    assert_eq!(llama("mistral", json!({"num_attention_heads": 6})).head_dim, 16);
-    let uneven = message("mistral", json!({"num_attention_heads": 6, "head_dim": null}));
-    assert!(uneven.contains("expected a divisor of hidden_size (64)"), "{uneven}");
+    assert_eq!(
+        llama("mistral", json!({"num_attention_heads": 6})).head_dim,
+        16
+    );
+    let uneven = message(
+        "mistral",
+        json!({"num_attention_heads": 6, "head_dim": null}),
+    );
+    assert!(
+        uneven.contains("expected a divisor of hidden_size (64)"),
+        "{uneven}"
+    );
 }
 
 #[test]
@@ -76,14 +85,18 @@ fn qwens_windows_need_to_be_switched_on() {
     for family in ["qwen2", "qwen3"] {
         let windows = |changes| llama(family, changes).windows;
         assert_eq!(windows(json!({})), [None; 4]);
-        assert_eq!(windows(json!({"sliding_window": 7, "max_window_layers": 0})), [None; 4]);
+        assert_eq!(
+            windows(json!({"sliding_window": 7, "max_window_layers": 0})),
+            [None; 4]
+        );
         // transformers 4: by number of layers; every one below 28 by default.
         let on = json!({"use_sliding_window": true, "sliding_window": 7});
         assert_eq!(windows(on), [None; 4]);
         let from_third =
             json!({"use_sliding_window": true, "sliding_window": 7, "max_window_layers": 2});
         assert_eq!(windows(from_third), [None, None, Some(7), Some(7)]);
-        let null = json!({"use_sliding_window": true, "sliding_window": null, "max_window_layers": 0});
+        let null =
+            json!({"use_sliding_window": true, "sliding_window": null, "max_window_layers": 0});
         assert_eq!(windows(null), [None; 4]);
         // transformers 5: by name, whatever max_window_layers says.
         let named = json!({
@@ -149,7 +162,10 @@ fn both_generations_of_gpt_neoxs_rotary_keys_mean_the_same() {
     assert_eq!(scaled.rotary_dim, 16);
     assert_eq!(scaled.rope.kind, RopeKind::Linear { factor: 2.0 });
     // gpt-neox-20b.
-    assert_eq!(gpt_neox(json!({"hidden_act": "gelu_fast"})).activation, Activation::GeluTanh);
+    assert_eq!(
+        gpt_neox(json!({"hidden_act": "gelu_fast"})).activation,
+        Activation::GeluTanh
+    );
 }
 
 #[test]
@@ -157,10 +173,26 @@ fn wrong_and_unsupported_settings_are_named() {
     let short = json!({"layer_types": ["full_attention"]});
     let sliding = ["sliding_attention"; 4];
     for (family, change, expected) in [
-        ("mistral", json!({"sliding_window": 0}), "\"sliding_window\" is 0, expected an integer from 1"),
-        ("mistral", json!({"hidden_act": "gelu"}), "\"hidden_act\" = \"gelu\" is not supported"),
-        ("qwen2", short.clone(), "expected a list of 4 layer types, one a layer"),
-        ("gemma2", short, "expected a list of 4 layer types, one a layer"),
+        (
+            "mistral",
+            json!({"sliding_window": 0}),
+            "\"sliding_window\" is 0, expected an integer from 1",
+        ),
+        (
+            "mistral",
+            json!({"hidden_act": "gelu"}),
+            "\"hidden_act\" = \"gelu\" is not supported",
+        ),
+        (
+            "qwen2",
+            short.clone(),
+            "expected a list of 4 layer types, one a layer",
+        ),
+        (
+            "gemma2",
+            short,
+            "expected a list of 4 layer types, one a layer",
+        ),
         (
             "qwen3",
             json!({"layer_types": ["full_attention", "chunked_attention", "full_attention", "full_attention"]}),
@@ -171,16 +203,56 @@ fn wrong_and_unsupported_settings_are_named() {
             json!({"layer_types": sliding}),
             "\"sliding_window\" is switched off, expected a number of tokens",
         ),
-        ("gemma2", json!({"sliding_window": null}), "\"sliding_window\" is switched off"),
-        ("qwen2", json!({"max_window_layers": -1}), "\"max_window_layers\" is -1, expected an integer from 0"),
-        ("qwen2", json!({"use_sliding_window": 1}), "\"use_sliding_window\" is 1, expected true or false"),
-        ("gemma2", json!({"use_bidirectional_attention": true}), "\"use_bidirectional_attention\" = true"),
-        ("gemma2", json!({"hidden_activation": "relu"}), "\"hidden_activation\" = \"relu\" is not supported"),
-        ("gemma2", json!({"final_logit_softcapping": 0}), "expected a finite number above 0"),
-        ("gpt_neox", json!({"rotary_pct": 0.1}), "expected a share of head_dim (16)"),
-        ("gpt_neox", json!({"rotary_pct": 1.5}), "\"rotary_pct\" is 1.5"),
-        ("gpt_neox", json!({"hidden_act": "relu"}), "\"hidden_act\" = \"relu\" is not supported"),
-        ("gpt_neox", json!({"num_attention_heads": 5}), "expected a divisor of hidden_size (64)"),
+        (
+            "gemma2",
+            json!({"sliding_window": null}),
+            "\"sliding_window\" is switched off",
+        ),
+        (
+            "qwen2",
+            json!({"max_window_layers": -1}),
+            "\"max_window_layers\" is -1, expected an integer from 0",
+        ),
+        (
+            "qwen2",
+            json!({"use_sliding_window": 1}),
+            "\"use_sliding_window\" is 1, expected true or false",
+        ),
+        (
+            "gemma2",
+            json!({"use_bidirectional_attention": true}),
+            "\"use_bidirectional_attention\" = true",
+        ),
+        (
+            "gemma2",
+            json!({"hidden_activation": "relu"}),
+            "\"hidden_activation\" = \"relu\" is not supported",
+        ),
+        (
+            "gemma2",
+            json!({"final_logit_softcapping": 0}),
+            "expected a finite number above 0",
+        ),
+        (
+            "gpt_neox",
+            json!({"rotary_pct": 0.1}),
+            "expected a share of head_dim (16)",
+        ),
+        (
+            "gpt_neox",
+            json!({"rotary_pct": 1.5}),
+            "\"rotary_pct\" is 1.5",
+        ),
+        (
+            "gpt_neox",
+            json!({"hidden_act": "relu"}),
+            "\"hidden_act\" = \"relu\" is not supported",
+        ),
+        (
+            "gpt_neox",
+            json!({"num_attention_heads": 5}),
+            "expected a divisor of hidden_size (64)",
+        ),
     ] {
         let got = message(family, change.clone());
         assert!(
@@ -199,10 +271,13 @@ fn class_names_do_where_the_type_is_missing_and_both_are_written() {
         ("gemma2", "Gemma2ForCausalLM"),
         ("gpt_neox", "GPTNeoXForCausalLM"),
     ] {
-        let named = read(family, json!({"model_type": null, "architectures": [class]})).unwrap();
+        let named = read(
+            family,
+            json!({"model_type": null, "architectures": [class]}),
+        )
+        .unwrap();
         assert_eq!(named.model_type(), family);
-        let written: Value =
-            serde_json::from_str(&named.to_json_pretty(StoredDtype::F32)).unwrap();
+        let written: Value = serde_json::from_str(&named.to_json_pretty(StoredDtype::F32)).unwrap();
         assert_eq!(written["model_type"], family);
         assert_eq!(written["architectures"], json!([class]));
     }

@@ -33,6 +33,8 @@ pub(crate) struct Settings {
     pub class: Option<String>,
     /// `bos_token`, `eos_token`, `pad_token`, `unk_token`, ... with their text.
     pub special_tokens: BTreeMap<String, String>,
+    /// Special tokens that the configuration sets to `null`.
+    pub unset: Vec<&'static str>,
     /// `add_bos_token`, when the configuration has it.
     pub add_bos: Option<bool>,
     /// `add_eos_token`, when the configuration has it.
@@ -169,7 +171,7 @@ impl Settings {
     /// Reads `tokenizer_config.json`, `special_tokens_map.json` and the chat template's own file.
     pub(crate) fn of_files(files: &Files) -> Result<Self> {
         let mut settings = match file(files, "tokenizer_config.json") {
-            Some(bytes) => Self::of_config(
+            Some(bytes) => Self::read(
                 "tokenizer_config.json",
                 &parse("tokenizer_config.json", bytes)?,
             )?,
@@ -187,44 +189,114 @@ impl Settings {
             })?;
             settings.chat_template = Some(text.to_owned());
         }
+        settings.add_class_defaults();
         Ok(settings)
     }
 
-    /// Reads `tokenizer_config.json`.
+    /// Reads `tokenizer_config.json` where it stands alone.
     pub(crate) fn of_config(what: &str, config: &Value) -> Result<Self> {
-        let mut settings = Self {
+        let mut settings = Self::read(what, config)?;
+        settings.add_class_defaults();
+        Ok(settings)
+    }
+
+    fn read(what: &str, config: &Value) -> Result<Self> {
+        Ok(Self {
             class: config["tokenizer_class"].as_str().map(str::to_owned),
             special_tokens: special_tokens(what, config)?,
+            unset: SPECIAL
+                .into_iter()
+                .filter(|name| config.get(name).is_some_and(Value::is_null))
+                .collect(),
             add_bos: flag(what, config, "add_bos_token")?,
             add_eos: flag(what, config, "add_eos_token")?,
             chat_template: chat_template(what, config)?,
-        };
-        // The GPT-2 class has these defaults; its configurations often leave them out.
-        if settings.class.as_deref().is_some_and(is_gpt2) {
-            settings.default_to_gpt2();
-        }
-        Ok(settings)
+        })
     }
 
     /// The named class, unless it is GPT-2's.
     pub(crate) fn other_class(&self) -> Option<&str> {
-        self.class.as_deref().filter(|class| !is_gpt2(class))
+        let class = self.class.as_deref();
+        class.filter(|class| !class.starts_with(GPT2))
+    }
+
+    /// Special tokens that configurations of some classes leave out, because the class has them.
+    fn add_class_defaults(&mut self) {
+        if let Some(class) = self.class.clone() {
+            self.default_to(&class);
+        }
     }
 
     /// GPT-2 begins and ends documents with one token.
     pub(crate) fn default_to_gpt2(&mut self) {
-        for name in ["bos_token", "eos_token", "unk_token"] {
-            self.special_tokens
-                .entry(name.to_owned())
-                .or_insert_with(|| "<|endoftext|>".to_owned());
+        self.default_to(GPT2);
+    }
+
+    /// Classes are named with and without "Fast". `null` in the configuration stands against a default.
+    fn default_to(&mut self, class: &str) {
+        let known = CLASS_DEFAULTS
+            .iter()
+            .find(|(name, _)| class.starts_with(name));
+        for &(name, token) in known.map_or(&[][..], |(_, tokens)| *tokens) {
+            if !self.unset.contains(&name) {
+                let entry = self.special_tokens.entry(name.to_owned());
+                entry.or_insert_with(|| token.to_owned());
+            }
         }
     }
 }
 
-/// The class is named with and without "Fast".
-fn is_gpt2(class: &str) -> bool {
-    class.starts_with("GPT2Tokenizer")
-}
+const GPT2: &str = "GPT2Tokenizer";
+
+/// Special tokens by class, as the classes of `transformers` 5 have them. Not here: `LlamaTokenizer`, which it takes for
+/// a plain tokenizer when the files hold a `tokenizer.json`.
+const CLASS_DEFAULTS: &[(&str, &[(&str, &str)])] = &[
+    (
+        GPT2,
+        &[
+            ("bos_token", "<|endoftext|>"),
+            ("eos_token", "<|endoftext|>"),
+            ("unk_token", "<|endoftext|>"),
+        ],
+    ),
+    (
+        "GPTNeoXTokenizer",
+        &[
+            ("bos_token", "<|endoftext|>"),
+            ("eos_token", "<|endoftext|>"),
+            ("unk_token", "<|endoftext|>"),
+            ("pad_token", "<|padding|>"),
+        ],
+    ),
+    (
+        "Qwen2Tokenizer",
+        &[
+            ("eos_token", "<|endoftext|>"),
+            ("unk_token", "<|endoftext|>"),
+            ("pad_token", "<|endoftext|>"),
+        ],
+    ),
+    (
+        "GemmaTokenizer",
+        &[
+            ("bos_token", "<bos>"),
+            ("eos_token", "<eos>"),
+            ("unk_token", "<unk>"),
+            ("pad_token", "<pad>"),
+        ],
+    ),
+];
+
+/// The special tokens that have a name.
+const SPECIAL: [&str; 7] = [
+    "bos_token",
+    "eos_token",
+    "pad_token",
+    "unk_token",
+    "sep_token",
+    "cls_token",
+    "mask_token",
+];
 
 /// Every `*_token` key: a string, or an object with `content`.
 fn special_tokens(what: &str, config: &Value) -> Result<BTreeMap<String, String>> {
@@ -232,15 +304,7 @@ fn special_tokens(what: &str, config: &Value) -> Result<BTreeMap<String, String>
         return Err(mistyped(what, "(the whole file)", "an object", config));
     };
     let mut tokens = BTreeMap::new();
-    for name in [
-        "bos_token",
-        "eos_token",
-        "pad_token",
-        "unk_token",
-        "sep_token",
-        "cls_token",
-        "mask_token",
-    ] {
+    for name in SPECIAL {
         let text = match config.get(name) {
             None | Some(Value::Null) => continue,
             Some(Value::String(text)) => text.clone(),

@@ -42,7 +42,12 @@ fn ids_and_text_are_those_of_transformers() {
     for (tokenizer, record) in families() {
         let id = |name: &str| record[name].as_u64().map(|id| u32::try_from(id).unwrap());
         let special = (tokenizer.bos_id(), tokenizer.eos_id(), tokenizer.pad_id());
-        assert_eq!(special, (id("bos"), id("eos"), id("pad")), "{}", record["kind"]);
+        assert_eq!(
+            special,
+            (id("bos"), id("eos"), id("pad")),
+            "{}",
+            record["kind"]
+        );
         for case in record["encoded"].as_array().unwrap() {
             let text = case["text"].as_str().unwrap();
             let place = format!("{} {text:?}", record["kind"]);
@@ -54,6 +59,24 @@ fn ids_and_text_are_those_of_transformers() {
             assert_eq!(decoded, case["decoded"].as_str().unwrap(), "{place}");
         }
     }
+}
+
+/// A class has special tokens that its configurations may leave out; `null` means none.
+#[test]
+fn classes_bring_their_special_tokens() {
+    let gemma = std::fs::read(tiny_dir().with_file_name("families/gemma/tokenizer.json")).unwrap();
+    let open = |config: Value| {
+        let tokenizer = Tokenizer::from_parts(&gemma, Some(&config), None).unwrap();
+        (tokenizer.bos_id(), tokenizer.eos_id(), tokenizer.pad_id())
+    };
+    let class = serde_json::json!({"tokenizer_class": "GemmaTokenizerFast"});
+    assert_eq!(open(class), (Some(2), Some(1), Some(0)));
+    let some = serde_json::json!({
+        "tokenizer_class": "GemmaTokenizer", "eos_token": "<end_of_turn>", "pad_token": null,
+    });
+    assert_eq!(open(some), (Some(2), Some(6), None));
+    let plain = serde_json::json!({"tokenizer_class": "PreTrainedTokenizerFast"});
+    assert_eq!(open(plain), (None, None, None));
 }
 
 #[test]
@@ -82,7 +105,10 @@ fn conversations_are_those_of_transformers() {
             }
         }
     }
-    assert!(rendered >= 16 && refused >= 8, "{rendered} rendered, {refused} refused");
+    assert!(
+        rendered >= 16 && refused >= 8,
+        "{rendered} rendered, {refused} refused"
+    );
 }
 
 /// The template writes BOS; the post-processor would write it again, were it asked.
@@ -114,7 +140,9 @@ fn a_missing_system_role_is_explained() {
     assert!(matches!(error, TextError::TemplateRender { .. }));
     let message = error.to_string();
     assert!(
-        message.starts_with("the chat template refused the conversation (roles [\"system\", \"user\"]): "),
+        message.starts_with(
+            "the chat template refused the conversation (roles [\"system\", \"user\"]): "
+        ),
         "{message}"
     );
     assert!(message.contains("System role not supported"), "{message}");
@@ -158,7 +186,10 @@ fn labels_of_sentencepiece_vocabularies_show_spaces_and_bytes() {
             .map(|id| tokenizer.token_label(id))
             .collect();
         let joined = labels.concat();
-        assert!(joined.trim_start_matches('␣') == "the␣stones⏎", "{kind}: {labels:?}");
+        assert!(
+            joined.trim_start_matches('␣') == "the␣stones⏎",
+            "{kind}: {labels:?}"
+        );
         let emoji = tokenizer.encode("🙂", false).unwrap();
         let last = tokenizer.token_label(*emoji.last().unwrap());
         assert_eq!(last, "<0x82>", "{kind}");
@@ -175,10 +206,16 @@ fn vocabulary_files_of_another_class_are_refused() {
     write("vocab.json", json["model"]["vocab"].to_string());
     write("merges.txt", "#version: 0.2\n".into());
     let open = |class: &str| {
-        write("tokenizer_config.json", format!("{{\"tokenizer_class\": \"{class}\"}}"));
+        write(
+            "tokenizer_config.json",
+            format!("{{\"tokenizer_class\": \"{class}\"}}"),
+        );
         Tokenizer::from_dir(dir.path())
     };
     assert!(open("GPT2Tokenizer").is_ok() && open("GPT2TokenizerFast").is_ok());
     let message = open("Qwen2Tokenizer").unwrap_err().to_string();
-    assert!(message.contains("tokenizer.json") && message.contains("Qwen2Tokenizer"), "{message}");
+    assert!(
+        message.contains("tokenizer.json") && message.contains("Qwen2Tokenizer"),
+        "{message}"
+    );
 }

@@ -11,7 +11,11 @@
 //!
 //! A file that is damaged, cut short, or of another model, backend or format is not used: [`ReferenceCache::note`]
 //! says why, and the next save writes it anew. Saving merges with what another run has written meanwhile (under a
-//! lock beside the file), then renames a whole file into place. Within a run the first value of a sequence stays.
+//! lock beside the file), then renames a whole file into place.
+//!
+//! On the f32 backend a token's log-prob depends in its last bits on the batch (up to 2e-6 nats seen: the head's
+//! blocks of the vocabulary go by the number of scored rows). So the first value of a sequence stays, in a run and in
+//! the file, and batches are cut without regard to what is known (see [`score_reference`]).
 //!
 //! Left out: forgetting old records, and reading a part of a file (8 bytes a token are in memory).
 //! Tested in `tests/reference.rs`.
@@ -285,9 +289,10 @@ fn number(rest: &mut &[u8]) -> Result<u32, String> {
 
 /// Scores under `model` those of `sequences` that `cache` does not know, each distinct one once, and saves.
 ///
-/// Neighbours with one prompt (the completions of a pair) go through the model as one tree. `on_batch` hears how
-/// many of `sequences` are known so far and may stop by returning false; what was scored until then is saved.
-/// Returns whether all are known.
+/// Neighbours with one prompt (the completions of a pair) go through the model as one tree. Batches are cut as if
+/// nothing were known, and one that misses a sequence is scored whole: so a pass that was stopped half-way and taken
+/// up again gives the same bits as one that was not. `on_batch` hears how many of `sequences` are done and may stop
+/// by returning false; what was scored until then is saved. Returns whether all are known.
 ///
 /// # Errors
 /// What the file system refuses when the cache is saved.
@@ -297,41 +302,49 @@ pub fn score_reference<'a, B: Backend>(
     cache: &mut ReferenceCache,
     mut on_batch: impl FnMut(usize) -> bool,
 ) -> Result<bool, TrainError> {
-    let (missing, total) = missing(sequences, cache);
-    let mut known = total - missing.iter().map(|tree| tree.repeats).sum::<usize>();
-    let mut saved = Instant::now();
-    let mut complete = on_batch(known) || missing.is_empty();
-    let mut left = missing.as_slice();
-    while complete && !left.is_empty() {
+    let trees = trees(sequences);
+    let (mut left, mut done, mut saved) = (trees.as_slice(), 0, Instant::now());
+    while !left.is_empty() {
         let (batch, rest) = left.split_at(batch_len(left));
         left = rest;
-        let mut forest = Forest::new();
-        for tree in batch {
-            let sequences: Vec<Sequence<'_>> = tree
-                .sequences
-                .iter()
-                .map(|(_, s)| Sequence {
-                    ids: &s.ids,
-                    scored_from: s.prompt_len,
-                })
-                .collect();
-            forest.add_tree(&sequences, true);
+        done += batch.iter().map(|tree| tree.repeats).sum::<usize>();
+        if !is_known(batch, cache) {
+            score(model, batch, cache);
         }
-        let packed = Batch::new(&*model.backend, forest);
-        let logps = model.token_logps(&packed);
-        let keys = batch.iter().flat_map(|tree| &tree.sequences);
-        for ((key, _), response) in keys.zip(&packed.forest.responses) {
-            cache.insert(*key, &logps[response.targets.clone()]);
-        }
-        known += batch.iter().map(|tree| tree.repeats).sum::<usize>();
         if saved.elapsed() > SAVE_EVERY {
             cache.save()?;
             saved = Instant::now();
         }
-        complete = on_batch(known) || left.is_empty();
+        if !on_batch(done) {
+            break;
+        }
     }
     cache.save()?;
-    Ok(complete)
+    Ok(is_known(left, cache))
+}
+
+fn is_known(trees: &[Tree<'_>], cache: &ReferenceCache) -> bool {
+    let mut sequences = trees.iter().flat_map(|tree| &tree.sequences);
+    sequences.all(|(key, _)| cache.get(key).is_some())
+}
+
+/// Scores one batch.
+fn score<B: Backend>(model: &LanguageModel<B>, trees: &[Tree<'_>], cache: &mut ReferenceCache) {
+    let mut forest = Forest::new();
+    for tree in trees {
+        let sequences = tree.sequences.iter().map(|(_, s)| Sequence {
+            ids: &s.ids,
+            scored_from: s.prompt_len,
+        });
+        let sequences: Vec<Sequence<'_>> = sequences.collect();
+        forest.add_tree(&sequences, true);
+    }
+    let batch = Batch::new(&*model.backend, forest);
+    let logps = model.token_logps(&batch);
+    let keys = trees.iter().flat_map(|tree| &tree.sequences);
+    for ((key, _), response) in keys.zip(&batch.forest.responses) {
+        cache.insert(*key, &logps[response.targets.clone()]);
+    }
 }
 
 /// Sequences with one prompt that go through the model together.
@@ -348,29 +361,21 @@ impl<'a> Tree<'a> {
     }
 }
 
-/// The sequences that have to be scored, in order, and how many were given.
-fn missing<'a>(
-    sequences: impl IntoIterator<Item = &'a TokenizedSequence>,
-    cache: &ReferenceCache,
-) -> (Vec<Tree<'a>>, usize) {
+/// The distinct sequences, in the order of their first appearance.
+fn trees<'a>(sequences: impl IntoIterator<Item = &'a TokenizedSequence>) -> Vec<Tree<'a>> {
     let mut trees: Vec<Tree<'a>> = Vec::new();
     let mut seen: HashMap<SequenceKey, usize> = HashMap::new();
-    let (mut total, mut last) = (0, None);
+    // Only direct neighbours are joined: a prompt that comes back later is computed again rather than searched for.
+    let mut follows = false;
     for sequence in sequences {
-        total += 1;
         let key = SequenceKey::from(sequence);
-        if cache.get(&key).is_some() {
-            continue;
-        }
         if let Some(&at) = seen.get(&key) {
             trees[at].repeats += 1;
+            follows = false;
             continue;
         }
         let prompt = &sequence.ids[..sequence.prompt_len];
-        // Only direct neighbours: a prompt that comes back later is scored again rather than searched for.
-        let joins = last == Some(total - 1) && trees.last().is_some_and(|t| t.prompt() == prompt);
-        last = Some(total);
-        if !joins {
+        if !(follows && trees.last().is_some_and(|tree| tree.prompt() == prompt)) {
             trees.push(Tree {
                 sequences: Vec::new(),
                 repeats: 0,
@@ -380,8 +385,9 @@ fn missing<'a>(
         trees[at].sequences.push((key, sequence));
         trees[at].repeats += 1;
         seen.insert(key, at);
+        follows = true;
     }
-    (trees, total)
+    trees
 }
 
 /// How many trees make a batch of about [`ROWS_PER_BATCH`] rows; at least one.

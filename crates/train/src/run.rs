@@ -338,6 +338,7 @@ impl<B: Backend> Run<'_, B> {
         }
         self.check_weights()?;
         let paused = Instant::now();
+        self.observer.before_save(step);
         self.state.saved.retain(|&earlier| earlier < step);
         self.state.saved.push(step);
         let mut state = self.state.clone();

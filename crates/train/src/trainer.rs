@@ -160,6 +160,9 @@ pub trait Observer {
     fn on_resume(&mut self, _step: u64, _rows: &[Map<String, Value>]) {}
     /// A row was logged.
     fn on_row(&mut self, row: &Map<String, Value>);
+    /// A checkpoint of this step is about to be written: what belongs to the steps until then should be on the disk
+    /// first, for a run that is killed goes on from the checkpoint.
+    fn before_save(&mut self, _step: u64) {}
     /// A checkpoint or the model was written.
     fn on_save(&mut self, path: &Path);
     /// Whether to stop now (the user pressed Ctrl-C).

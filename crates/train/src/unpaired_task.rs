@@ -32,7 +32,9 @@ impl<'a> ReferencedExamples<'a> {
             let logps = known.get(&SequenceKey::from(sequence));
             logps.map_or(0.0, |logps| logps.iter().sum())
         };
-        let reference = examples.iter().map(|e| (sum(&e.sequence), sum(&e.mismatched)));
+        let reference = examples
+            .iter()
+            .map(|e| (sum(&e.sequence), sum(&e.mismatched)));
         ReferencedExamples {
             reference: reference.collect(),
             examples,
@@ -102,7 +104,10 @@ impl UnpairedTask<'_> {
     ) -> f64 {
         let sequences: Vec<_> = rows.iter().map(|&i| &data.examples[i].mismatched).collect();
         let policy = score(model, &sequences);
-        let ratios = policy.iter().zip(rows).map(|(p, &i)| p - data.reference[i].1);
+        let ratios = policy
+            .iter()
+            .zip(rows)
+            .map(|(p, &i)| p - data.reference[i].1);
         let kl = (ratios.sum::<f64>() / rows.len().max(1) as f64).max(0.0);
         metrics.add("kl", kl);
         self.kto.beta * kl
@@ -146,7 +151,10 @@ impl UnpairedTask<'_> {
         }
         let [chosen, rejected] = rewards;
         if chosen.1 > 0.0 && rejected.1 > 0.0 {
-            metrics.add("rewards/margins", chosen.0 / chosen.1 - rejected.0 / rejected.1);
+            metrics.add(
+                "rewards/margins",
+                chosen.0 / chosen.1 - rejected.0 / rejected.1,
+            );
         }
         Ok(coefficients)
     }
@@ -201,7 +209,10 @@ impl<B: Backend> Task<B> for UnpairedTask<'_> {
                 return Ok(None);
             }
             let z = self.reference_point(model, &self.eval, rows, &mut metrics);
-            let sequences: Vec<_> = rows.iter().map(|&i| &self.eval.examples[i].sequence).collect();
+            let sequences: Vec<_> = rows
+                .iter()
+                .map(|&i| &self.eval.examples[i].sequence)
+                .collect();
             let policy = score(model, &sequences);
             self.losses(&self.eval, rows, &policy, z, &mut metrics, "evaluation")?;
         }
@@ -215,6 +226,8 @@ impl<B: Backend> Task<B> for UnpairedTask<'_> {
 
     fn tokens(&self, micro_batches: &[Vec<usize>]) -> usize {
         let examples = micro_batches.iter().flatten();
-        examples.map(|&i| self.train.examples[i].sequence.ids.len()).sum()
+        examples
+            .map(|&i| self.train.examples[i].sequence.ids.len())
+            .sum()
     }
 }

@@ -6,11 +6,13 @@
 use proptest::prelude::*;
 use std::path::PathBuf;
 use std::sync::{Arc, LazyLock};
-use unbraid_model::{Batch, Gradients, Keep, LanguageModel};
+use unbraid_model::{Batch, Gradients, LanguageModel};
 use unbraid_objective::{Objective, ObjectiveOptions};
 use unbraid_preference::{TokenizedPair, TokenizedSequence};
 use unbraid_tensor::CpuBackend;
-use unbraid_train::{PreferenceTask, ScoredPair, Task, pack_pairs, score_pairs};
+use unbraid_train::{
+    PreferenceSettings, PreferenceTask, ReferencedPairs, ScoredPair, Task, pack_pairs, score_pairs,
+};
 
 static MODELS: LazyLock<Vec<LanguageModel<CpuBackend>>> = LazyLock::new(|| {
     let models = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../../parity/models");
@@ -109,11 +111,13 @@ proptest! {
         let reference = score_pairs(model, &all, |_| true).iter().map(Into::into).collect();
         let dpo = Objective::from_name("sigmoid", &ObjectiveOptions::default());
         let dpo = dpo.expect("sigmoid is an objective");
-        let mut task =
-            PreferenceTask::new(&pairs, reference, &[], Vec::new(), dpo, 0.1, Keep::All);
+        let settings = PreferenceSettings::new(dpo, 0.1);
+        let train = ReferencedPairs::new(&pairs, reference, &settings);
+        let eval = ReferencedPairs::without_reference(&[]);
+        let mut task = PreferenceTask::new(train, eval, settings, None);
         let mut gradients = Gradients::zeros(&*model.backend, &model.params, |_| true);
         let batches = [(0..pairs.len()).collect()];
-        let metrics = task.accumulate(model, &mut gradients, &batches, false);
+        let metrics = task.accumulate(model, &mut gradients, 1, &batches, false);
         let loss = metrics.expect("a finite loss").get("loss").expect("is among the metrics");
         // 1e-5: rounding of log-probs of up to a hundred nats in f32, times β.
         prop_assert!((loss - 2f64.ln()).abs() < 1e-5, "{}", loss);

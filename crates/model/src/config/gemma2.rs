@@ -12,9 +12,7 @@ use super::keys::Keys;
 use super::llama::{HeadDefaults, read_heads};
 use super::rope::RopeConfig;
 use super::window::read_layer_types;
-use super::{
-    MAX_LAYERS, MAX_POSITIONS, MAX_VOCAB, MAX_WIDTH, check_parameters, initializer_range,
-};
+use super::{MAX_LAYERS, MAX_POSITIONS, MAX_VOCAB, MAX_WIDTH, check_parameters, initializer_range};
 use crate::error::ModelError;
 
 /// Checked settings of a Gemma 2 model.

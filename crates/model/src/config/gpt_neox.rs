@@ -10,8 +10,7 @@ use super::gpt2::{Activation, read_activation};
 use super::keys::Keys;
 use super::rope::RopeConfig;
 use super::{
-    MAX_HEADS, MAX_LAYERS, MAX_POSITIONS, MAX_VOCAB, MAX_WIDTH, check_parameters,
-    initializer_range,
+    MAX_HEADS, MAX_LAYERS, MAX_POSITIONS, MAX_VOCAB, MAX_WIDTH, check_parameters, initializer_range,
 };
 use crate::error::ModelError;
 

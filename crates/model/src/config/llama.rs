@@ -126,7 +126,11 @@ impl LlamaConfig {
 
 impl Variant {
     /// Reads the settings that the families share.
-    pub(super) fn read(self, raw: Map<String, Value>, origin: &str) -> Result<LlamaConfig, ModelError> {
+    pub(super) fn read(
+        self,
+        raw: Map<String, Value>,
+        origin: &str,
+    ) -> Result<LlamaConfig, ModelError> {
         let keys = Keys { map: &raw, origin };
         let activation = keys.text("hidden_act")?.unwrap_or("silu");
         if activation != "silu" {
@@ -185,7 +189,9 @@ pub(super) fn read_heads(
     defaults: HeadDefaults,
 ) -> Result<(usize, usize, usize), ModelError> {
     let heads = keys.size("num_attention_heads", MAX_HEADS)?;
-    let given = keys.optional_size("head_dim", MAX_WIDTH)?.or(defaults.head_dim);
+    let given = keys
+        .optional_size("head_dim", MAX_WIDTH)?
+        .or(defaults.head_dim);
     if (defaults.even || given.is_none()) && !hidden_size.is_multiple_of(heads) {
         let expected = format!("a divisor of hidden_size ({hidden_size})");
         return Err(keys.bad("num_attention_heads", heads, &expected));

@@ -6,7 +6,7 @@
 //! so that writing a model back preserves keys this program knows nothing of. Keys that
 //! transformers' model code ignores are ignored here; settings that would change the arithmetic
 //! and are not implemented are errors. Sizes are capped (constants below) before anything is
-//! multiplied or allocated. Tested in `tests/weights_config.rs`.
+//! multiplied or allocated. Tested in `tests/weights_config.rs` and `tests/config_families.rs`.
 
 mod gemma2;
 mod gpt2;

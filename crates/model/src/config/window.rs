@@ -30,5 +30,8 @@ pub(super) fn read_layer_types(
         let expected = "a number of tokens: some layers have sliding attention";
         return Err(keys.bad("sliding_window", "switched off", expected));
     }
-    Ok(sliding.into_iter().map(|slides| window.filter(|_| slides)).collect())
+    Ok(sliding
+        .into_iter()
+        .map(|slides| window.filter(|_| slides))
+        .collect())
 }

@@ -26,9 +26,14 @@ pub(super) fn alias(name: &str) -> Option<&'static str> {
 /// Whether this is a buffer that old checkpoints saved: the causal mask, its fill value, the
 /// rotary frequencies.
 pub(super) fn is_buffer(name: &str) -> bool {
-    [".attn.bias", ".attn.masked_bias", ".attention.bias", ".attention.masked_bias"]
-        .iter()
-        .any(|end| name.ends_with(end))
+    [
+        ".attn.bias",
+        ".attn.masked_bias",
+        ".attention.bias",
+        ".attention.masked_bias",
+    ]
+    .iter()
+    .any(|end| name.ends_with(end))
         || name.ends_with("rotary_emb.inv_freq")
 }
 

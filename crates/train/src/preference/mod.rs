@@ -184,6 +184,8 @@ struct Scored {
     token_logps: Vec<f64>,
     /// Reference log-prob of every target, where a learnt mask needs them.
     reference_tokens: Vec<f64>,
+    /// Penalty λ Σ|u| of each pair; 0 without a learnt mask.
+    penalties: Vec<f64>,
 }
 
 impl<'a, B: Backend> PreferenceTask<'a, B> {
@@ -312,13 +314,26 @@ impl<'a, B: Backend> PreferenceTask<'a, B> {
             }));
         }
         Scored {
-            weights,
             logps: out,
             sums,
             pair_weights,
             token_logps: logps.clone(),
             reference_tokens,
+            penalties: self.penalties(&weights, forest),
+            weights,
         }
+    }
+
+    /// λ Σ|u| over both completions of each pair.
+    fn penalties(&self, weights: &TokenWeights, forest: &Forest) -> Vec<f64> {
+        let mut penalties = vec![0.0; forest.responses.len() / 2];
+        if let (Some(settings), Some(learnt)) = (self.settings.mask.settings(), &weights.learnt) {
+            for (penalty, pair) in penalties.iter_mut().zip(forest.responses.chunks_exact(2)) {
+                let targets = pair.iter().flat_map(|r| r.targets.clone());
+                *penalty = settings.l1 * targets.map(|t| learnt.values[t].abs()).sum::<f64>();
+            }
+        }
+        penalties
     }
 
     /// Loss and coefficients of a batch; names the rows when something is not finite.
@@ -365,11 +380,11 @@ impl<'a, B: Backend> PreferenceTask<'a, B> {
         weight: f64,
         p: &PairLogps,
         (chosen_sum, rejected_sum): (f64, f64),
-        loss: &PairLoss,
+        loss: f64,
     ) {
         let chosen = self.settings.reward_beta * p.chosen_log_ratio();
         let rejected = self.settings.reward_beta * p.rejected_log_ratio();
-        metrics.add("loss", loss.loss * weight);
+        metrics.add("loss", loss * weight);
         metrics.add("rewards/chosen", chosen);
         metrics.add("rewards/rejected", rejected);
         metrics.add("rewards/margins", chosen - rejected);
@@ -477,7 +492,8 @@ impl<B: Backend> Task<B> for PreferenceTask<'_, B> {
             return Ok(None);
         }
         let all: Vec<&TokenizedPair> = self.eval.pairs.iter().collect();
-        let (mut logps, mut sums, mut pair_weights) = (Vec::new(), Vec::new(), Vec::new());
+        let (mut logps, mut sums) = (Vec::new(), Vec::new());
+        let (mut pair_weights, mut penalties) = (Vec::new(), Vec::new());
         let mut metrics = Averages::default();
         for range in batches(&all) {
             if stop() {
@@ -492,10 +508,12 @@ impl<B: Backend> Task<B> for PreferenceTask<'_, B> {
             logps.extend(scored.logps);
             sums.extend(scored.sums);
             pair_weights.extend(scored.pair_weights);
+            penalties.extend(scored.penalties);
         }
         let examples: Vec<usize> = (0..all.len()).collect();
         let losses = self.losses(Side::HeldOut, &examples, &logps, &pair_weights)?;
         for (i, loss) in losses.iter().enumerate() {
+            let loss = loss.loss + penalties[i];
             self.record(&mut metrics, all[i].weight, &logps[i], sums[i], loss);
         }
         Ok(Some(metrics))

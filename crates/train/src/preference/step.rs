@@ -55,6 +55,7 @@ impl<B: Backend> PreferenceTask<'_, B> {
             .collect();
         for (i, loss) in own.iter().enumerate() {
             let weight = self.train.pairs[step.examples[i]].weight;
+            let loss = loss.loss + scored.penalties[i];
             self.record(metrics, weight, &scored.logps[i], scored.sums[i], loss);
         }
         self.record_mask(metrics, &scored.weights);

@@ -7,7 +7,11 @@ use std::path::Path;
 use unbraid_model::{LanguageModel, LoraConfig, Storage, TargetModules};
 
 /// Reads the model that training starts from: whole, or the frozen base of an adapter.
-pub(crate) fn base(source: &Source, args: &ModelArgs, lora: &LoraArgs) -> Result<LanguageModel<Cpu>> {
+pub(crate) fn base(
+    source: &Source,
+    args: &ModelArgs,
+    lora: &LoraArgs,
+) -> Result<LanguageModel<Cpu>> {
     if let Some(adapter) = &source.adapter
         && lora.use_peft
     {

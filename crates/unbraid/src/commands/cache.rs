@@ -11,7 +11,11 @@ pub(crate) fn reference_dir() -> Option<PathBuf> {
 }
 
 fn root(variable: impl Fn(&str) -> Option<OsString>) -> Option<PathBuf> {
-    let set = |name| variable(name).filter(|value| !value.is_empty()).map(PathBuf::from);
+    let set = |name| {
+        variable(name)
+            .filter(|value| !value.is_empty())
+            .map(PathBuf::from)
+    };
     set("UNBRAID_CACHE")
         .or_else(|| Some(set("XDG_CACHE_HOME")?.join("unbraid")))
         .or_else(|| Some(set("HOME")?.join(".cache/unbraid")))
@@ -31,8 +35,14 @@ mod tests {
         assert_eq!(with(&[home]), Some("/h/.cache/unbraid".into()));
         let xdg = ("XDG_CACHE_HOME", "/x");
         assert_eq!(with(&[xdg, home]), Some("/x/unbraid".into()));
-        assert_eq!(with(&[("UNBRAID_CACHE", "/u"), xdg, home]), Some("/u".into()));
-        assert_eq!(with(&[("UNBRAID_CACHE", ""), home]), Some("/h/.cache/unbraid".into()));
+        assert_eq!(
+            with(&[("UNBRAID_CACHE", "/u"), xdg, home]),
+            Some("/u".into())
+        );
+        assert_eq!(
+            with(&[("UNBRAID_CACHE", ""), home]),
+            Some("/h/.cache/unbraid".into())
+        );
         assert_eq!(with(&[]), None);
     }
 }

@@ -6,7 +6,9 @@ use serde_json::Value;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use unbraid_model::weights::{StoredDtype, Weights};
-use unbraid_model::{ADAPTER_CONFIG, ADAPTER_WEIGHTS, LanguageModel, LoraConfig, ModelConfig, Storage};
+use unbraid_model::{
+    ADAPTER_CONFIG, ADAPTER_WEIGHTS, LanguageModel, LoraConfig, ModelConfig, Storage,
+};
 use unbraid_preference::{
     DatasetSource, Row, RowReader, TokenizedDataset, TokenizedPair, hub, load_rows, stream_pairs,
     stream_rows,
@@ -70,7 +72,9 @@ fn locate_base(adapter: &Path, base_model: Option<&str>) -> Result<(String, Path
         ),
     })?;
     if is_adapter(&path) {
-        bail!("{name}: the base model of an adapter is itself an adapter\nhint: merge it first (unbraid merge)");
+        bail!(
+            "{name}: the base model of an adapter is itself an adapter\nhint: merge it first (unbraid merge)"
+        );
     }
     Ok((name, path))
 }
@@ -195,7 +199,9 @@ pub(crate) fn base(source: &Source, storage: Storage) -> Result<LanguageModel<Cp
     let config = ModelConfig::for_weights(&source.weights)?;
     let backend = Arc::new(CpuBackend::new());
     let weights = &source.weights;
-    Ok(LanguageModel::from_weights(backend, config, weights, storage)?)
+    Ok(LanguageModel::from_weights(
+        backend, config, weights, storage,
+    )?)
 }
 
 /// What identifies an adapter: its settings and weights.

@@ -104,7 +104,10 @@ pub(crate) fn remedy(args: &ObjectiveArgs, objective: &Objective) -> Result<Reme
 
 /// Refuses a token mask where the objective reads no log-ratios.
 pub(crate) fn check_mask(args: &ObjectiveArgs, objective: &Objective) -> Result<()> {
-    if args.token_mask != cli::TokenMask::None && !objective.needs_reference() && !args.reference_free {
+    if args.token_mask != cli::TokenMask::None
+        && !objective.needs_reference()
+        && !args.reference_free
+    {
         bail!(
             "token_mask multiplies token log-ratios, and {} reads no reference\n\
              hint: token masks go with sigmoid and every other objective whose description names r_w",
@@ -124,7 +127,11 @@ pub(crate) fn mask_settings(args: &ObjectiveArgs, learning_rate: f64) -> MaskSet
         epsilon: args.mask_epsilon,
         sharpness: args.mask_sharpness,
         l1: args.mask_l1,
-        learning_rate_factor: if learning_rate > 0.0 { own / learning_rate } else { 1.0 },
+        learning_rate_factor: if learning_rate > 0.0 {
+            own / learning_rate
+        } else {
+            1.0
+        },
     }
 }
 

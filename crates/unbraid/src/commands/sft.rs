@@ -35,7 +35,9 @@ fn model(config: &SftConfig) -> Result<(LanguageModel<load::Cpu>, Tokenizer, Opt
     let name = &config.model.model_name_or_path;
     if let Some(path) = &config.init_config {
         if config.lora.use_peft {
-            bail!("use_peft trains an adapter on a frozen model, and init_config starts from random weights");
+            bail!(
+                "use_peft trains an adapter on a frozen model, and init_config starts from random weights"
+            );
         }
         let text = std::fs::read_to_string(path)
             .with_context(|| format!("cannot read {}", path.display()))?;
@@ -93,11 +95,16 @@ pub(super) fn run(config: &SftConfig, interrupt: &Interrupt) -> Result<End> {
     let facts = [
         ("machine", model.backend.describe()),
         ("parameters", model.params.count().to_string()),
-        ("trainable_parameters", model.params.trainable_count().to_string()),
+        (
+            "trainable_parameters",
+            model.params.trainable_count().to_string(),
+        ),
         ("sequences", train.sequences.len().to_string()),
     ];
     output::write_run_yaml(&options.output_dir, config, &facts)?;
     let common = (options, &config.model);
     let beside = (&tokenizer, generation.as_deref());
-    training::run(&mut model, &mut task, &plan, start, common, beside, interrupt)
+    training::run(
+        &mut model, &mut task, &plan, start, common, beside, interrupt,
+    )
 }

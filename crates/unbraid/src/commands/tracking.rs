@@ -77,7 +77,12 @@ impl Tracking {
 /// same again for a run that is resumed.
 fn events_dir(options: &TrainerOptions) -> PathBuf {
     let set = std::env::var_os("TENSORBOARD_LOGGING_DIR").filter(|dir| !dir.is_empty());
-    let named = || options.output_dir.join("runs").join(plain_name(&options.name()));
+    let named = || {
+        options
+            .output_dir
+            .join("runs")
+            .join(plain_name(&options.name()))
+    };
     let given = options.logging_dir.clone();
     given.or(set.map(PathBuf::from)).unwrap_or_else(named)
 }
@@ -86,7 +91,13 @@ fn events_dir(options: &TrainerOptions) -> PathBuf {
 fn plain_name(name: &str) -> String {
     let plain: String = name
         .chars()
-        .map(|c| if matches!(c, '/' | '\\' | ':') { '_' } else { c })
+        .map(|c| {
+            if matches!(c, '/' | '\\' | ':') {
+                '_'
+            } else {
+                c
+            }
+        })
         .collect();
     match plain.as_str() {
         "" | "." | ".." => "run".to_owned(),
@@ -110,7 +121,8 @@ impl Observer for Tracking {
         let Some(events) = &mut self.events else {
             return;
         };
-        let scalar = |(key, value): (&String, &Value)| Some((tensorboard_tag(key), value.as_f64()?));
+        let scalar =
+            |(key, value): (&String, &Value)| Some((tensorboard_tag(key), value.as_f64()?));
         let values: Vec<_> = row
             .iter()
             .filter(|(key, _)| *key != "step")
@@ -125,14 +137,20 @@ impl Observer for Tracking {
     }
 
     fn on_pairs(&mut self, step: u64, pairs: &[PairRecord]) {
-        let done = self.pairs.as_mut().map_or(Ok(()), |table| table.add(step, pairs));
+        let done = self
+            .pairs
+            .as_mut()
+            .map_or(Ok(()), |table| table.add(step, pairs));
         if let Err(error) = done {
             self.give_up_pairs(&error);
         }
     }
 
-    fn on_save(&mut self, path: &Path) {
+    fn before_save(&mut self, _: u64) {
         self.complete_pairs();
+    }
+
+    fn on_save(&mut self, path: &Path) {
         self.progress.on_save(path);
     }
 
@@ -253,11 +271,15 @@ impl Part {
 /// Records as columns; the names are those of `scores.jsonl` and `geometry.jsonl`.
 fn batch(rows: &[(u64, PairRecord)]) -> Result<RecordBatch> {
     let whole = |of: fn(&(u64, PairRecord)) -> u64| -> ArrayRef {
-        let values = rows.iter().map(|row| i64::try_from(of(row)).unwrap_or(i64::MAX));
+        let values = rows
+            .iter()
+            .map(|row| i64::try_from(of(row)).unwrap_or(i64::MAX));
         Arc::new(Int64Array::from_iter_values(values))
     };
     let real = |of: fn(&PairRecord) -> f64| -> ArrayRef {
-        Arc::new(Float64Array::from_iter_values(rows.iter().map(|(_, r)| of(r))))
+        Arc::new(Float64Array::from_iter_values(
+            rows.iter().map(|(_, r)| of(r)),
+        ))
     };
     let some = |of: fn(&PairRecord) -> Option<f64>| -> ArrayRef {
         Arc::new(rows.iter().map(|(_, r)| of(r)).collect::<Float64Array>())
@@ -275,7 +297,11 @@ fn batch(rows: &[(u64, PairRecord)]) -> Result<RecordBatch> {
         ("loss", real(|r| r.loss), false),
         ("d_w", real(|r| r.d_w), false),
         ("d_l", real(|r| r.d_l), false),
-        ("case", Arc::new(cases.collect::<StringArray>()) as ArrayRef, true),
+        (
+            "case",
+            Arc::new(cases.collect::<StringArray>()) as ArrayRef,
+            true,
+        ),
         ("grad_sq_chosen", some(|r| r.grad_sq_chosen), true),
         ("grad_sq_rejected", some(|r| r.grad_sq_rejected), true),
         ("grad_inner", some(|r| r.grad_inner), true),
@@ -309,8 +335,11 @@ mod tests {
 
     /// Steps and indices of all parts, in the order of their names, as a reader of the directory sees them.
     fn rows(dir: &Path) -> Vec<(i64, i64)> {
-        let entries = fs::read_dir(dir).unwrap().map(|entry| entry.unwrap().path());
-        let visible = |path: &PathBuf| !path.file_name().unwrap().to_string_lossy().starts_with('.');
+        let entries = fs::read_dir(dir)
+            .unwrap()
+            .map(|entry| entry.unwrap().path());
+        let visible =
+            |path: &PathBuf| !path.file_name().unwrap().to_string_lossy().starts_with('.');
         let mut parts: Vec<PathBuf> = entries.filter(visible).collect();
         parts.sort();
         let mut rows = Vec::new();
@@ -344,7 +373,13 @@ mod tests {
         assert_eq!(text("case", 1), None);
         let real = |name: &str, at: usize| {
             let column = batch.column_by_name(name).unwrap();
-            column.as_any().downcast_ref::<Float64Array>().unwrap().iter().nth(at).unwrap()
+            column
+                .as_any()
+                .downcast_ref::<Float64Array>()
+                .unwrap()
+                .iter()
+                .nth(at)
+                .unwrap()
         };
         assert_eq!(real("grad_inner", 0), Some(-1.0));
         assert_eq!(real("grad_inner", 1), None);
@@ -359,7 +394,10 @@ mod tests {
         let out = tempfile::tempdir().unwrap();
         let dir = out.path().join("pairs.parquet");
         let step = |table: &mut PairsTable, step: u64| {
-            let pairs = [record(2 * step as usize, None), record(2 * step as usize + 1, None)];
+            let pairs = [
+                record(2 * step as usize, None),
+                record(2 * step as usize + 1, None),
+            ];
             table.add(step, &pairs).unwrap();
         };
         let mut first = PairsTable::new(out.path());
@@ -376,7 +414,11 @@ mod tests {
         resumed.complete().unwrap();
         let expected: Vec<(i64, i64)> = (2..18).map(|index| (index / 2, index)).collect();
         assert_eq!(rows(&dir), expected);
-        assert_eq!(fs::read_dir(&dir).unwrap().count(), 2, "nothing else is left");
+        assert_eq!(
+            fs::read_dir(&dir).unwrap().count(),
+            2,
+            "nothing else is left"
+        );
     }
 
     #[test]
@@ -389,7 +431,10 @@ mod tests {
             assert!(table.part.as_ref().unwrap().waiting.len() < BATCH);
         }
         table.complete().unwrap();
-        assert_eq!(rows(&out.path().join("pairs.parquet")).len(), 3 * (BATCH - 1));
+        assert_eq!(
+            rows(&out.path().join("pairs.parquet")).len(),
+            3 * (BATCH - 1)
+        );
     }
 
     #[test]

@@ -10,8 +10,8 @@ use unbraid_preference::{TokenizedPair, TokenizedSequence, data_fingerprint};
 use unbraid_tensor::Backend;
 use unbraid_text::Tokenizer;
 use unbraid_train::{
-    MovingReference, PreferenceSettings, PreferenceTask, ReferenceCache, ReferencedPairs, TokenMask,
-    score_reference,
+    MovingReference, PreferenceSettings, PreferenceTask, ReferenceCache, ReferencedPairs,
+    TokenMask, score_reference,
 };
 
 /// Trains as `config` says.
@@ -58,7 +58,10 @@ fn paired(
         .transpose()?;
     let eval = held_out.as_ref().map_or(&[][..], |e| &e.pairs);
     let mut model = adapt::base(&source, &config.model, &config.lora)?;
-    load::check_fits(&model.config, load::pair_ids(train.pairs.iter().chain(eval)))?;
+    load::check_fits(
+        &model.config,
+        load::pair_ids(train.pairs.iter().chain(eval)),
+    )?;
 
     let lengths = train
         .pairs
@@ -69,7 +72,8 @@ fn paired(
     let start = training::start(config, options, &plan, &facts)?;
     let moving = moving_reference(config, &objective, &source)?;
     let reads_reference = objective.needs_reference() && !config.objective.reference_free;
-    let mut settings = PreferenceSettings::new(objective, objective::reward_beta(&config.objective));
+    let mut settings =
+        PreferenceSettings::new(objective, objective::reward_beta(&config.objective));
     settings.remedy = remedy;
     settings.ld_alpha = config.objective.ld_alpha;
     settings.use_weighting = config.objective.use_weighting;
@@ -112,7 +116,9 @@ fn paired(
     let mut task = PreferenceTask::new(train_side, eval_side, settings, moving);
     let common = (options, &config.model);
     let beside = (tokenizer, generation.as_deref());
-    training::run(&mut model, &mut task, &plan, start, common, beside, interrupt)
+    training::run(
+        &mut model, &mut task, &plan, start, common, beside, interrupt,
+    )
 }
 
 /// Pairs with the reference's log-probs; those that no step touches have none.
@@ -154,7 +160,10 @@ fn moving_reference(
         return Ok(None);
     }
     if !objective.needs_reference() || args.reference_free {
-        bail!("sync_ref_model moves the reference, and {} reads none", objective.name());
+        bail!(
+            "sync_ref_model moves the reference, and {} reads none",
+            objective.name()
+        );
     }
     if config.lora.use_peft || source.adapter.is_some() {
         bail!(
@@ -200,7 +209,11 @@ pub(super) fn reference(
     sequences: &[&TokenizedSequence],
     interrupt: &Interrupt,
 ) -> Result<Option<ReferenceCache>> {
-    let loaded = config.ref_model.as_deref().map(reference_model).transpose()?;
+    let loaded = config
+        .ref_model
+        .as_deref()
+        .map(reference_model)
+        .transpose()?;
     let (source, model) = match &loaded {
         Some((source, model)) => (source, model),
         None => (source, policy),
@@ -249,6 +262,9 @@ pub(super) fn write_run_yaml(
     let mut all = vec![("machine", model.backend.describe())];
     all.extend_from_slice(facts);
     all.push(("parameters", model.params.count().to_string()));
-    all.push(("trainable_parameters", model.params.trainable_count().to_string()));
+    all.push((
+        "trainable_parameters",
+        model.params.trainable_count().to_string(),
+    ));
     output::write_run_yaml(&config.trainer.output_dir, config, &all)
 }

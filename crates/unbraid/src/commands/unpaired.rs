@@ -86,10 +86,27 @@ pub(super) fn run(
 ) -> Result<End> {
     let (options, data) = (&config.trainer, &config.data);
     let kto = kto(config, objective)?;
-    let (batch, eval_batch) = (options.per_device_train_batch_size, options.per_device_eval_batch_size);
-    let training_rows = examples(config, &data.dataset_name, &data.dataset_train_split, batch, tokenizer)?;
+    let (batch, eval_batch) = (
+        options.per_device_train_batch_size,
+        options.per_device_eval_batch_size,
+    );
+    let training_rows = examples(
+        config,
+        &data.dataset_name,
+        &data.dataset_train_split,
+        batch,
+        tokenizer,
+    )?;
     let held_out = train::eval_name(config)
-        .map(|name| examples(config, name, &data.dataset_test_split, eval_batch, tokenizer))
+        .map(|name| {
+            examples(
+                config,
+                name,
+                &data.dataset_test_split,
+                eval_batch,
+                tokenizer,
+            )
+        })
         .transpose()?;
     let eval = held_out.as_ref().map_or(&[][..], |e| &e.examples);
     let mut model = adapt::base(source, &config.model, &config.lora)?;
@@ -97,7 +114,10 @@ pub(super) fn run(
     load::check_fits(
         &model.config,
         all.iter().flat_map(|e| {
-            [(e.index, &e.sequence.ids[..]), (e.index, &e.mismatched.ids[..])]
+            [
+                (e.index, &e.sequence.ids[..]),
+                (e.index, &e.mismatched.ids[..]),
+            ]
         }),
     )?;
     let lengths = training_rows.examples.iter().map(|e| e.sequence.ids.len());
@@ -108,7 +128,10 @@ pub(super) fn run(
     if source.adapter.is_some() {
         adapt::attach(&mut model, source, &config.lora, config.model.seed)?;
     }
-    let sequences: Vec<_> = all.iter().flat_map(|e| [&e.sequence, &e.mismatched]).collect();
+    let sequences: Vec<_> = all
+        .iter()
+        .flat_map(|e| [&e.sequence, &e.mismatched])
+        .collect();
     let Some(known) = train::reference(config, source, &model, &sequences, interrupt)? else {
         eprintln!("interrupted before the first step");
         return Ok(End::Interrupted);
@@ -129,5 +152,7 @@ pub(super) fn run(
     let generation = source.generation_config();
     let common = (options, &config.model);
     let beside = (tokenizer, generation.as_deref());
-    training::run(&mut model, &mut task, &plan, start, common, beside, interrupt)
+    training::run(
+        &mut model, &mut task, &plan, start, common, beside, interrupt,
+    )
 }

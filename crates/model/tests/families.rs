@@ -1,0 +1,203 @@
+//! Whole models of every family (the tiny ones of `parity/models`): saved and opened again, from configurations as
+//! older transformers wrote them, with older checkpoints' names and buffers, and fresh from a configuration alone.
+//! What they compute is tested against PyTorch in `unbraid-geometry` and `unbraid-train`.
+
+#![allow(
+    clippy::unwrap_used,
+    reason = "helpers of tests; a panic is a failed test"
+)]
+
+use serde_json::{Value, json};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use unbraid_model::weights::{StoredDtype, Weights, save_safetensors};
+use unbraid_model::{Batch, Forest, LanguageModel, ModelConfig, Sequence, Storage};
+use unbraid_tensor::NaiveBackend;
+
+const CASES: [&str; 9] = [
+    "gpt2",
+    "llama",
+    "llama_tied",
+    "mistral",
+    "qwen2",
+    "qwen3",
+    "gemma2",
+    "gpt_neox",
+    "gpt_neox_sequential",
+];
+
+fn case_dir(case: &str) -> PathBuf {
+    PathBuf::from(env!("CARGO_MANIFEST_DIR"))
+        .join("../../parity/models")
+        .join(case)
+}
+
+fn load(dir: &Path) -> LanguageModel<NaiveBackend> {
+    LanguageModel::load(Arc::new(NaiveBackend), dir).unwrap()
+}
+
+/// Log-probs of a sequence longer than every window.
+fn logps(model: &LanguageModel<NaiveBackend>) -> Vec<f64> {
+    let ids: Vec<u32> = (0..12).map(|i| (i * 37 + 5) % 101).collect();
+    let mut forest = Forest::new();
+    let sequence = Sequence {
+        ids: &ids,
+        scored_from: 1,
+    };
+    forest.add_tree(&[sequence], true);
+    model.token_logps(&Batch::new(&NaiveBackend, forest))
+}
+
+fn config_of(case: &str) -> Value {
+    let text = std::fs::read_to_string(case_dir(case).join("config.json")).unwrap();
+    serde_json::from_str(&text).unwrap()
+}
+
+/// The case's weights under another configuration.
+fn with_config(case: &str, config: &Value) -> LanguageModel<NaiveBackend> {
+    let weights = Weights::open(&case_dir(case)).unwrap();
+    let config = ModelConfig::from_json_str(&config.to_string(), "config.json").unwrap();
+    LanguageModel::from_weights(Arc::new(NaiveBackend), config, &weights, Storage::Float32).unwrap()
+}
+
+#[test]
+fn saving_and_opening_changes_nothing() {
+    for case in CASES {
+        let (model, dir) = (load(&case_dir(case)), tempfile::tempdir().unwrap());
+        model.save(dir.path(), StoredDtype::F32).unwrap();
+        let (before, after) = (
+            Weights::open(&case_dir(case)).unwrap(),
+            Weights::open(dir.path()).unwrap(),
+        );
+        assert!(before.names().eq(after.names()), "{case}");
+        for name in before.names() {
+            let shape = before.shape(name).unwrap();
+            let [a, b] = [&before, &after].map(|w| w.read_f32(name, shape).unwrap());
+            assert_eq!(a, b, "{case} {name}");
+        }
+        assert_eq!(logps(&load(dir.path())), logps(&model), "{case}");
+    }
+}
+
+/// Keys of transformers 4 in place of those that version 5 writes.
+#[test]
+fn older_configurations_give_the_same_model() {
+    let theta = |theta: f64| json!({"rope_parameters": null, "rope_theta": theta});
+    for (case, changes) in [
+        ("mistral", theta(1000.0)),
+        ("qwen2", theta(1e6)),
+        ("qwen2", json!({"layer_types": null})),
+        ("qwen3", theta(1e6)),
+        ("qwen3", json!({"layer_types": null, "sliding_window": 4})),
+        (
+            "gemma2",
+            json!({"layer_types": null, "rope_parameters": null}),
+        ),
+        (
+            "gemma2",
+            json!({"hidden_act": "gelu", "query_pre_attn_scalar": 5.0}),
+        ),
+        (
+            "gpt_neox",
+            json!({"rope_parameters": null, "rotary_pct": 0.5, "rotary_emb_base": 10000}),
+        ),
+        (
+            "gpt_neox_sequential",
+            json!({"rope_parameters": null, "rotary_pct": 0.2, "rotary_emb_base": 500}),
+        ),
+    ] {
+        let (mut config, changes) = (config_of(case), changes);
+        for (key, value) in changes.as_object().unwrap() {
+            config[key] = value.clone();
+        }
+        let (old, new) = (with_config(case, &config), load(&case_dir(case)));
+        assert_eq!(logps(&old), logps(&new), "{case} {changes}");
+    }
+}
+
+/// Settings that change the arithmetic change the result: none of them is read and then forgotten.
+#[test]
+fn every_setting_counts() {
+    for (case, key, value) in [
+        ("mistral", "sliding_window", json!(5)),
+        ("mistral", "sliding_window", Value::Null),
+        (
+            "qwen2",
+            "layer_types",
+            json!(["full_attention", "full_attention", "sliding_attention"]),
+        ),
+        ("qwen3", "rms_norm_eps", json!(0.1)),
+        ("gemma2", "sliding_window", json!(5)),
+        ("gemma2", "query_pre_attn_scalar", json!(8)),
+        ("gemma2", "attn_logit_softcapping", Value::Null),
+        ("gemma2", "final_logit_softcapping", Value::Null),
+        ("gemma2", "hidden_activation", json!("gelu")),
+        ("gpt_neox", "use_parallel_residual", json!(false)),
+        ("gpt_neox", "hidden_act", json!("gelu_new")),
+        (
+            "gpt_neox",
+            "rope_parameters",
+            json!({"partial_rotary_factor": 1.0, "rope_theta": 10000}),
+        ),
+        ("gpt_neox", "layer_norm_eps", json!(0.1)),
+    ] {
+        let mut config = config_of(case);
+        config[key] = value.clone();
+        let (changed, plain) = (
+            logps(&with_config(case, &config)),
+            logps(&load(&case_dir(case))),
+        );
+        assert_ne!(changed, plain, "{case} {key} {value}");
+        assert!(
+            changed.iter().all(|x| x.is_finite()),
+            "{case} {key} {value}"
+        );
+    }
+}
+
+/// transformers 5 calls GPT-NeoX's head `lm_head` in memory, and old checkpoints hold masks.
+#[test]
+fn gpt_neox_opens_with_the_other_name_of_its_head_and_old_buffers() {
+    let (case, dir) = (case_dir("gpt_neox"), tempfile::tempdir().unwrap());
+    let weights = Weights::open(&case).unwrap();
+    let mut tensors: Vec<(String, Vec<usize>)> = weights
+        .names()
+        .map(|name| (name.to_owned(), weights.shape(name).unwrap().to_vec()))
+        .collect();
+    let original = tensors.clone();
+    for (name, _) in &mut tensors {
+        *name = name.replace("embed_out.", "lm_head.");
+    }
+    for buffer in [
+        "attention.bias",
+        "attention.masked_bias",
+        "attention.rotary_emb.inv_freq",
+    ] {
+        tensors.push((format!("gpt_neox.layers.0.{buffer}"), vec![2]));
+    }
+    let fetch = |i: usize| match original.get(i) {
+        Some((name, shape)) => weights.read_f32(name, shape),
+        None => Ok(vec![0.0; 2]),
+    };
+    save_safetensors(dir.path(), &tensors, fetch, StoredDtype::F32, u64::MAX).unwrap();
+    std::fs::copy(case.join("config.json"), dir.path().join("config.json")).unwrap();
+    assert_eq!(logps(&load(dir.path())), logps(&load(&case)));
+    // Saved again, the head has the checkpoint's name.
+    load(dir.path()).save(dir.path(), StoredDtype::F32).unwrap();
+    let saved = Weights::open(dir.path()).unwrap();
+    let names: Vec<&str> = saved.names().collect();
+    assert!(names.contains(&"embed_out.weight") && !names.contains(&"lm_head.weight"));
+}
+
+#[test]
+fn fresh_models_have_the_counted_parameters_and_an_even_guess() {
+    for case in CASES {
+        let config = ModelConfig::from_dir(&case_dir(case)).unwrap();
+        let model = LanguageModel::random(Arc::new(NaiveBackend), config, 7);
+        let counted = model.config.parameter_count();
+        assert_eq!(model.params.count() as u64, counted, "{case}");
+        // Weights of standard deviation 0.02: nearly every token is as likely as any other.
+        let mean = logps(&model).iter().sum::<f64>() / 11.0;
+        assert!((mean + 101f64.ln()).abs() < 0.2, "{case}: {mean}");
+    }
+}
