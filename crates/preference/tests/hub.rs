@@ -51,7 +51,8 @@ fn serve(files: &'static [(&'static str, &'static str)]) -> String {
             let file = files
                 .iter()
                 .find(|(name, _)| path.ends_with(&format!("/{name}")));
-            let response = if path.starts_with("/api/models/org/served/") {
+            let listed = ["models", "datasets"].map(|kind| format!("/api/{kind}/org/served/"));
+            let response = if listed.iter().any(|list| path.starts_with(list)) {
                 let siblings: Vec<String> = files
                     .iter()
                     .map(|(name, _)| format!("{{\"rfilename\": \"{name}\"}}"))
@@ -142,6 +143,53 @@ fn online_only_what_a_model_needs_is_fetched(home: &Path) {
     );
 }
 
+/// Only the split's files and the README that names them.
+fn online_only_the_files_of_a_split_are_fetched(home: &Path) {
+    set(
+        "HF_ENDPOINT",
+        &serve(&[
+            (
+                "README.md",
+                "---\nconfigs:\n- config_name: default\n  data_files:\n  - split: train\n    path: part/*-first*\n---\n",
+            ),
+            (
+                "part/a-first.jsonl",
+                r#"{"prompt": "a", "chosen": "b", "rejected": "c"}"#,
+            ),
+            (
+                "part/b-first.jsonl",
+                r#"{"prompt": "d", "chosen": "e", "rejected": "f"}"#,
+            ),
+            ("part/train.jsonl", "not fetched, whatever its name"),
+        ]),
+    );
+    let source = DatasetSource {
+        name: "org/served".into(),
+        split: "train".into(),
+        ..Default::default()
+    };
+    assert_eq!(load_rows(&source).unwrap().len(), 2);
+    let snapshot = home.join("hub/datasets--org--served/snapshots/c0ffee");
+    let mut names: Vec<_> = std::fs::read_dir(snapshot.join("part"))
+        .unwrap()
+        .map(|entry| entry.unwrap().file_name())
+        .collect();
+    names.sort();
+    assert_eq!(names, ["a-first.jsonl", "b-first.jsonl"]);
+    let test = DatasetSource {
+        split: "test".into(),
+        ..source.clone()
+    };
+    let error = load_rows(&test).unwrap_err().to_string();
+    assert!(
+        error.ends_with("no file for split `test`; data files there: train"),
+        "{error}"
+    );
+    // The cache answers without a connection.
+    set("HF_ENDPOINT", "http://127.0.0.1:9");
+    assert_eq!(load_rows(&source).unwrap().len(), 2);
+}
+
 #[test]
 fn the_hub_with_and_without_a_connection() {
     let home = tempfile::tempdir().unwrap();
@@ -149,6 +197,7 @@ fn the_hub_with_and_without_a_connection() {
     set("HF_HUB_CACHE", "");
     set("HF_HUB_OFFLINE", "0");
     online_only_what_a_model_needs_is_fetched(home.path());
+    online_only_the_files_of_a_split_are_fetched(home.path());
     set("HF_HUB_OFFLINE", "1");
     offline_only_the_cache_is_looked_at(home.path());
 }

@@ -119,7 +119,9 @@ impl Files<'_> {
             return Ok(());
         };
         while saved.len() > limit.max(1) {
-            let old = saved[..saved.len() - 1].iter().position(|&s| Some(s) != best);
+            let old = saved[..saved.len() - 1]
+                .iter()
+                .position(|&s| Some(s) != best);
             let Some(old) = old else { break };
             let step = saved.remove(old);
             let (path, doomed) = (self.checkpoint_path(step), self.hidden(step, "removed"));
@@ -167,7 +169,9 @@ fn is_leftover_directory(name: &str) -> bool {
 /// `.NAME.PROCESS-COUNT.tmp` or `.NAME.PROCESS.tmp`: a file that was to be renamed.
 fn is_leftover_file(name: &str) -> bool {
     let inner = name.strip_prefix('.').and_then(|n| n.strip_suffix(".tmp"));
-    let numbers = inner.and_then(|n| n.rsplit_once('.')).map(|(_, numbers)| numbers);
+    let numbers = inner
+        .and_then(|n| n.rsplit_once('.'))
+        .map(|(_, numbers)| numbers);
     numbers.is_some_and(|n| !n.is_empty() && n.bytes().all(|b| b.is_ascii_digit() || b == b'-'))
 }
 
@@ -232,8 +236,8 @@ fn seal(dir: &Path) -> Result<(), TrainError> {
 pub(crate) fn verify(dir: &Path) -> Result<(), String> {
     let text = fs::read_to_string(dir.join(CHECKSUMS))
         .map_err(|e| format!("{CHECKSUMS} cannot be read: {e}"))?;
-    let json: Value = serde_json::from_str(&text)
-        .map_err(|e| format!("{CHECKSUMS} is damaged: {e}"))?;
+    let json: Value =
+        serde_json::from_str(&text).map_err(|e| format!("{CHECKSUMS} is damaged: {e}"))?;
     let damaged = || format!("{CHECKSUMS} is damaged: a length or a SHA-256 is missing");
     let entries = json["files"].as_object().ok_or_else(damaged)?;
     for name in [OPTIMIZER, TRAINER_STATE] {
@@ -245,7 +249,9 @@ pub(crate) fn verify(dir: &Path) -> Result<(), String> {
         let bytes = expected["bytes"].as_u64().ok_or_else(damaged)?;
         let sha256 = expected["sha256"].as_str().ok_or_else(damaged)?;
         let mut file = match File::open(dir.join(name)) {
-            Err(e) if e.kind() == io::ErrorKind::NotFound => return Err(format!("{name} is missing")),
+            Err(e) if e.kind() == io::ErrorKind::NotFound => {
+                return Err(format!("{name} is missing"));
+            }
             opened => opened.map_err(|e| format!("{name} cannot be read: {e}"))?,
         };
         let (found, hash) =
@@ -254,7 +260,9 @@ pub(crate) fn verify(dir: &Path) -> Result<(), String> {
             return Err(format!("{name} has {found} bytes, expected {bytes}"));
         }
         if hash != sha256 {
-            return Err(format!("{name} was altered: its SHA-256 is {hash}, expected {sha256}"));
+            return Err(format!(
+                "{name} was altered: its SHA-256 is {hash}, expected {sha256}"
+            ));
         }
     }
     Ok(())
@@ -268,7 +276,11 @@ mod tests {
     fn only_temporary_names_are_left_overs() {
         assert!(is_leftover_directory(".checkpoint-12.partial"));
         assert!(is_leftover_directory(".checkpoint-3.removed"));
-        for name in ["checkpoint-12", ".checkpoint-x.partial", ".checkpoint-1.mine"] {
+        for name in [
+            "checkpoint-12",
+            ".checkpoint-x.partial",
+            ".checkpoint-1.mine",
+        ] {
             assert!(!is_leftover_directory(name), "{name}");
         }
         assert!(is_leftover_file(".model.safetensors.123-4.tmp"));

@@ -29,7 +29,7 @@ pub use metrics::{Averages, MetricsFile};
 pub use optimizer::{Optimizer, OptimizerKind};
 pub use pack::{pack_pairs, pack_sequences};
 pub use preference::{
-    MaskSettings, MovingReference, PreferenceSettings, PreferenceTask, ReferenceLogps, ReferencedPairs,
+    Decode, MaskSettings, MovingReference, PreferenceSettings, PreferenceTask, ReferenceLogps, ReferencedPairs,
     Remedy, TokenMask,
 };
 pub use record::PairRecord;

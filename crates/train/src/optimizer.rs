@@ -205,7 +205,12 @@ impl<B: Backend> Optimizer<B> {
                 None => params.export(backend, ParamId(i)),
             })
         };
-        Ok(save_safetensors_file(path, &tensors, fetch, StoredDtype::F32)?)
+        Ok(save_safetensors_file(
+            path,
+            &tensors,
+            fetch,
+            StoredDtype::F32,
+        )?)
     }
 
     /// Reads what [`Optimizer::save`] wrote after `step` steps.

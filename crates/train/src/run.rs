@@ -123,19 +123,25 @@ fn go_on<B: Backend>(
     state.identity = files.identity.clone();
     // Only checkpoints that are (still) in this output directory are this run's to prune.
     let here = same_directory(dir.parent(), &files.output_dir);
-    state.saved.retain(|&step| here && files.checkpoint_path(step).is_dir());
+    state
+        .saved
+        .retain(|&step| here && files.checkpoint_path(step).is_dir());
     Ok(state)
 }
 
 fn same_directory(parent: Option<&Path>, dir: &Path) -> bool {
-    let parent = parent.filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    let parent = parent
+        .filter(|p| !p.as_os_str().is_empty())
+        .unwrap_or(Path::new("."));
     let canonical = |path: &Path| path.canonicalize().ok();
     canonical(parent).is_some() && canonical(parent) == canonical(dir)
 }
 
 fn remove_if_there(path: &Path) -> Result<(), TrainError> {
     match std::fs::remove_file(path) {
-        Err(e) if e.kind() != std::io::ErrorKind::NotFound => Err(TrainError::io("remove", path, e)),
+        Err(e) if e.kind() != std::io::ErrorKind::NotFound => {
+            Err(TrainError::io("remove", path, e))
+        }
         _ => Ok(()),
     }
 }
@@ -154,7 +160,9 @@ impl<B: Backend> Run<'_, B> {
         let batches = self.plan.sampler.step(step - 1);
         let measure = measures(self.settings.geometry_every, step);
         gradients.clear(&backend);
-        let accumulated = self.task.accumulate(self.model, gradients, step, &batches, measure);
+        let accumulated = self
+            .task
+            .accumulate(self.model, gradients, step, &batches, measure);
         let mut metrics = accumulated.map_err(|e| self.locate(e, step))?;
 
         let norm = gradients.squared_norm(&*backend).sqrt();
@@ -169,7 +177,8 @@ impl<B: Backend> Run<'_, B> {
         let scale = clip_factor(norm, self.settings.max_grad_norm);
         let rate = self.settings.schedule.rate(step - 1);
         let params = &mut self.model.params;
-        self.optimizer.step(&backend, params, gradients, rate, scale);
+        self.optimizer
+            .step(&backend, params, gradients, rate, scale);
         let seconds = started.elapsed().as_secs_f64();
         if measure {
             metrics.merge(&self.task.after_step(self.model, rate, scale));
@@ -179,7 +188,8 @@ impl<B: Backend> Run<'_, B> {
         let tokens = self.task.tokens(&batches);
         self.state.window_tokens += tokens;
         self.state.window.merge(&metrics);
-        self.observer.on_step(step, &metrics, tokens as f64 / seconds);
+        self.observer
+            .on_step(step, &metrics, tokens as f64 / seconds);
         let records = self.task.take_records();
         if !records.is_empty() {
             self.observer.on_pairs(step, &records);
@@ -228,7 +238,11 @@ impl<B: Backend> Run<'_, B> {
     }
 
     fn last_good(&self) -> Option<PathBuf> {
-        let own = self.state.saved.last().map(|&step| self.files.checkpoint_path(step));
+        let own = self
+            .state
+            .saved
+            .last()
+            .map(|&step| self.files.checkpoint_path(step));
         own.or_else(|| self.origin.clone())
     }
 
@@ -351,7 +365,10 @@ impl<B: Backend> Run<'_, B> {
             optimizer.save(&*model.backend, &model.params, &path, masters)?;
             task.save_state(dir)?;
             let text = format!("{json:#}\n");
-            Ok(write_file_atomic(&dir.join(TRAINER_STATE), text.as_bytes())?)
+            Ok(write_file_atomic(
+                &dir.join(TRAINER_STATE),
+                text.as_bytes(),
+            )?)
         };
         let path = self.files.save_checkpoint(model, step, contents)?;
         self.observer.on_save(&path);
@@ -391,6 +408,7 @@ impl<B: Backend> Run<'_, B> {
             restore_masters(&*Arc::clone(&model.backend), &mut model.params, &optimizer)?;
         }
         files.save_model(model, &files.output_dir)?;
+        self.task.finish(model, &files.output_dir)?;
         // Last of all: a directory that has it holds a finished run.
         let text = format!("{json:#}\n");
         write_file_atomic(&files.output_dir.join(TRAINER_STATE), text.as_bytes())?;

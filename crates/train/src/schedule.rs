@@ -84,7 +84,10 @@ const ARGUMENTS: &[(&str, &[&str])] = &[
     ("linear", &[]),
     ("cosine", &["num_cycles"]),
     ("cosine_with_restarts", &["num_cycles"]),
-    ("cosine_with_min_lr", &["num_cycles", "min_lr", "min_lr_rate"]),
+    (
+        "cosine_with_min_lr",
+        &["num_cycles", "min_lr", "min_lr_rate"],
+    ),
     (
         "cosine_warmup_with_min_lr",
         &["num_cycles", "min_lr", "min_lr_rate", "warmup_lr_rate"],
@@ -172,7 +175,10 @@ impl ScheduleKind {
     pub fn from_name(name: &str, given: &[(String, String)], peak: f64) -> Result<Self, String> {
         let names = || ARGUMENTS.iter().map(|(n, _)| *n).collect::<Vec<_>>();
         let Some((name, known)) = ARGUMENTS.iter().find(|(n, _)| *n == name) else {
-            return Err(format!("unknown schedule {name}: expected one of {}", names().join(", ")));
+            return Err(format!(
+                "unknown schedule {name}: expected one of {}",
+                names().join(", ")
+            ));
         };
         if let Some((key, _)) = given.iter().find(|(key, _)| !known.contains(&key.as_str())) {
             let takes = match known {
@@ -182,7 +188,8 @@ impl ScheduleKind {
             return Err(format!("{name} does not take {key}: it takes {takes}"));
         }
         let arguments = Arguments { name, given };
-        let cycles = |default: f64| Ok::<f64, String>(arguments.number("num_cycles")?.unwrap_or(default));
+        let cycles =
+            |default: f64| Ok::<f64, String>(arguments.number("num_cycles")?.unwrap_or(default));
         Ok(match *name {
             "linear" => ScheduleKind::Linear,
             "cosine" => ScheduleKind::Cosine {
@@ -367,7 +374,10 @@ mod tests {
             };
             for (step, want) in [0, 1, 2, 6, 10].into_iter().zip(want) {
                 let got = schedule.rate(step);
-                assert!((got - want).abs() < 1e-12, "{name} at {step}: {got} against {want}");
+                assert!(
+                    (got - want).abs() < 1e-12,
+                    "{name} at {step}: {got} against {want}"
+                );
             }
         }
     }

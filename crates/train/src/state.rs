@@ -57,7 +57,10 @@ impl RunIdentity {
 
     /// What differs, one clause each; `earlier` is the checkpoint's.
     pub(crate) fn differences(&self, earlier: &RunIdentity) -> Vec<String> {
-        let names = self.0.keys().chain(earlier.0.keys().filter(|k| !self.0.contains_key(*k)));
+        let names = self
+            .0
+            .keys()
+            .chain(earlier.0.keys().filter(|k| !self.0.contains_key(*k)));
         let shown = |map: &Map<String, Value>, key: &str| match map.get(key) {
             None | Some(Value::Null) => "not set".to_owned(),
             Some(Value::String(text)) => text.clone(),
@@ -139,11 +142,17 @@ impl TrainerState {
             return Err("it has no \"unbraid\" part: another program wrote it".into());
         }
         if own["format"] != FORMAT {
-            return Err(format!("its format is {}, this program reads {FORMAT}", own["format"]));
+            return Err(format!(
+                "its format is {}, this program reads {FORMAT}",
+                own["format"]
+            ));
         }
         let wrong = |key: &str| format!("\"{key}\" is missing or malformed");
         let whole = |object: &Value, key: &str| object[key].as_u64().ok_or_else(|| wrong(key));
-        let best = match (json["best_metric"].as_f64(), json["best_global_step"].as_u64()) {
+        let best = match (
+            json["best_metric"].as_f64(),
+            json["best_global_step"].as_u64(),
+        ) {
             (Some(metric), Some(step)) => Some(Best { metric, step }),
             _ => None,
         };
@@ -157,8 +166,12 @@ impl TrainerState {
                 .map_err(|_| wrong("checkpoints"))?,
             window: Averages::from_json(&own["window"]).ok_or_else(|| wrong("window"))?,
             window_tokens: whole(own, "window_tokens")? as usize,
-            window_seconds: own["window_seconds"].as_f64().ok_or_else(|| wrong("window_seconds"))?,
-            evaluation_due: own["evaluation_due"].as_bool().ok_or_else(|| wrong("evaluation_due"))?,
+            window_seconds: own["window_seconds"]
+                .as_f64()
+                .ok_or_else(|| wrong("window_seconds"))?,
+            evaluation_due: own["evaluation_due"]
+                .as_bool()
+                .ok_or_else(|| wrong("evaluation_due"))?,
             identity: serde_json::from_value(parsed(own, "settings")?)
                 .map_err(|_| wrong("settings"))?,
         })

@@ -62,6 +62,14 @@ pub trait Task<B: Backend> {
         Vec::new()
     }
 
+    /// Called after the last step, when the model was written: writes what else the task has to show into `dir`.
+    ///
+    /// # Errors
+    /// What the file system refuses.
+    fn finish(&mut self, _model: &LanguageModel<B>, _dir: &Path) -> Result<(), TrainError> {
+        Ok(())
+    }
+
     /// Called after each optimizer step (the first is 1), when its metrics are taken.
     ///
     /// # Errors

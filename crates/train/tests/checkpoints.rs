@@ -74,7 +74,10 @@ impl Task<CpuBackend> for Pull {
         }
         let mut metrics = Averages::default();
         metrics.add("loss", self.seen as f64);
-        metrics.add("quality", self.quality.get(&self.seen).copied().unwrap_or(0.0));
+        metrics.add(
+            "quality",
+            self.quality.get(&self.seen).copied().unwrap_or(0.0),
+        );
         Ok(Some(metrics))
     }
 
@@ -98,7 +101,10 @@ impl Task<CpuBackend> for Pull {
     }
 
     fn load_state(&mut self, dir: &Path) -> Result<(), TrainError> {
-        self.seen = fs::read_to_string(dir.join("pull.txt")).unwrap().parse().unwrap();
+        self.seen = fs::read_to_string(dir.join("pull.txt"))
+            .unwrap()
+            .parse()
+            .unwrap();
         Ok(())
     }
 }
@@ -119,7 +125,8 @@ impl Observer for Watch {
     }
     fn on_row(&mut self, _: &Map<String, Value>) {}
     fn on_save(&mut self, path: &Path) {
-        self.saved.push(path.file_name().unwrap().to_string_lossy().into_owned());
+        self.saved
+            .push(path.file_name().unwrap().to_string_lossy().into_owned());
     }
     fn stop(&mut self) -> bool {
         self.questions += 1;
@@ -146,7 +153,12 @@ fn case() -> Case {
         accumulation: 2,
         lengths: (0..22).collect(),
     };
-    let every = |every| Some(Cadence { every, at_end: false });
+    let every = |every| {
+        Some(Cadence {
+            every,
+            at_end: false,
+        })
+    };
     Case {
         settings: Settings {
             optimizer: OptimizerKind::AdamW {
@@ -190,7 +202,12 @@ impl Case {
         RunIdentity::new(&self.plan, &self.settings, self.further.clone())
     }
 
-    fn run(&self, dir: &Path, from: From<'_>, watch: &mut Watch) -> Result<(Outcome, Pull), TrainError> {
+    fn run(
+        &self,
+        dir: &Path,
+        from: From<'_>,
+        watch: &mut Watch,
+    ) -> Result<(Outcome, Pull), TrainError> {
         let models = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../../parity/models");
         let mut model = Model::load(Arc::new(CpuBackend::new()), &models.join("gpt2")).unwrap();
         let identity = self.identity();
@@ -211,7 +228,14 @@ impl Case {
             quality: self.quality.clone(),
             ..Pull::default()
         };
-        let outcome = run(&mut model, &mut task, &self.plan, &self.settings, &files, watch)?;
+        let outcome = run(
+            &mut model,
+            &mut task,
+            &self.plan,
+            &self.settings,
+            &files,
+            watch,
+        )?;
         Ok((outcome, task))
     }
 }
@@ -224,7 +248,10 @@ fn end(dir: &Path) -> (Vec<u8>, Vec<Value>) {
         row.as_object_mut().unwrap().remove("tokens_per_second");
         row
     });
-    (fs::read(dir.join("model.safetensors")).unwrap(), rows.collect())
+    (
+        fs::read(dir.join("model.safetensors")).unwrap(),
+        rows.collect(),
+    )
 }
 
 fn checkpoints(dir: &Path) -> Vec<String> {
@@ -239,8 +266,8 @@ fn new() -> tempfile::TempDir {
     tempfile::tempdir().unwrap()
 }
 
-/// Every moment at which the user can stop a run, for each optimizer and both stored types: before a step, and in the
-/// evaluations before the first step and after the 4th, 8th and 12th, of which the latter two are saving steps too.
+/// Every moment at which the user can stop a run (with AdamW and f32; a fourth of them else): before a step, and in the
+/// evaluations before the first step and after the 4th, 8th and 12th, which are saving steps too.
 #[test]
 fn stopped_anywhere_and_resumed_it_ends_the_same() {
     let adamw = case().settings.optimizer;
@@ -260,13 +287,17 @@ fn stopped_anywhere_and_resumed_it_ends_the_same() {
     ] {
         let mut case = case();
         (case.settings.optimizer, case.dtype) = (optimizer, dtype);
-        case.settings.save = Some(Cadence { every: 4, at_end: false });
+        case.settings.save = Some(Cadence {
+            every: 4,
+            at_end: false,
+        });
         let whole = new();
         let mut watch = Watch::default();
         case.run(whole.path(), From::Scratch, &mut watch).unwrap();
         let questions = watch.questions;
         assert_eq!(questions, 12 + 4, "one for each step and each evaluation");
-        let step = if optimizer == adamw { 1 } else { 5 };
+        let all = (optimizer, dtype) == (adamw, StoredDtype::F32);
+        let step = if all { 1 } else { 4 };
         for stop_at in (1..=questions).step_by(step) {
             let dir = new();
             let mut watch = Watch {
@@ -295,16 +326,23 @@ fn stopped_anywhere_and_resumed_it_ends_the_same() {
 #[test]
 fn each_checkpoint_of_a_run_leads_to_its_end() {
     let (case, whole) = (case(), new());
-    case.run(whole.path(), From::Scratch, &mut Watch::default()).unwrap();
+    case.run(whole.path(), From::Scratch, &mut Watch::default())
+        .unwrap();
     assert_eq!(
         checkpoints(whole.path()),
-        ["checkpoint-3", "checkpoint-6", "checkpoint-9", "checkpoint-12"]
+        [
+            "checkpoint-3",
+            "checkpoint-6",
+            "checkpoint-9",
+            "checkpoint-12"
+        ]
     );
     for name in checkpoints(whole.path()) {
         // Into another directory: the history comes with the checkpoint.
         let dir = new();
         let from = whole.path().join(&name);
-        case.run(dir.path(), From::Path(&from), &mut Watch::default()).unwrap();
+        case.run(dir.path(), From::Path(&from), &mut Watch::default())
+            .unwrap();
         assert!(end(dir.path()) == end(whole.path()), "{name}");
         for file in ["model.safetensors", "optimizer.safetensors"] {
             let read = |dir: &Path| fs::read(dir.join("checkpoint-12").join(file)).unwrap();
@@ -316,7 +354,8 @@ fn each_checkpoint_of_a_run_leads_to_its_end() {
 #[test]
 fn damage_is_refused_with_its_reason_and_the_checkpoint_before_is_used() {
     let (case, whole) = (case(), new());
-    case.run(whole.path(), From::Scratch, &mut Watch::default()).unwrap();
+    case.run(whole.path(), From::Scratch, &mut Watch::default())
+        .unwrap();
     let expected = end(whole.path());
     let newest = whole.path().join("checkpoint-12");
     let change = |name: &str, change: &dyn Fn(&mut Vec<u8>)| {
@@ -339,17 +378,22 @@ fn damage_is_refused_with_its_reason_and_the_checkpoint_before_is_used() {
         ("optimizer.safetensors was altered: its SHA-256 is", &|| {
             change("optimizer.safetensors", &flip(5000))
         }),
-        ("trainer_state.json was altered", &|| change("trainer_state.json", &flip(40))),
-        ("pull.txt is missing", &|| fs::remove_file(newest.join("pull.txt")).unwrap()),
+        ("trainer_state.json was altered", &|| {
+            change("trainer_state.json", &flip(40))
+        }),
+        ("pull.txt is missing", &|| {
+            fs::remove_file(newest.join("pull.txt")).unwrap()
+        }),
         ("checksums.json cannot be read", &|| {
             fs::remove_file(newest.join("checksums.json")).unwrap()
         }),
         ("checksums.json is damaged", &|| {
             change("checksums.json", &|b| b.truncate(b.len() / 2))
         }),
-        ("checksums.json does not list optimizer.safetensors", &|| {
-            fs::write(newest.join("checksums.json"), "{\"files\": {}}").unwrap()
-        }),
+        (
+            "checksums.json does not list optimizer.safetensors",
+            &|| fs::write(newest.join("checksums.json"), "{\"files\": {}}").unwrap(),
+        ),
         ("checksums.json cannot be read", &|| {
             fs::remove_dir_all(&newest).unwrap();
             fs::create_dir(&newest).unwrap();
@@ -357,14 +401,20 @@ fn damage_is_refused_with_its_reason_and_the_checkpoint_before_is_used() {
     ];
     for (reason, damage) in damages {
         damage();
-        let refused = Checkpoint::open(&newest, &case.identity()).unwrap_err().to_string();
-        assert!(refused.contains(reason) && refused.contains("checkpoint-12"), "{refused}");
+        let refused = Checkpoint::open(&newest, &case.identity())
+            .unwrap_err()
+            .to_string();
+        assert!(
+            refused.contains(reason) && refused.contains("checkpoint-12"),
+            "{refused}"
+        );
         let mut notes = Vec::new();
         let found = Checkpoint::newest(whole.path(), &case.identity(), &mut |n| notes.push(n));
         assert_eq!(found.unwrap().unwrap().step(), 9, "{reason}");
         assert!(notes.len() == 1 && notes[0].contains(reason), "{notes:?}");
         // Going on from the one before writes this one anew.
-        case.run(whole.path(), From::Newest, &mut Watch::default()).unwrap();
+        case.run(whole.path(), From::Newest, &mut Watch::default())
+            .unwrap();
         assert!(end(whole.path()) == expected, "after {reason}");
         Checkpoint::open(&newest, &case.identity()).unwrap();
         for (path, bytes) in &keep {
@@ -377,13 +427,18 @@ fn damage_is_refused_with_its_reason_and_the_checkpoint_before_is_used() {
     let none = Checkpoint::newest(whole.path(), &case.identity(), &mut |_| {});
     let message = none.unwrap_err().to_string();
     assert!(message.contains("no checkpoint can be used"), "{message}");
-    assert_eq!(message.matches("optimizer.safetensors is missing").count(), 4, "{message}");
+    assert_eq!(
+        message.matches("optimizer.safetensors is missing").count(),
+        4,
+        "{message}"
+    );
 }
 
 #[test]
 fn a_checkpoint_of_other_settings_is_refused_by_name() {
     let (base, dir) = (case(), new());
-    base.run(dir.path(), From::Scratch, &mut Watch::default()).unwrap();
+    base.run(dir.path(), From::Scratch, &mut Watch::default())
+        .unwrap();
     let differ = |change: &dyn Fn(&mut Case), expected: &str| {
         let mut other = base.clone();
         change(&mut other);
@@ -392,15 +447,33 @@ fn a_checkpoint_of_other_settings_is_refused_by_name() {
         let message = error.to_string();
         assert!(message.contains(expected), "{message}");
     };
-    differ(&|c| c.plan.sampler.batch = 4, "per_device_train_batch_size is 4, was 2");
-    differ(&|c| c.plan.sampler.accumulation = 1, "gradient_accumulation_steps is 1, was 2");
+    differ(
+        &|c| c.plan.sampler.batch = 4,
+        "per_device_train_batch_size is 4, was 2",
+    );
+    differ(
+        &|c| c.plan.sampler.accumulation = 1,
+        "gradient_accumulation_steps is 1, was 2",
+    );
     differ(&|c| c.plan.sampler.seed = 6, "seed is 6, was 5");
     differ(&|c| c.plan.sampler.lengths[3] = 9, "example_lengths is ");
     differ(&|c| c.plan.total = 13, "total_steps is 13, was 12");
-    differ(&|c| c.settings.optimizer = OptimizerKind::Adafactor, "optimizer is Adafactor, was {\"AdamW\"");
-    differ(&|c| c.settings.schedule.peak = 2e-2, "learning_rate is 0.02, was 0.01");
-    differ(&|c| c.settings.schedule.warmup = 0, "warmup_steps is 0, was 2");
-    differ(&|c| c.settings.geometry_every = None, "geometry is not set, was 2");
+    differ(
+        &|c| c.settings.optimizer = OptimizerKind::Adafactor,
+        "optimizer is Adafactor, was {\"AdamW\"",
+    );
+    differ(
+        &|c| c.settings.schedule.peak = 2e-2,
+        "learning_rate is 0.02, was 0.01",
+    );
+    differ(
+        &|c| c.settings.schedule.warmup = 0,
+        "warmup_steps is 0, was 2",
+    );
+    differ(
+        &|c| c.settings.geometry_every = None,
+        "geometry is not set, was 2",
+    );
     differ(
         &|c| drop(c.further.insert("data_fingerprint".into(), "ab".into())),
         "data_fingerprint is ab, was not set",
@@ -414,9 +487,13 @@ fn a_checkpoint_of_other_settings_is_refused_by_name() {
     let mut constant = base.clone();
     constant.settings.schedule.kind = ScheduleKind::Constant;
     let dir = new();
-    constant.run(dir.path(), From::Scratch, &mut Watch::default()).unwrap();
+    constant
+        .run(dir.path(), From::Scratch, &mut Watch::default())
+        .unwrap();
     (constant.plan.total, constant.settings.schedule.total) = (15, 15);
-    let (outcome, task) = constant.run(dir.path(), From::Newest, &mut Watch::default()).unwrap();
+    let (outcome, task) = constant
+        .run(dir.path(), From::Newest, &mut Watch::default())
+        .unwrap();
     assert_eq!((outcome, task.seen), (Outcome::Finished, 15));
 }
 
@@ -425,7 +502,9 @@ fn a_checkpoint_of_other_settings_is_refused_by_name() {
 fn an_older_runs_checkpoint_does_not_hide_this_ones() {
     let (mut older, dir) = (case(), new());
     older.further.insert("beta".into(), 0.5.into());
-    older.run(dir.path(), From::Scratch, &mut Watch::default()).unwrap();
+    older
+        .run(dir.path(), From::Scratch, &mut Watch::default())
+        .unwrap();
     let mut watch = Watch {
         stop_at: Some(8),
         ..Watch::default()
@@ -434,7 +513,10 @@ fn an_older_runs_checkpoint_does_not_hide_this_ones() {
     let mut notes = Vec::new();
     let found = Checkpoint::newest(dir.path(), &case().identity(), &mut |n| notes.push(n));
     assert_eq!(found.unwrap().unwrap().step(), 5);
-    assert!(notes.iter().all(|n| n.contains("beta is not set, was 0.5")), "{notes:?}");
+    assert!(
+        notes.iter().all(|n| n.contains("beta is not set, was 0.5")),
+        "{notes:?}"
+    );
 }
 
 fn best(metric: &str, greater_is_better: bool) -> Option<BestModel> {
@@ -448,8 +530,14 @@ fn best(metric: &str, greater_is_better: bool) -> Option<BestModel> {
 #[test]
 fn the_run_ends_with_the_best_checkpoint_and_keeps_it() {
     let mut case = case();
-    case.settings.evaluate = Some(Cadence { every: 1, at_end: false });
-    case.settings.save = Some(Cadence { every: 2, at_end: false });
+    case.settings.evaluate = Some(Cadence {
+        every: 1,
+        at_end: false,
+    });
+    case.settings.save = Some(Cadence {
+        every: 2,
+        at_end: false,
+    });
     case.settings.best = best("quality", true);
     case.limit = Some(1);
     // Step 5 is better still, but has no checkpoint.
@@ -457,7 +545,8 @@ fn the_run_ends_with_the_best_checkpoint_and_keeps_it() {
     for dtype in [StoredDtype::F32, StoredDtype::Bf16] {
         case.dtype = dtype;
         let dir = new();
-        case.run(dir.path(), From::Scratch, &mut Watch::default()).unwrap();
+        case.run(dir.path(), From::Scratch, &mut Watch::default())
+            .unwrap();
         assert_eq!(checkpoints(dir.path()), ["checkpoint-4", "checkpoint-12"]);
         let read = |dir: &Path| fs::read(dir.join("model.safetensors")).unwrap();
         assert!(read(dir.path()) == read(&dir.path().join("checkpoint-4")));
@@ -474,23 +563,29 @@ fn the_run_ends_with_the_best_checkpoint_and_keeps_it() {
                 ..Watch::default()
             };
             case.run(stopped.path(), From::Scratch, &mut watch).unwrap();
-            case.run(stopped.path(), From::Newest, &mut Watch::default()).unwrap();
+            case.run(stopped.path(), From::Newest, &mut Watch::default())
+                .unwrap();
             assert!(end(stopped.path()) == end(dir.path()), "{stop_at}");
         }
         let elsewhere = new();
         let from = dir.path().join("checkpoint-12");
-        case.run(elsewhere.path(), From::Path(&from), &mut Watch::default()).unwrap();
+        case.run(elsewhere.path(), From::Path(&from), &mut Watch::default())
+            .unwrap();
         assert!(end(elsewhere.path()) == end(dir.path()));
     }
     // The loss (here the number of steps) should be low: the first checkpoint is best.
     case.settings.best = best("loss", false);
     let dir = new();
-    case.run(dir.path(), From::Scratch, &mut Watch::default()).unwrap();
+    case.run(dir.path(), From::Scratch, &mut Watch::default())
+        .unwrap();
     assert_eq!(checkpoints(dir.path()), ["checkpoint-2", "checkpoint-12"]);
     case.settings.best = best("qualty", true);
     let error = case.run(new().path(), From::Scratch, &mut Watch::default());
     let message = error.err().unwrap().to_string();
-    assert!(message.contains("qualty") && message.contains("loss, quality"), "{message}");
+    assert!(
+        message.contains("qualty") && message.contains("loss, quality"),
+        "{message}"
+    );
 }
 
 #[test]
@@ -503,8 +598,13 @@ fn only_the_newest_are_kept_and_left_overs_go() {
     fs::write(dir.path().join(".mine"), "").unwrap();
     let mut watch = Watch::default();
     case.run(dir.path(), From::Scratch, &mut watch).unwrap();
-    assert_eq!(checkpoints(dir.path()), ["checkpoint-9", "checkpoint-12", "checkpoint-900"]);
-    assert!(dir.path().join(".mine").exists() && !dir.path().join(".metrics.jsonl.17-0.tmp").exists());
+    assert_eq!(
+        checkpoints(dir.path()),
+        ["checkpoint-9", "checkpoint-12", "checkpoint-900"]
+    );
+    assert!(
+        dir.path().join(".mine").exists() && !dir.path().join(".metrics.jsonl.17-0.tmp").exists()
+    );
     assert_eq!(watch.saved.len(), 5, "four checkpoints and the model");
     // A resumed run goes on counting the checkpoints that it already had.
     let stopped = new();
@@ -513,6 +613,10 @@ fn only_the_newest_are_kept_and_left_overs_go() {
         ..Watch::default()
     };
     case.run(stopped.path(), From::Scratch, &mut watch).unwrap();
-    case.run(stopped.path(), From::Newest, &mut Watch::default()).unwrap();
-    assert_eq!(checkpoints(stopped.path()), ["checkpoint-9", "checkpoint-12"]);
+    case.run(stopped.path(), From::Newest, &mut Watch::default())
+        .unwrap();
+    assert_eq!(
+        checkpoints(stopped.path()),
+        ["checkpoint-9", "checkpoint-12"]
+    );
 }

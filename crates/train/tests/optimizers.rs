@@ -60,8 +60,7 @@ fn check<B: Backend>(make: impl Fn() -> B, tolerance: f64, lion: f64) {
         let mut model =
             LanguageModel::load(Arc::clone(&backend), &parity().join("models/gpt2")).unwrap();
         let mut gradients = Gradients::zeros(&*backend, &model.params, |_| true);
-        let mut optimizer =
-            Optimizer::new(&*backend, kind(name), decay, &model.params, &gradients);
+        let mut optimizer = Optimizer::new(&*backend, kind(name), decay, &model.params, &gradients);
         let mut order: Vec<usize> = (0..model.params.specs.len()).collect();
         order.sort_by(|&a, &b| model.params.specs[a].name.cmp(&model.params.specs[b].name));
         for (k, step) in steps.as_array().unwrap().iter().enumerate() {

@@ -1,21 +1,22 @@
 //! Ten-step DPO trajectories against PyTorch (`parity/models`, f64), AdamW and SGD, through the real loop.
 //!
 //! Tolerances: on the naive f64 backend 1e-7 relative (AdamW divides by √v of gradients that are exactly zero in
-//! theory and 1e-17 in practice, for GPT-2's key biases; the rest agrees to 1e-10). On the f32 CPU backend 1e-4.
+//! theory and 1e-17 in practice, for key biases of GPT-2 and of GPT-NeoX's still dimensions; the rest agrees to 1e-10). On the f32 CPU backend 1e-4.
 
 #![allow(clippy::unwrap_used, reason = "a test may stop at once")]
 
 use serde_json::Value;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use unbraid_model::LanguageModel;
 use unbraid_model::weights::StoredDtype;
-use unbraid_model::{Keep, LanguageModel};
 use unbraid_objective::{Objective, ObjectiveOptions};
 use unbraid_preference::{TokenizedPair, TokenizedSequence};
 use unbraid_tensor::{Backend, CpuBackend, NaiveBackend};
 use unbraid_train::{
-    Averages, Files, Observer, OptimizerKind, Outcome, PreferenceTask, ReferenceLogps, Sampler,
-    SamplingOrder, Schedule, ScheduleKind, Settings, TrainingPlan, run, score_pairs,
+    Averages, Files, Observer, OptimizerKind, Outcome, PreferenceSettings, PreferenceTask,
+    ReferencedPairs, Sampler, SamplingOrder, Schedule, ScheduleKind, Settings, TrainingPlan, run,
+    score_pairs,
 };
 
 const CASES: [&str; 9] = [
@@ -97,11 +98,11 @@ fn train<B: Backend>(
     let pairs = pairs(&golden);
     let mut model = LanguageModel::load(Arc::new(backend), &models().join(case)).unwrap();
     let all: Vec<&TokenizedPair> = pairs.iter().collect();
-    let reference: Vec<ReferenceLogps> = score_pairs(&model, &all, |_| true)
-        .iter()
-        .map(ReferenceLogps::from)
-        .collect();
-    let mut task = PreferenceTask::new(&pairs, reference, &[], Vec::new(), dpo(), 0.1, Keep::All);
+    let reference = score_pairs(&model, &all, |_| true);
+    let task_settings = PreferenceSettings::new(dpo(), 0.1);
+    let train = ReferencedPairs::new(&pairs, reference, &task_settings);
+    let eval = ReferencedPairs::without_reference(&[]);
+    let mut task = PreferenceTask::new(train, eval, task_settings, None);
     let optimizer = if t["optimizer"] == "adamw" {
         OptimizerKind::AdamW {
             beta1: number("adam_beta1"),

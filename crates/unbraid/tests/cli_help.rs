@@ -67,8 +67,9 @@ fn help_is_found_in_every_usual_way() {
 fn help_lists_nothing_that_is_not_built() {
     let train = shown(&["train", "--help"]);
     for (option, built) in [
-        ("--use-peft", false),
-        ("--remedy", false),
+        ("--gram-every", false),
+        ("--use-peft", true),
+        ("--remedy", true),
         ("--learning-rate", true),
         ("--geometry", true),
     ] {

@@ -334,7 +334,7 @@ fn an_unknown_option_names_the_nearest() {
 
 #[test]
 fn a_command_that_is_not_built_is_not_known() {
-    for name in ["diagnose", "merge", "data", "theory", "reproduce"] {
+    for name in ["diagnose", "data", "theory", "reproduce"] {
         assert!(
             matches!(line(&[name]), Err(CliError::UnknownCommand { .. })),
             "{name}"

@@ -323,6 +323,9 @@ fn every_key_of_trl_is_known() {
     let (expected, _) = train(&[&["train"][..], &needed].concat());
     assert_eq!(config.objective.beta, Some(0.1));
     config.objective.beta = None;
+    // Defaults of TRL that are the objectives' own here.
+    assert_eq!(config.objective.discopop_tau.take(), Some(0.05));
+    assert_eq!(config.objective.f_alpha_divergence_coef.take(), Some(0.5));
     // TRL loads weights in float32 unless told otherwise; `auto` is that on a CPU.
     config.model.dtype = expected.model.dtype;
     config.trainer.gradient_checkpointing = expected.trainer.gradient_checkpointing;
@@ -379,28 +382,12 @@ fn trl_recipes_are_read_unchanged() {
     );
 }
 
-/// What the two other TRL recipes set, where it is built; until then one clear refusal that names the line.
+/// What the two other TRL recipes set; `tests/recipes.rs` runs all of them.
 #[test]
-fn trl_recipes_that_need_more_are_read_or_refused_by_name() {
+fn trl_recipes_of_adapters_and_packing_are_read() {
     let path = fixture("recipes/dpo_lora.yaml");
-    match line(&["train", &path]) {
-        Ok(parsed) => {
-            let Command::Train(config) = parsed.command else {
-                panic!("not train")
-            };
-            assert!(config.lora.use_peft);
-        }
-        Err(error) => {
-            let message = error.to_string();
-            assert!(
-                message.ends_with(
-                    ":21: use_peft = true is not supported yet\nhint: what works: false"
-                ),
-                "{message}"
-            );
-        }
-    }
-    let (config, _) = train(&["train", &path, "--use_peft", "false"]);
+    let (config, _) = train(&["train", &path]);
+    assert!(config.lora.use_peft);
     assert_eq!((config.lora.lora_r, config.lora.lora_alpha), (64, 128.0));
     assert_eq!(
         config.lora.lora_target_modules,
@@ -408,22 +395,8 @@ fn trl_recipes_that_need_more_are_read_or_refused_by_name() {
     );
 
     let path = fixture("recipes/sft_packing.yaml");
-    match line(&["sft", &path]) {
-        Ok(parsed) => {
-            let Command::Sft(config) = parsed.command else {
-                panic!("not sft")
-            };
-            assert!(config.packing);
-        }
-        Err(error) => {
-            let message = error.to_string();
-            assert!(
-                message.contains(":5: packing = true is not supported yet"),
-                "{message}"
-            );
-        }
-    }
-    let (config, _) = sft(&["sft", &path, "--packing", "false"]);
+    let (config, _) = sft(&["sft", &path]);
+    assert!(config.packing);
     assert_eq!(
         (&*config.dataset_text_field, config.trainer.max_steps),
         ("content", 128)

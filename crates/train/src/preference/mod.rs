@@ -9,6 +9,7 @@
 
 mod moving_reference;
 mod remedy;
+mod shares;
 mod step;
 mod token_weights;
 
@@ -151,9 +152,14 @@ pub struct PreferenceTask<'a, B: Backend> {
     eval: ReferencedPairs<'a>,
     settings: PreferenceSettings,
     moving: Option<MovingReference<B>>,
+    /// Texts of tokens, one each, for what the run writes for people; without it no tokens are shown.
+    pub decode: Option<Decode<'a>>,
     measured: Vec<Measured>,
     records: Vec<PairRecord>,
 }
+
+/// Gives each token's text.
+pub type Decode<'a> = Box<dyn Fn(&[u32]) -> Vec<String> + 'a>;
 
 /// Which pairs a batch is made of.
 #[derive(Clone, Copy)]
@@ -201,6 +207,7 @@ impl<'a, B: Backend> PreferenceTask<'a, B> {
             eval,
             settings,
             moving,
+            decode: None,
             measured: Vec::new(),
             records: Vec::new(),
         }
@@ -210,6 +217,49 @@ impl<'a, B: Backend> PreferenceTask<'a, B> {
         match side {
             Side::Training => &self.train,
             Side::HeldOut => &self.eval,
+        }
+    }
+
+    /// How much every target of a batch counts.
+    fn weights(
+        &self,
+        model: &LanguageModel<B>,
+        forest: &Forest,
+        forward: &Forward<B>,
+        side: Side,
+        examples: &[usize],
+    ) -> TokenWeights {
+        let data = self.side(side);
+        let pairs: Vec<&TokenizedPair> = examples.iter().map(|&i| &data.pairs[i]).collect();
+        let constant = TokenWeights::constant(self.settings.constant(), &pairs, forest);
+        match (&self.settings.mask, side) {
+            (TokenMask::None | TokenMask::Diff, _) => constant,
+            (
+                TokenMask::Head {
+                    settings,
+                    weight,
+                    bias,
+                },
+                _,
+            ) => constant.mask(settings, model.probe(forward, *weight, *bias)),
+            // A number of its own exists for training tokens alone: held-out ones count whole.
+            (TokenMask::Free { .. }, Side::HeldOut) => constant,
+            (
+                TokenMask::Free {
+                    settings,
+                    values,
+                    offsets,
+                },
+                Side::Training,
+            ) => {
+                let all = model.backend.download_f64(model.params.get(*values));
+                let own = examples.iter().zip(forest.responses.chunks_exact(2));
+                let own = own.flat_map(|(&i, pair)| {
+                    let len = pair[0].targets.len() + pair[1].targets.len();
+                    all[offsets[i]..offsets[i] + len].iter().copied()
+                });
+                constant.mask(settings, own.collect())
+            }
         }
     }
 
@@ -225,38 +275,7 @@ impl<'a, B: Backend> PreferenceTask<'a, B> {
         let data = self.side(side);
         let (forest, logps) = (&batch.forest, &forward.token_logps);
         let pairs: Vec<&TokenizedPair> = examples.iter().map(|&i| &data.pairs[i]).collect();
-        let mut weights = TokenWeights::constant(self.settings.constant(), &pairs, forest);
-        match (&self.settings.mask, side) {
-            (TokenMask::None | TokenMask::Diff, _) => {}
-            (
-                TokenMask::Head {
-                    settings,
-                    weight,
-                    bias,
-                },
-                _,
-            ) => {
-                weights = weights.mask(settings, model.probe(forward, *weight, *bias));
-            }
-            // A number of its own exists for training tokens alone: held-out ones count whole.
-            (TokenMask::Free { .. }, Side::HeldOut) => {}
-            (
-                TokenMask::Free {
-                    settings,
-                    values,
-                    offsets,
-                },
-                Side::Training,
-            ) => {
-                let all = model.backend.download_f64(model.params.get(*values));
-                let own = examples.iter().zip(forest.responses.chunks_exact(2));
-                let own = own.flat_map(|(&i, pair)| {
-                    let len = pair[0].targets.len() + pair[1].targets.len();
-                    all[offsets[i]..offsets[i] + len].iter().copied()
-                });
-                weights = weights.mask(settings, own.collect());
-            }
-        }
+        let weights = self.weights(model, forest, forward, side, examples);
         let learnt = self.settings.mask.settings().is_some();
         let reference_tokens: Vec<f64> = match &self.moving {
             Some(moving) => moving.model.token_logps(batch),
@@ -534,6 +553,10 @@ impl<B: Backend> Task<B> for PreferenceTask<'_, B> {
 
     fn take_records(&mut self) -> Vec<PairRecord> {
         std::mem::take(&mut self.records)
+    }
+
+    fn finish(&mut self, model: &LanguageModel<B>, dir: &Path) -> Result<(), TrainError> {
+        self.write_shares(model, dir)
     }
 
     fn save_state(&self, dir: &Path) -> Result<(), TrainError> {

@@ -80,7 +80,9 @@ fn trainer(options: &TrainerOptions, dataset: &str) -> Result<Vec<String>, CliEr
     }
     let elsewhere = options.report_to.iter().filter(|name| {
         !name.eq_ignore_ascii_case("none")
-            && !compat::TRACKERS.iter().any(|known| name.eq_ignore_ascii_case(known))
+            && !compat::TRACKERS
+                .iter()
+                .any(|known| name.eq_ignore_ascii_case(known))
     });
     let elsewhere: Vec<_> = elsewhere.map(String::as_str).collect();
     if !elsewhere.is_empty() {
@@ -130,17 +132,26 @@ fn optimizer(options: &TrainerOptions) -> Result<(), CliError> {
             "the arguments are those of transformers' schedules",
         );
     }
-    let known = if options.optim == Optim::Sgd { "momentum" } else { "" };
+    let known = if options.optim == Optim::Sgd {
+        "momentum"
+    } else {
+        ""
+    };
     for (key, value) in &options.optim_args.as_ref().unwrap_or(&nothing).0 {
         if key != known {
             return conflict(
-                format!("optim_args: {key} is not an argument of {:?} here", options.optim),
+                format!(
+                    "optim_args: {key} is not an argument of {:?} here",
+                    options.optim
+                ),
                 "known: momentum of sgd; Adam's and Lion's settings are options of their own",
             );
         }
         if below_one(value).is_err() {
             return conflict(
-                format!("optim_args: {key} is {value:?}, expected a number from 0 up to, but not including, 1"),
+                format!(
+                    "optim_args: {key} is {value:?}, expected a number from 0 up to, but not including, 1"
+                ),
                 "for example momentum=0.9",
             );
         }

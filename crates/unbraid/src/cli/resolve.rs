@@ -286,7 +286,9 @@ fn classify(
             (vec![serde_json::Value::Object(json).to_string()], false)
         }
         Value::Mapping(_) | Value::Nested if rule.is_some() => (vec!["{…}".to_owned()], false),
-        Value::Mapping(_) | Value::Nested => return Err(refused("{…}", "expected a plain value or a list of them")),
+        Value::Mapping(_) | Value::Nested => {
+            return Err(refused("{…}", "expected a plain value or a list of them"));
+        }
     };
     let flag = match (option, rule) {
         (Some(option), _) => argv::is_flag(option),

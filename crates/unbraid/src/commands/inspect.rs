@@ -105,17 +105,25 @@ pub(super) fn run(config: &InspectConfig) -> Result<End> {
     };
     let tokenizer = load::tokenizer(&path, weights.as_ref())?;
     let data = &config.data;
-    let rows = load::rows(&data.dataset_name, &data.dataset_train_split, data)?;
-    let Some(row) = rows.get(config.index) else {
+    let mut count = 0;
+    let mut wanted = None;
+    for row in load::stream(&data.dataset_name, &data.dataset_train_split, data)? {
+        let row = row?;
+        if count == config.index {
+            wanted = Some(row);
+            break;
+        }
+        count += 1;
+    }
+    let Some(row) = wanted else {
         bail!(
-            "--index {}: {} has {} rows, numbered from 0",
+            "--index {}: {} has {count} rows, numbered from 0",
             config.index,
-            data.dataset_name,
-            rows.len()
+            data.dataset_name
         );
     };
     let max_length = data.max_length.0;
-    let mut dataset = tokenize_pairs(std::slice::from_ref(row), &tokenizer, max_length)?;
+    let mut dataset = tokenize_pairs(std::slice::from_ref(&row), &tokenizer, max_length)?;
     if let Some(mismatch) = &mut dataset.report.first_mismatch {
         mismatch.index = config.index;
     }

@@ -10,8 +10,7 @@ use unbraid_model::{
     ADAPTER_CONFIG, ADAPTER_WEIGHTS, LanguageModel, LoraConfig, ModelConfig, Storage,
 };
 use unbraid_preference::{
-    DatasetSource, Row, RowReader, TokenizedDataset, TokenizedPair, hub, load_rows, stream_pairs,
-    stream_rows,
+    DatasetSource, RowReader, TokenizedDataset, TokenizedPair, hub, stream_pairs, stream_rows,
 };
 use unbraid_tensor::CpuBackend;
 use unbraid_text::{GgufVocabulary, Tokenizer};
@@ -232,11 +231,6 @@ fn split_of(name: &str, split: &str, data: &DataArgs) -> DatasetSource {
         split: split.to_owned(),
         max_samples: data.max_samples,
     }
-}
-
-/// The rows of one split, all in memory.
-pub(crate) fn rows(name: &str, split: &str, data: &DataArgs) -> Result<Vec<Row>> {
-    Ok(load_rows(&split_of(name, split, data))?)
 }
 
 /// The rows of one split, read as they are asked for.

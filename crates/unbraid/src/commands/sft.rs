@@ -7,7 +7,7 @@ use anyhow::{Context, Result, bail};
 use std::path::Path;
 use std::sync::Arc;
 use unbraid_model::{LanguageModel, ModelConfig};
-use unbraid_preference::{SftDataset, SftOptions, tokenize_sft};
+use unbraid_preference::{SftDataset, SftOptions, stream_sft};
 use unbraid_tensor::{Backend, CpuBackend};
 use unbraid_text::Tokenizer;
 use unbraid_train::SftTask;
@@ -18,12 +18,12 @@ fn sequences(
     split: &str,
     tokenizer: &Tokenizer,
 ) -> Result<SftDataset> {
-    let rows = load::rows(name, split, &config.data)?;
+    let rows = load::stream(name, split, &config.data)?;
     let options = SftOptions {
         completion_only: config.completion_only_loss.unwrap_or(true),
         packing: config.packing,
     };
-    let dataset = tokenize_sft(&rows, tokenizer, config.data.max_length.0, options)?;
+    let dataset = stream_sft(rows, tokenizer, config.data.max_length.0, options)?;
     for warning in dataset.report.warnings() {
         eprintln!("note: {name}: {warning}");
     }

@@ -51,6 +51,7 @@ fn paired(
     let (options, data) = (&config.trainer, &config.data);
     let remedy = objective::remedy(&config.objective, &objective)?;
     objective::check_mask(&config.objective, &objective)?;
+    let moving = moving_reference(config, &objective, &source)?;
     let split = &data.dataset_train_split;
     let train = load::pairs(&data.dataset_name, split, data, tokenizer)?;
     let held_out = eval_name(config)
@@ -58,6 +59,7 @@ fn paired(
         .transpose()?;
     let eval = held_out.as_ref().map_or(&[][..], |e| &e.pairs);
     let mut model = adapt::base(&source, &config.model, &config.lora)?;
+    adapt::attach(&mut model, &source, &config.lora, config.model.seed)?;
     load::check_fits(
         &model.config,
         load::pair_ids(train.pairs.iter().chain(eval)),
@@ -70,7 +72,6 @@ fn paired(
     let plan = training::plan(options, config.model.seed, lengths.collect());
     let mut facts = resume_facts(config, &source, data_fingerprint(&train))?;
     let start = training::start(config, options, &plan, &facts)?;
-    let moving = moving_reference(config, &objective, &source)?;
     let reads_reference = objective.needs_reference() && !config.objective.reference_free;
     let mut settings =
         PreferenceSettings::new(objective, objective::reward_beta(&config.objective));
@@ -80,10 +81,6 @@ fn paired(
     settings.keep = training::keep(options);
     settings.log_pairs = config.log_pairs;
 
-    // The reference is the policy as loaded: before it gets a fresh adapter, with the one that it came with.
-    if source.adapter.is_some() {
-        adapt::attach(&mut model, &source, &config.lora, config.model.seed)?;
-    }
     let mut known = ReferenceCache::in_memory();
     if reads_reference && moving.is_none() {
         let touched = match config.objective.precompute_ref_log_probs {
@@ -92,16 +89,13 @@ fn paired(
         };
         let pairs = touched.iter().map(|&i| &train.pairs[i]).chain(eval);
         let sequences: Vec<_> = pairs.flat_map(|p| [&p.chosen, &p.rejected]).collect();
-        match reference(config, &source, &model, &sequences, interrupt)? {
+        match reference(config, &source, &mut model, &sequences, interrupt)? {
             Some(cache) => known = cache,
             None => {
                 eprintln!("interrupted before the first step");
                 return Ok(End::Interrupted);
             }
         }
-    }
-    if source.adapter.is_none() {
-        adapt::attach(&mut model, &source, &config.lora, config.model.seed)?;
     }
     let generation = source.generation_config();
     facts.push(("pairs", train.pairs.len().to_string()));
@@ -114,6 +108,8 @@ fn paired(
     let (train_side, eval_side) = (referenced(&train.pairs), referenced(eval));
     drop(known);
     let mut task = PreferenceTask::new(train_side, eval_side, settings, moving);
+    let text = |id: &u32| tokenizer.decode(&[*id], false).unwrap_or_default();
+    task.decode = Some(Box::new(move |ids| ids.iter().map(text).collect()));
     let common = (options, &config.model);
     let beside = (tokenizer, generation.as_deref());
     training::run(
@@ -200,12 +196,12 @@ fn fingerprint(source: &Source) -> Result<String> {
 /// The reference's token log-probs of these sequences, each distinct one scored once in this machine's lifetime;
 /// `None` when the user stopped it (what was scored is kept).
 ///
-/// The reference is frozen, so this happens before the first step, while the policy still is the reference (or
-/// with the reference model, which is then dropped).
+/// The reference is frozen, so this happens before the first step. It is the policy as loaded: with a fresh adapter
+/// switched off, with the adapter that it came with (as TRL); or the reference model, which is then dropped.
 pub(super) fn reference(
     config: &TrainConfig,
     source: &Source,
-    policy: &LanguageModel<Cpu>,
+    policy: &mut LanguageModel<Cpu>,
     sequences: &[&TokenizedSequence],
     interrupt: &Interrupt,
 ) -> Result<Option<ReferenceCache>> {
@@ -214,9 +210,10 @@ pub(super) fn reference(
         .as_deref()
         .map(reference_model)
         .transpose()?;
+    policy.set_adapter_enabled(source.adapter.is_some());
     let (source, model) = match &loaded {
         Some((source, model)) => (source, model),
-        None => (source, policy),
+        None => (source, &*policy),
     };
     load::check_fits(&model.config, sequences.iter().map(|s| (0, &s.ids[..])))?;
     let arithmetic = format!("{}; {:?}", model.backend.describe(), model.params.storage());
@@ -233,6 +230,7 @@ pub(super) fn reference(
         !interrupt.pressed()
     });
     bar.finish_and_clear();
+    policy.set_adapter_enabled(true);
     Ok(complete?.then_some(known))
 }
 

@@ -7,7 +7,8 @@
 
 use super::{End, Interrupt, load, output, progress::TrainingProgress, tracking::Tracking};
 use crate::cli::{
-    Geometry, KeyValues, ModelArgs, Optim, Resume, SamplingStrategy, Steps, Strategy, TrainerOptions,
+    Geometry, KeyValues, ModelArgs, Optim, Resume, SamplingStrategy, Steps, Strategy,
+    TrainerOptions,
 };
 use anyhow::{Context, Result, anyhow, bail};
 use serde::Serialize;
@@ -148,14 +149,18 @@ pub(crate) fn start<C: Serialize>(
         _ => bail!("the configuration is not a mapping"),
     };
     further.retain(|key, _| !FREE_TO_CHANGE.contains(&key.as_str()));
-    let facts = facts.iter().map(|(k, v)| ((*k).to_owned(), Value::from(v.as_str())));
+    let facts = facts
+        .iter()
+        .map(|(k, v)| ((*k).to_owned(), Value::from(v.as_str())));
     further.extend(facts);
     let identity = RunIdentity::new(plan, &settings, further);
     let dir = &options.output_dir;
     let resume = match &options.resume_from_checkpoint {
         Resume::No => None,
         Resume::From(path) => Some(Checkpoint::open(path, &identity)?),
-        Resume::Latest => Checkpoint::newest(dir, &identity, &mut |text| eprintln!("note: {text}"))?,
+        Resume::Latest => {
+            Checkpoint::newest(dir, &identity, &mut |text| eprintln!("note: {text}"))?
+        }
     };
     match &resume {
         Some(from) if from.step() > plan.total => bail!(
@@ -171,7 +176,10 @@ pub(crate) fn start<C: Serialize>(
             output::prepare_dir(dir, true)?;
         }
         None if options.resume_from_checkpoint == Resume::Latest && output::is_unfinished(dir) => {
-            eprintln!("note: {} has no checkpoint: starting from the first step", dir.display());
+            eprintln!(
+                "note: {} has no checkpoint: starting from the first step",
+                dir.display()
+            );
             output::prepare_dir(dir, true)?;
         }
         None => output::prepare_dir(dir, options.overwrite_output_dir)?,

@@ -110,6 +110,7 @@ pub(super) fn run(
         .transpose()?;
     let eval = held_out.as_ref().map_or(&[][..], |e| &e.examples);
     let mut model = adapt::base(source, &config.model, &config.lora)?;
+    adapt::attach(&mut model, source, &config.lora, config.model.seed)?;
     let all: Vec<_> = training_rows.examples.iter().chain(eval).collect();
     load::check_fits(
         &model.config,
@@ -125,20 +126,14 @@ pub(super) fn run(
     let facts = train::resume_facts(config, source, unpaired_fingerprint(&training_rows))?;
     let start = training::start(config, options, &plan, &facts)?;
 
-    if source.adapter.is_some() {
-        adapt::attach(&mut model, source, &config.lora, config.model.seed)?;
-    }
     let sequences: Vec<_> = all
         .iter()
         .flat_map(|e| [&e.sequence, &e.mismatched])
         .collect();
-    let Some(known) = train::reference(config, source, &model, &sequences, interrupt)? else {
+    let Some(known) = train::reference(config, source, &mut model, &sequences, interrupt)? else {
         eprintln!("interrupted before the first step");
         return Ok(End::Interrupted);
     };
-    if source.adapter.is_none() {
-        adapt::attach(&mut model, source, &config.lora, config.model.seed)?;
-    }
     train::write_run_yaml(config, &facts, &model)?;
     let mut task = UnpairedTask {
         train: ReferencedExamples::new(&training_rows.examples, &known),

@@ -9,9 +9,9 @@ use clap::{ArgAction, Args};
 use serde::Serialize;
 
 use super::super::values::{
-    Device, Dtype, Geometry, KeyValues, LrSchedulerType, MaxLength, Optim, Resume, SamplingStrategy, Steps,
-    Strategy, below_one, count, finite, interval, non_empty, non_negative, positive, share,
-    step_limit, whole,
+    Device, Dtype, Geometry, KeyValues, LrSchedulerType, MaxLength, Optim, Resume,
+    SamplingStrategy, Steps, Strategy, below_one, count, finite, interval, non_empty, non_negative,
+    positive, share, step_limit, whole,
 };
 
 /// The model and where it runs.
@@ -324,7 +324,11 @@ impl TrainerOptions {
     /// Whether `report_to` asks for TensorBoard events.
     #[must_use]
     pub fn reports_to_tensorboard(&self) -> bool {
-        let asks = |name: &String| ["tensorboard", "all"].iter().any(|t| name.eq_ignore_ascii_case(t));
+        let asks = |name: &String| {
+            ["tensorboard", "all"]
+                .iter()
+                .any(|t| name.eq_ignore_ascii_case(t))
+        };
         self.report_to.iter().any(asks)
     }
 
