@@ -347,7 +347,7 @@ fn tokenize_pair(
             prompt_len,
         },
         weight: row.weight,
-        text: keep_text.then(|| PairText {
+        text: keep_text.then_some(PairText {
             prompt: prepared.prompt,
             chosen: chosen_text,
             rejected: rejected_text,

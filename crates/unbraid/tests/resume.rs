@@ -322,6 +322,11 @@ fn what_cannot_be_resumed_is_refused_with_its_reason() {
         message.contains("needs an evaluation for each checkpoint"),
         "{message}"
     );
+    let message = refused(&["--optim", "adamw_8bit"], 2);
+    assert!(
+        message.contains("what works: adamw_torch, sgd, adafactor, lion"),
+        "{message}"
+    );
     let message = refused(&["--optim-args", "beta3=0.9"], 2);
     assert!(message.contains("beta3 is not an argument"), "{message}");
     let message = refused(&["--lr-scheduler-kwargs", "{\"min_lr\": 0}"], 2);

@@ -166,7 +166,9 @@ pub(crate) fn check_machine(args: &ModelArgs, bf16: bool) -> Result<()> {
         );
     }
     if args.dtype == Dtype::Bfloat16 {
-        eprintln!("note: dtype bfloat16: arithmetic is in float32, written weights are rounded");
+        eprintln!(
+            "note: dtype bfloat16: arithmetic is in float32; weights are rounded when written, and in memory where they are frozen"
+        );
     }
     if bf16 {
         eprintln!(

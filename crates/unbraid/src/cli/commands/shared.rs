@@ -27,7 +27,7 @@ pub struct ModelArgs {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub base_model: Option<String>,
 
-    /// Number format of written weights (auto: float32); arithmetic is in float32.
+    /// Number format of written weights and of frozen ones in memory (auto: float32; frozen: as stored).
     #[arg(long, value_name = "DTYPE", default_value = "auto")]
     pub dtype: Dtype,
 
