@@ -108,7 +108,7 @@ proptest! {
     fn dpo_starts_at_ln_2(pairs in prop::collection::vec(pair(), 1..5), which in 0usize..3) {
         let model = &MODELS[which];
         let all: Vec<&TokenizedPair> = pairs.iter().collect();
-        let reference = score_pairs(model, &all, |_| true).iter().map(Into::into).collect();
+        let reference = score_pairs(model, &all, |_| true);
         let dpo = Objective::from_name("sigmoid", &ObjectiveOptions::default());
         let dpo = dpo.expect("sigmoid is an objective");
         let settings = PreferenceSettings::new(dpo, 0.1);
