@@ -109,7 +109,7 @@ fn set(options: &mut ObjectiveOptions, key: &str, value: &str) {
         "rrhf_lambda" => &mut options.rrhf_lambda,
         "dpop_lambda" => &mut options.dpop_lambda,
         "rdpo_alpha" => &mut options.rdpo_alpha,
-        "alpha" => &mut options.alpha,
+        "alphapo_alpha" => &mut options.alpha,
         "bco_delta" => &mut options.bco_delta,
         other => panic!("a description names an option that does not exist: {other}"),
     };
@@ -363,7 +363,7 @@ fn options_that_change_nothing_are_named() {
             ("rrhf_lambda", "0.4"),
             ("dpop_lambda", "3"),
             ("rdpo_alpha", "0.9"),
-            ("alpha", "0.6"),
+            ("alphapo_alpha", "0.6"),
             ("bco_delta", "0.31"),
         ] {
             let mut one = ObjectiveOptions::default();

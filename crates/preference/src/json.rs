@@ -12,33 +12,34 @@ use serde_json::{Map, Value};
 
 use crate::error::{PreferenceError, Result};
 use crate::read::{JsonLines, Rows, at_column, buffered, kind_of, row_of_json, unread};
-use crate::row::{COLUMNS, Location};
+use crate::row::{Location, TextField};
 
 /// Opens a file of one of the three layouts.
-pub(crate) fn json(path: &Path) -> Result<Rows> {
+pub(crate) fn json(path: &Path, text: &TextField) -> Result<Rows> {
     let mut elements = Elements::new(path, buffered(path)?);
     match elements.peek()? {
         Some(b'[') => {
             elements.take_byte();
             let start = Location::row(path, 1);
+            let text = text.clone();
             let rows = elements.enumerate().map(move |(at, element)| {
-                element.and_then(|value| row_of_json(start.at(at + 1), value))
+                element.and_then(|value| row_of_json(start.at(at + 1), value, &text))
             });
             Ok(Box::new(rows))
         }
-        _ => document(path, elements),
+        _ => document(path, elements, text),
     }
 }
 
 /// What does not begin with a list.
-fn document(path: &Path, elements: Elements) -> Result<Rows> {
+fn document(path: &Path, elements: Elements, text: &TextField) -> Result<Rows> {
     // What was skipped is put back, so that lines are counted from the file's beginning.
     let mut bytes = vec![b'\n'; elements.line - 1];
     let mut input = elements.input;
     input.read_until(b'\n', &mut bytes).map_err(unread(path))?;
-    if is_row(&bytes) {
+    if is_row(&bytes, text) {
         let input = Cursor::new(bytes).chain(input);
-        return Ok(Box::new(JsonLines::new(path, input)));
+        return Ok(Box::new(JsonLines::new(path, input, text)));
     }
     input.read_to_end(&mut bytes).map_err(unread(path))?;
     let items = match serde_json::from_slice(&bytes) {
@@ -48,7 +49,7 @@ fn document(path: &Path, elements: Elements) -> Result<Rows> {
                 _ => unreachable!("it was just seen to be a list"),
             }
         }
-        Ok(row @ Value::Object(_)) if has_column(&row) => vec![row],
+        Ok(row @ Value::Object(_)) if has_column(&row, text) => vec![row],
         Ok(other) => {
             return Err(PreferenceError::NotRows {
                 path: path.to_owned(),
@@ -56,7 +57,7 @@ fn document(path: &Path, elements: Elements) -> Result<Rows> {
             });
         }
         Err(_) if first_line_is_an_object(&bytes) => {
-            return Ok(Box::new(JsonLines::new(path, Cursor::new(bytes))));
+            return Ok(Box::new(JsonLines::new(path, Cursor::new(bytes), text)));
         }
         // An empty file has no rows.
         Err(_) if bytes.trim_ascii().is_empty() => Vec::new(),
@@ -69,19 +70,21 @@ fn document(path: &Path, elements: Elements) -> Result<Rows> {
     };
     let start = Location::row(path, 1);
     let rows = items.into_iter().enumerate();
+    let text = text.clone();
     Ok(Box::new(rows.map(move |(at, item)| {
-        row_of_json(start.at(at + 1), item)
+        row_of_json(start.at(at + 1), item, &text)
     })))
 }
 
-fn has_column(row: &Value) -> bool {
-    COLUMNS.iter().any(|column| row.get(column).is_some())
+fn has_column(row: &Value, text: &TextField) -> bool {
+    row.as_object()
+        .is_some_and(|row| row.keys().any(|column| text.reads(column)))
 }
 
 /// Whether a line is a row by itself, and no document with a list under `data`.
-fn is_row(line: &[u8]) -> bool {
+fn is_row(line: &[u8], text: &TextField) -> bool {
     serde_json::from_slice::<Value>(line)
-        .is_ok_and(|row| has_column(&row) && !row.get("data").is_some_and(Value::is_array))
+        .is_ok_and(|row| has_column(&row, text) && !row.get("data").is_some_and(Value::is_array))
 }
 
 fn first_line_is_an_object(bytes: &[u8]) -> bool {

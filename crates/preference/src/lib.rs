@@ -18,6 +18,7 @@
 
 mod convert;
 mod error;
+mod fingerprint;
 mod guard;
 pub mod hub;
 mod json;
@@ -33,6 +34,7 @@ mod tokenize;
 mod unpaired;
 
 pub use error::{PreferenceError, Result};
+pub use fingerprint::{data_fingerprint, sft_fingerprint, unpaired_fingerprint};
 pub use prompt::split_prompt;
 pub use row::{ACCEPTED_SHAPES, Content, Location, Row, RowKind};
 pub use sft::{
@@ -41,9 +43,8 @@ pub use sft::{
 pub use source::{DatasetSource, RowReader, load_rows, stream_rows};
 pub use tokenize::{
     Mismatch, PairText, TokenizationReport, TokenizedDataset, TokenizedPair, TokenizedSequence,
-    data_fingerprint, encode_text, stream_pairs, tokenize_pairs,
+    encode_text, stream_pairs, tokenize_pairs,
 };
 pub use unpaired::{
     UnpairedDataset, UnpairedExample, UnpairedReport, UnpairedText, tokenize_unpaired,
-    unpaired_fingerprint,
 };

@@ -13,7 +13,7 @@ use serde_json::Value;
 
 use crate::error::{PreferenceError, Result};
 use crate::json::json;
-use crate::row::{Columns, Location, Row};
+use crate::row::{Columns, Location, Row, TextField};
 use crate::table::{arrow, parquet};
 
 /// What a file holds, by its ending.
@@ -48,13 +48,13 @@ impl FileType {
 pub(crate) type Rows = Box<dyn Iterator<Item = Result<Row>> + Send>;
 
 /// Opens a file; rows are read as they are asked for.
-pub(crate) fn rows_of_file(path: &Path, file_type: FileType) -> Result<Rows> {
+pub(crate) fn rows_of_file(path: &Path, file_type: FileType, text: &TextField) -> Result<Rows> {
     match file_type {
-        FileType::JsonLines => Ok(Box::new(JsonLines::new(path, buffered(path)?))),
-        FileType::Json => json(path),
-        FileType::Csv => csv(path),
-        FileType::Parquet => parquet(path),
-        FileType::Arrow => arrow(path),
+        FileType::JsonLines => Ok(Box::new(JsonLines::new(path, buffered(path)?, text))),
+        FileType::Json => json(path, text),
+        FileType::Csv => csv(path, text),
+        FileType::Parquet => parquet(path, text),
+        FileType::Arrow => arrow(path, text),
     }
 }
 
@@ -95,16 +95,18 @@ pub(crate) struct JsonLines<R> {
     line: Vec<u8>,
     number: usize,
     start: Location,
+    text: TextField,
 }
 
 impl<R: BufRead> JsonLines<R> {
-    pub(crate) fn new(path: &Path, lines: R) -> Self {
+    pub(crate) fn new(path: &Path, lines: R, text: &TextField) -> Self {
         JsonLines {
             path: path.to_owned(),
             lines,
             line: Vec::new(),
             number: 0,
             start: Location::line(path, 1),
+            text: text.clone(),
         }
     }
 }
@@ -136,7 +138,7 @@ impl<R: BufRead> Iterator for JsonLines<R> {
                 reason: at_column(&error),
                 location: location.clone(),
             });
-            return Some(value.and_then(|value| row_of_json(location, value)));
+            return Some(value.and_then(|value| row_of_json(location, value, &self.text)));
         }
     }
 }
@@ -150,7 +152,7 @@ pub(crate) fn at_column(error: &serde_json::Error) -> String {
     format!("{reason} at column {}", error.column())
 }
 
-pub(crate) fn row_of_json(location: Location, value: Value) -> Result<Row> {
+pub(crate) fn row_of_json(location: Location, value: Value, text: &TextField) -> Result<Row> {
     let Value::Object(values) = value else {
         let columns = vec![format!(
             "(none: the row is {}, not an object)",
@@ -159,7 +161,7 @@ pub(crate) fn row_of_json(location: Location, value: Value) -> Result<Row> {
         return Err(PreferenceError::Shape { location, columns });
     };
     let names = values.keys().cloned().collect();
-    Row::from_columns(location, Columns { values, names })
+    text.row(location, Columns { values, names })
 }
 
 pub(crate) fn kind_of(value: &Value) -> &'static str {
@@ -174,7 +176,8 @@ pub(crate) fn kind_of(value: &Value) -> &'static str {
 }
 
 /// A record at a time; the first line names the columns.
-fn csv(path: &Path) -> Result<Rows> {
+fn csv(path: &Path, text: &TextField) -> Result<Rows> {
+    let text = text.clone();
     let fault = {
         let path = path.to_owned();
         move |error| csv_fault(&path, error)
@@ -193,7 +196,7 @@ fn csv(path: &Path) -> Result<Rows> {
             .map(|(name, field)| (name.clone(), Value::from(field)))
             .collect();
         let names = names.clone();
-        Row::from_columns(start.at(line), Columns { values, names })
+        text.row(start.at(line), Columns { values, names })
     })))
 }
 

@@ -198,6 +198,31 @@ impl Row {
     }
 }
 
+/// Which column holds plain text: `text`, or the one that the user names.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct TextField(Option<Arc<str>>);
+
+impl TextField {
+    pub(crate) fn new(name: Option<&str>) -> Self {
+        Self(name.filter(|name| *name != "text").map(Arc::from))
+    }
+
+    /// Whether a column is read at all.
+    pub(crate) fn reads(&self, column: &str) -> bool {
+        COLUMNS.contains(&column) || self.0.as_deref() == Some(column)
+    }
+
+    /// The row of these columns.
+    pub(crate) fn row(&self, location: Location, mut columns: Columns) -> Result<Row> {
+        if let Some(name) = &self.0
+            && let Some(text) = columns.values.remove(&**name)
+        {
+            columns.values.insert("text".into(), text);
+        }
+        Row::from_columns(location, columns)
+    }
+}
+
 /// A row's columns as JSON, and the names of all columns that its file has.
 pub(crate) struct Columns {
     pub values: Map<String, Value>,

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use crate::error::{PreferenceError, Result};
 use crate::hub;
 use crate::read::{FileType, Rows, rows_of_file};
-use crate::row::Row;
+use crate::row::{Row, TextField};
 use crate::split;
 
 /// Which rows to load.
@@ -20,6 +20,8 @@ pub struct DatasetSource {
     pub split: String,
     /// At most so many rows, from the beginning.
     pub max_samples: Option<usize>,
+    /// The column that holds plain text, where it is not `text`.
+    pub text_field: Option<String>,
 }
 
 /// Reads the rows of a data set in their order, all into memory.
@@ -67,7 +69,8 @@ impl RowReader {
             let Some((path, file_type)) = self.files.pop() else {
                 break;
             };
-            match rows_of_file(&path, file_type) {
+            let text = TextField::new(self.source.text_field.as_deref());
+            match rows_of_file(&path, file_type, &text) {
                 Ok(rows) => self.rows = Some(rows),
                 Err(error) => return Some(Err(error)),
             }

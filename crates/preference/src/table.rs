@@ -20,35 +20,38 @@ use crate::convert::cell;
 use crate::error::{PreferenceError, Result};
 use crate::guard::fenced;
 use crate::read::{Rows, buffered, is_compressed, open, unread};
-use crate::row::{COLUMNS, Columns, Location, Row};
+use crate::row::{Columns, Location, Row, TextField};
 
 type Batches = Box<dyn Iterator<Item = Result<RecordBatch, ArrowError>> + Send>;
 
 /// Batches of a table and the names of all its columns.
 type Opened = (Batches, Vec<String>);
 
-pub(crate) fn parquet(path: &Path) -> Result<Rows> {
+pub(crate) fn parquet(path: &Path, text: &TextField) -> Result<Rows> {
     let opened = if is_compressed(path) {
         let mut bytes = Vec::new();
         let read = open(path)?.read_to_end(&mut bytes);
         read.map_err(unread(path))?;
         let bytes = bytes::Bytes::from(bytes);
-        fenced(|| open_parquet(bytes))
+        fenced(|| open_parquet(bytes, text))
     } else {
         let file = File::open(path).map_err(unread(path))?;
-        fenced(|| open_parquet(file))
+        fenced(|| open_parquet(file, text))
     };
-    table(path, "Parquet", opened)
+    table(path, "Parquet", opened, text)
 }
 
-fn open_parquet(file: impl ChunkReader + 'static) -> Result<Opened, String> {
+fn open_parquet(
+    file: impl ChunkReader + 'static,
+    text_field: &TextField,
+) -> Result<Opened, String> {
     let text = |error: parquet::errors::ParquetError| error.to_string();
     let builder = ParquetRecordBatchReaderBuilder::try_new(file).map_err(text)?;
     let names = column_names(builder.schema());
     let wanted = names
         .iter()
         .enumerate()
-        .filter(|(_, name)| COLUMNS.contains(&name.as_str()))
+        .filter(|(_, name)| text_field.reads(name))
         .map(|(at, _)| at);
     let projection = ProjectionMask::roots(builder.parquet_schema(), wanted);
     let batches = builder.with_projection(projection).build().map_err(text)?;
@@ -56,7 +59,7 @@ fn open_parquet(file: impl ChunkReader + 'static) -> Result<Opened, String> {
 }
 
 /// Both Arrow framings: the stream that `datasets` writes, and the file with a footer.
-pub(crate) fn arrow(path: &Path) -> Result<Rows> {
+pub(crate) fn arrow(path: &Path, text: &TextField) -> Result<Rows> {
     let mut stream = buffered(path)?;
     let footed = stream
         .fill_buf()
@@ -73,7 +76,7 @@ pub(crate) fn arrow(path: &Path) -> Result<Rows> {
         let file = std::io::BufReader::new(File::open(path).map_err(unread(path))?);
         fenced(|| open_arrow(FileReader::try_new(file, None), FileReader::schema))
     };
-    table(path, "Arrow", opened)
+    table(path, "Arrow", opened, text)
 }
 
 fn open_arrow<R>(
@@ -101,6 +104,7 @@ fn table(
     path: &Path,
     format: &'static str,
     opened: Result<Result<Opened, String>, String>,
+    text: &TextField,
 ) -> Result<Rows> {
     let path = path.to_owned();
     match opened.and_then(|opened| opened) {
@@ -112,6 +116,7 @@ fn table(
             names,
             batch: None,
             number: 0,
+            text: text.clone(),
         })),
         Err(reason) => Err(PreferenceError::Format {
             path,
@@ -131,6 +136,7 @@ struct Table {
     /// Rows read so far.
     number: usize,
     start: Location,
+    text: TextField,
 }
 
 impl Table {
@@ -146,7 +152,7 @@ impl Table {
         let mut values = Map::new();
         let schema = batch.schema_ref();
         for (field, column) in schema.fields().iter().zip(batch.columns()) {
-            if COLUMNS.contains(&field.name().as_str()) {
+            if self.text.reads(field.name()) {
                 let value = cell(column.as_ref(), at).map_err(|reason| {
                     let (row, column) = (self.number, field.name());
                     self.fault(format!("row {row}, column `{column}`: {reason}"))
@@ -155,7 +161,8 @@ impl Table {
             }
         }
         let names = self.names.clone();
-        Row::from_columns(self.start.at(self.number), Columns { values, names })
+        self.text
+            .row(self.start.at(self.number), Columns { values, names })
     }
 
     fn advance(&mut self) -> Result<Option<Row>> {

@@ -16,7 +16,6 @@
 //! Source: `trl/trainer/dpo_trainer.py` 1.16, `_prepare_dataset` and the collator. Tested in `tests/parity.rs`.
 
 use rayon::prelude::*;
-use sha2::{Digest, Sha256};
 use unbraid_text::{Message, TextError, Tokenizer};
 
 use crate::error::{PreferenceError, Result};
@@ -502,41 +501,5 @@ fn mixed(location: &Location) -> PreferenceError {
     PreferenceError::MixedContent {
         location: location.clone(),
         columns: "the prompt and its completions",
-    }
-}
-
-/// SHA-256 over everything a run depends on (indices, ids, prompt lengths, weights), in hexadecimal digits.
-pub fn data_fingerprint(dataset: &TokenizedDataset) -> String {
-    let mut hash = Fingerprint::default();
-    for pair in &dataset.pairs {
-        hash.number(pair.index as u64);
-        hash.number(pair.weight.to_bits());
-        hash.sequence(&pair.chosen);
-        hash.sequence(&pair.rejected);
-    }
-    hash.finish()
-}
-
-/// What a run depends on, hashed.
-#[derive(Default)]
-pub(crate) struct Fingerprint(Sha256);
-
-impl Fingerprint {
-    pub(crate) fn number(&mut self, number: u64) {
-        self.0.update(number.to_le_bytes());
-    }
-
-    pub(crate) fn sequence(&mut self, sequence: &TokenizedSequence) {
-        self.number(sequence.prompt_len as u64);
-        // The length comes first, so that ids cannot move from one sequence to the next unnoticed.
-        self.number(sequence.ids.len() as u64);
-        for id in &sequence.ids {
-            self.0.update(id.to_le_bytes());
-        }
-    }
-
-    pub(crate) fn finish(self) -> String {
-        let digest = self.0.finalize();
-        digest.iter().map(|byte| format!("{byte:02x}")).collect()
     }
 }

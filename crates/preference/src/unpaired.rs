@@ -20,7 +20,7 @@ use unbraid_text::Tokenizer;
 use crate::error::{PreferenceError, Result};
 use crate::row::{Content, Row, RowKind};
 use crate::tokenize::{
-    Fingerprint, TokenizedSequence, checked_limit, common_prefix, in_chunks, is_blank, prepare,
+    TokenizedSequence, checked_limit, common_prefix, in_chunks, is_blank, prepare,
 };
 
 /// The text of an example as it is shown to a reader: conversations as rendered, without the appended EOS.
@@ -347,17 +347,4 @@ impl Building {
             });
         }
     }
-}
-
-/// SHA-256 over everything a run depends on (indices, ids, prompt lengths, labels, weights), in hexadecimal digits.
-pub fn unpaired_fingerprint(dataset: &UnpairedDataset) -> String {
-    let mut hash = Fingerprint::default();
-    for example in &dataset.examples {
-        hash.number(example.index as u64);
-        hash.number(example.weight.to_bits());
-        hash.number(u64::from(example.desirable));
-        hash.sequence(&example.sequence);
-        hash.sequence(&example.mismatched);
-    }
-    hash.finish()
 }

@@ -215,6 +215,7 @@ fn names_that_lead_nowhere_are_explained() {
             config: None,
             split: "train".into(),
             max_samples: None,
+            text_field: None,
         })
         .unwrap_err()
         .to_string()

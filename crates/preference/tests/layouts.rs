@@ -22,6 +22,7 @@ fn source(path: &Path, config: Option<&str>, split: &str) -> DatasetSource {
         config: config.map(str::to_owned),
         split: split.to_owned(),
         max_samples: None,
+        text_field: None,
     }
 }
 

@@ -48,6 +48,7 @@ pub fn load_split(path: &Path, split: &str, max_samples: Option<usize>) -> Resul
         config: None,
         split: split.to_owned(),
         max_samples,
+        text_field: None,
     })
 }
 

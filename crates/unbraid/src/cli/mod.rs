@@ -29,8 +29,8 @@ pub use commands::{
 pub use error::{CliError, Place};
 pub use recipe::to_recipe;
 pub use values::{
-    Device, Dtype, FDivergence, Geometry, KeyValues, LrSchedulerType, MaxLength, NpoScale, Optim, Remedy,
-    Resume, SamplingStrategy, Semantics, Steps, Strategy, TokenMask,
+    Device, Dtype, FDivergence, Geometry, KeyValues, LrSchedulerType, MaxLength, NpoScale, Optim,
+    Remedy, Resume, SamplingStrategy, Semantics, Steps, Strategy, TokenMask,
 };
 
 /// A command line, resolved.

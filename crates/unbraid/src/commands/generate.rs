@@ -45,6 +45,7 @@ fn prompts(config: &GenerateConfig, tokenizer: &Tokenizer) -> Result<Vec<Prompt>
         config: None,
         split: config.dataset_train_split.clone(),
         max_samples: config.max_samples,
+        text_field: None,
     })?;
     let prompt = |kind: RowKind| match kind {
         RowKind::Preference { prompt, .. }
@@ -128,7 +129,10 @@ fn complete(
 /// Generates as `config` says.
 pub(super) fn run(config: &GenerateConfig, interrupt: &Interrupt) -> Result<End> {
     load::check_machine(&config.model, false)?;
-    let source = load::open(&config.model.model_name_or_path, config.model.base_model.as_deref())?;
+    let source = load::open(
+        &config.model.model_name_or_path,
+        config.model.base_model.as_deref(),
+    )?;
     let tokenizer = load::source_tokenizer(&source)?;
     let prompts = prompts(config, &tokenizer)?;
     let model = load::model(&source)?;

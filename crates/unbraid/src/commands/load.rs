@@ -205,8 +205,17 @@ pub(crate) fn base(source: &Source, storage: Storage) -> Result<LanguageModel<Cp
     )?)
 }
 
+/// What identifies the numbers that a model gives: its weights and its adapter's.
+pub(crate) fn fingerprint(source: &Source) -> Result<String> {
+    let mut text = source.weights.fingerprint()?;
+    if let Some(adapter) = &source.adapter {
+        text = format!("{text}+{}", adapter_fingerprint(adapter)?);
+    }
+    Ok(text)
+}
+
 /// What identifies an adapter: its settings and weights.
-pub(crate) fn adapter_fingerprint(dir: &Path) -> Result<String> {
+fn adapter_fingerprint(dir: &Path) -> Result<String> {
     let weights = Weights::open(&dir.join(ADAPTER_WEIGHTS))?.fingerprint()?;
     let lora = LoraConfig::read(dir)?;
     let scale = (lora.alpha, lora.r, lora.use_rslora, &lora.alpha_pattern);
@@ -226,12 +235,13 @@ pub(crate) fn frozen_storage(source: &Source, dtype: Dtype) -> Storage {
 }
 
 /// One split of a data set.
-fn split_of(name: &str, split: &str, data: &DataArgs) -> DatasetSource {
+pub(crate) fn split_of(name: &str, split: &str, data: &DataArgs) -> DatasetSource {
     DatasetSource {
         name: name.to_owned(),
         config: data.dataset_config.clone(),
         split: split.to_owned(),
         max_samples: data.max_samples,
+        text_field: None,
     }
 }
 

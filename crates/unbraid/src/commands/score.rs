@@ -126,7 +126,10 @@ pub(super) fn run(config: &ScoreConfig, interrupt: &Interrupt) -> Result<End> {
         );
     }
     output::check_dir(&config.output_dir)?;
-    let source = load::open(&config.model.model_name_or_path, config.model.base_model.as_deref())?;
+    let source = load::open(
+        &config.model.model_name_or_path,
+        config.model.base_model.as_deref(),
+    )?;
     let tokenizer = load::source_tokenizer(&source)?;
     let data = &config.data;
     let dataset = load::pairs(

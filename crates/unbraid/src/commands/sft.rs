@@ -7,7 +7,9 @@ use anyhow::{Context, Result, bail};
 use std::path::Path;
 use std::sync::Arc;
 use unbraid_model::{LanguageModel, ModelConfig};
-use unbraid_preference::{SftDataset, SftOptions, stream_sft};
+use unbraid_preference::{
+    DatasetSource, SftDataset, SftOptions, sft_fingerprint, stream_rows, stream_sft,
+};
 use unbraid_tensor::{Backend, CpuBackend};
 use unbraid_text::Tokenizer;
 use unbraid_train::SftTask;
@@ -18,7 +20,10 @@ fn sequences(
     split: &str,
     tokenizer: &Tokenizer,
 ) -> Result<SftDataset> {
-    let rows = load::stream(name, split, &config.data)?;
+    let rows = stream_rows(&DatasetSource {
+        text_field: Some(config.dataset_text_field.clone()),
+        ..load::split_of(name, split, &config.data)
+    })?;
     let options = SftOptions {
         completion_only: config.completion_only_loss.unwrap_or(true),
         packing: config.packing,
@@ -30,8 +35,16 @@ fn sequences(
     Ok(dataset)
 }
 
-/// The model to start from, with its tokenizer and generation settings.
-fn model(config: &SftConfig) -> Result<(LanguageModel<load::Cpu>, Tokenizer, Option<Vec<u8>>)> {
+/// What training starts from.
+struct Base {
+    model: LanguageModel<load::Cpu>,
+    tokenizer: Tokenizer,
+    /// The model's `generation_config.json`.
+    generation: Option<Vec<u8>>,
+    fingerprint: String,
+}
+
+fn base(config: &SftConfig) -> Result<Base> {
     let name = &config.model.model_name_or_path;
     if let Some(path) = &config.init_config {
         if config.lora.use_peft {
@@ -42,23 +55,35 @@ fn model(config: &SftConfig) -> Result<(LanguageModel<load::Cpu>, Tokenizer, Opt
         let text = std::fs::read_to_string(path)
             .with_context(|| format!("cannot read {}", path.display()))?;
         let model_config = ModelConfig::from_json_str(&text, &path.display().to_string())?;
-        let tokenizer = load::tokenizer(Path::new(name), None)?;
         let backend = Arc::new(CpuBackend::new());
-        let model = LanguageModel::random(backend, model_config, config.model.seed);
-        return Ok((model, tokenizer, None));
+        return Ok(Base {
+            model: LanguageModel::random(backend, model_config, config.model.seed),
+            tokenizer: load::tokenizer(Path::new(name), None)?,
+            generation: None,
+            fingerprint: text,
+        });
     }
     let source = load::open(name, config.model.base_model.as_deref())?;
-    let tokenizer = load::source_tokenizer(&source)?;
     let mut model = adapt::base(&source, &config.model, &config.lora)?;
     adapt::attach(&mut model, &source, &config.lora, config.model.seed)?;
-    Ok((model, tokenizer, source.generation_config()))
+    Ok(Base {
+        model,
+        tokenizer: load::source_tokenizer(&source)?,
+        generation: source.generation_config(),
+        fingerprint: load::fingerprint(&source)?,
+    })
 }
 
 /// Fine-tunes as `config` says.
 pub(super) fn run(config: &SftConfig, interrupt: &Interrupt) -> Result<End> {
     let options = &config.trainer;
     load::check_machine(&config.model, options.bf16)?;
-    let (mut model, tokenizer, generation) = model(config)?;
+    let Base {
+        mut model,
+        tokenizer,
+        generation,
+        fingerprint: base_fingerprint,
+    } = base(config)?;
     let data = &config.data;
     let train = sequences(
         config,
@@ -91,7 +116,11 @@ pub(super) fn run(config: &SftConfig, interrupt: &Interrupt) -> Result<End> {
     };
     let lengths = (0..task.examples()).map(|i| task.length(i)).collect();
     let plan = training::plan(options, config.model.seed, lengths);
-    let start = training::start(config, options, &plan, &[])?;
+    let resumed = [
+        ("model_fingerprint", base_fingerprint),
+        ("data_fingerprint", sft_fingerprint(&train)),
+    ];
+    let start = training::start(config, options, &plan, &resumed)?;
     let facts = [
         ("machine", model.backend.describe()),
         ("parameters", model.params.count().to_string()),

@@ -184,15 +184,6 @@ fn reference_model(name: &str) -> Result<(Source, LanguageModel<Cpu>)> {
     Ok((source, model))
 }
 
-/// What identifies the numbers that a model gives: its weights and its adapter's.
-fn fingerprint(source: &Source) -> Result<String> {
-    let mut text = source.weights.fingerprint()?;
-    if let Some(adapter) = &source.adapter {
-        text = format!("{text}+{}", load::adapter_fingerprint(adapter)?);
-    }
-    Ok(text)
-}
-
 /// The reference's token log-probs of these sequences, each distinct one scored once in this machine's lifetime;
 /// `None` when the user stopped it (what was scored is kept).
 ///
@@ -218,7 +209,7 @@ pub(super) fn reference(
     load::check_fits(&model.config, sequences.iter().map(|s| (0, &s.ids[..])))?;
     let arithmetic = format!("{}; {:?}", model.backend.describe(), model.params.storage());
     let mut known = match cache::reference_dir() {
-        Some(dir) => ReferenceCache::open(&dir, &fingerprint(source)?, &arithmetic),
+        Some(dir) => ReferenceCache::open(&dir, &load::fingerprint(source)?, &arithmetic),
         None => ReferenceCache::in_memory(),
     };
     if let Some(note) = known.note() {
@@ -241,12 +232,12 @@ pub(super) fn resume_facts(
     data: String,
 ) -> Result<Vec<(&'static str, String)>> {
     let mut facts = vec![
-        ("model_fingerprint", fingerprint(source)?),
+        ("model_fingerprint", load::fingerprint(source)?),
         ("data_fingerprint", data),
     ];
     if let Some(name) = &config.ref_model {
         let reference = load::open(name, None).context("--ref-model")?;
-        facts.push(("reference_fingerprint", fingerprint(&reference)?));
+        facts.push(("reference_fingerprint", load::fingerprint(&reference)?));
     }
     Ok(facts)
 }

@@ -7,25 +7,18 @@ use anyhow::{Result, bail};
 use unbraid_objective::Objective;
 use unbraid_objective::losses::Kto;
 use unbraid_preference::{
-    DatasetSource, RowKind, UnpairedDataset, load_rows, stream_rows, tokenize_unpaired,
-    unpaired_fingerprint,
+    DatasetSource, RowKind, UnpairedDataset, load_rows, tokenize_unpaired, unpaired_fingerprint,
 };
 use unbraid_text::Tokenizer;
 use unbraid_train::{ReferencedExamples, UnpairedTask};
 
-fn source_of(config: &TrainConfig, name: &str, split: &str, limit: Option<usize>) -> DatasetSource {
-    DatasetSource {
-        name: name.to_owned(),
-        config: config.data.dataset_config.clone(),
-        split: split.to_owned(),
-        max_samples: limit,
-    }
-}
-
 /// Whether the training rows are judged completions and no pairs: the first row says.
 pub(super) fn rows_are_unpaired(config: &TrainConfig) -> Result<bool> {
     let (name, split) = (&config.data.dataset_name, &config.data.dataset_train_split);
-    let first = load_rows(&source_of(config, name, split, Some(1)))?;
+    let first = load_rows(&DatasetSource {
+        max_samples: Some(1),
+        ..load::split_of(name, split, &config.data)
+    })?;
     Ok(matches!(
         first.first().map(|row| &row.kind),
         Some(RowKind::Unpaired { .. })
@@ -67,7 +60,7 @@ fn examples(
     block: usize,
     tokenizer: &Tokenizer,
 ) -> Result<UnpairedDataset> {
-    let rows = stream_rows(&source_of(config, name, split, config.data.max_samples))?;
+    let rows = load::stream(name, split, &config.data)?;
     let limit = config.data.max_length.0;
     let dataset = tokenize_unpaired(rows, tokenizer, limit, block, false)?;
     for warning in dataset.report.warnings() {
