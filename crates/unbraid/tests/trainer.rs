@@ -386,7 +386,7 @@ fn what_does_not_go_together_is_refused() {
                 "--f-divergence-type",
                 "js_divergence",
                 "--loss-type",
-                "hinge",
+                "simpo",
             ],
             "js_divergence",
         ),

@@ -166,7 +166,7 @@ pub struct ObjectiveArgs {
     #[arg(long, action = ArgAction::Set, default_value = "false")]
     pub reference_free: bool,
 
-    /// Score all pairs with the reference before training instead of during it.
+    /// Score every pair with the reference before training, also those that max_steps leaves out.
     #[arg(long, action = ArgAction::Set, default_value = "false")]
     pub precompute_ref_log_probs: bool,
 
