@@ -29,8 +29,8 @@ pub use metrics::{Averages, MetricsFile};
 pub use optimizer::{Optimizer, OptimizerKind};
 pub use pack::{pack_pairs, pack_sequences};
 pub use preference::{
-    Decode, MaskSettings, MovingReference, PreferenceSettings, PreferenceTask, ReferenceLogps, ReferencedPairs,
-    Remedy, TokenMask,
+    Decode, MaskSettings, MovingReference, PreferenceSettings, PreferenceTask, ReferenceLogps,
+    ReferencedPairs, Remedy, TokenMask,
 };
 pub use record::PairRecord;
 pub use reference::{ReferenceCache, SequenceKey, score_reference};

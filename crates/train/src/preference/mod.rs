@@ -9,6 +9,7 @@
 
 mod moving_reference;
 mod remedy;
+mod scored;
 mod shares;
 mod step;
 mod token_weights;
@@ -19,12 +20,12 @@ use crate::pack::pack_pairs;
 use crate::record::PairRecord;
 use crate::score::{ScoredPair, batches, score_pairs};
 use crate::trainer::Task;
+use scored::Scored;
 use std::path::Path;
 use token_weights::{Constant, TokenWeights};
 use unbraid_geometry::Cluster;
-use unbraid_model::{Batch, Forest, Forward, Gradients, Keep, LanguageModel};
+use unbraid_model::{Batch, Forest, Gradients, Keep, LanguageModel};
 use unbraid_objective::condition::{classify, predicted_change};
-use unbraid_objective::weighting::pair_weight;
 use unbraid_objective::{Case, Gram, Objective, PairLogps, PairLoss};
 use unbraid_preference::TokenizedPair;
 use unbraid_tensor::Backend;
@@ -177,23 +178,6 @@ impl Side {
     }
 }
 
-/// A batch's numbers up to the objective.
-struct Scored {
-    weights: TokenWeights,
-    /// What the objective reads: weighted sums.
-    logps: Vec<PairLogps>,
-    /// Plain sums (chosen, rejected).
-    sums: Vec<(f64, f64)>,
-    /// Factor of each pair's loss by WPO; 1 without it.
-    pair_weights: Vec<f64>,
-    /// Log-prob of every target.
-    token_logps: Vec<f64>,
-    /// Reference log-prob of every target, where a learnt mask needs them.
-    reference_tokens: Vec<f64>,
-    /// Penalty λ Σ|u| of each pair; 0 without a learnt mask.
-    penalties: Vec<f64>,
-}
-
 impl<'a, B: Backend> PreferenceTask<'a, B> {
     /// A task. `moving` replaces the frozen reference by one that follows the policy.
     pub fn new(
@@ -218,141 +202,6 @@ impl<'a, B: Backend> PreferenceTask<'a, B> {
             Side::Training => &self.train,
             Side::HeldOut => &self.eval,
         }
-    }
-
-    /// How much every target of a batch counts.
-    fn weights(
-        &self,
-        model: &LanguageModel<B>,
-        forest: &Forest,
-        forward: &Forward<B>,
-        side: Side,
-        examples: &[usize],
-    ) -> TokenWeights {
-        let data = self.side(side);
-        let pairs: Vec<&TokenizedPair> = examples.iter().map(|&i| &data.pairs[i]).collect();
-        let constant = TokenWeights::constant(self.settings.constant(), &pairs, forest);
-        match (&self.settings.mask, side) {
-            (TokenMask::None | TokenMask::Diff, _) => constant,
-            (
-                TokenMask::Head {
-                    settings,
-                    weight,
-                    bias,
-                },
-                _,
-            ) => constant.mask(settings, model.probe(forward, *weight, *bias)),
-            // A number of its own exists for training tokens alone: held-out ones count whole.
-            (TokenMask::Free { .. }, Side::HeldOut) => constant,
-            (
-                TokenMask::Free {
-                    settings,
-                    values,
-                    offsets,
-                },
-                Side::Training,
-            ) => {
-                let all = model.backend.download_f64(model.params.get(*values));
-                let own = examples.iter().zip(forest.responses.chunks_exact(2));
-                let own = own.flat_map(|(&i, pair)| {
-                    let len = pair[0].targets.len() + pair[1].targets.len();
-                    all[offsets[i]..offsets[i] + len].iter().copied()
-                });
-                constant.mask(settings, own.collect())
-            }
-        }
-    }
-
-    /// Weighs and sums a batch's token log-probs.
-    fn score(
-        &self,
-        model: &LanguageModel<B>,
-        batch: &Batch<B>,
-        forward: &Forward<B>,
-        side: Side,
-        examples: &[usize],
-    ) -> Scored {
-        let data = self.side(side);
-        let (forest, logps) = (&batch.forest, &forward.token_logps);
-        let pairs: Vec<&TokenizedPair> = examples.iter().map(|&i| &data.pairs[i]).collect();
-        let weights = self.weights(model, forest, forward, side, examples);
-        let learnt = self.settings.mask.settings().is_some();
-        let reference_tokens: Vec<f64> = match &self.moving {
-            Some(moving) => moving.model.token_logps(batch),
-            None if learnt && !data.tokens.is_empty() => examples
-                .iter()
-                .flat_map(|&i| {
-                    let scored = &data.tokens[i];
-                    let both = [&scored.chosen_token_logps, &scored.rejected_token_logps];
-                    both.into_iter().flatten().copied()
-                })
-                .collect(),
-            None => Vec::new(),
-        };
-        let per_token = !reference_tokens.is_empty();
-        let weighted = |values: &[f64], targets: std::ops::Range<usize>| -> f64 {
-            let own = values[targets.clone()]
-                .iter()
-                .zip(&weights.weights[targets]);
-            own.map(|(x, s)| x * s).sum()
-        };
-        let squares = self
-            .settings
-            .use_weighting
-            .then(|| model.log_squares(forward));
-        let (mut out, mut sums, mut pair_weights) = (Vec::new(), Vec::new(), Vec::new());
-        for ((&i, pair), responses) in examples
-            .iter()
-            .zip(&pairs)
-            .zip(forest.responses.chunks_exact(2))
-        {
-            let [w, l] = [&responses[0].targets, &responses[1].targets];
-            let reference = if per_token {
-                ReferenceLogps {
-                    chosen: weighted(&reference_tokens, w.clone()),
-                    rejected: weighted(&reference_tokens, l.clone()),
-                }
-            } else {
-                data.sums[i]
-            };
-            out.push(PairLogps {
-                chosen: weighted(logps, w.clone()),
-                rejected: weighted(logps, l.clone()),
-                ref_chosen: reference.chosen,
-                ref_rejected: reference.rejected,
-                chosen_len: pair.chosen.completion().len(),
-                rejected_len: pair.rejected.completion().len(),
-            });
-            let sum = |r: &std::ops::Range<usize>| logps[r.clone()].iter().sum::<f64>();
-            sums.push((sum(w), sum(l)));
-            pair_weights.push(squares.as_ref().map_or(1.0, |squares| {
-                let aligned = |r: &std::ops::Range<usize>| {
-                    r.clone().map(|t| logps[t] - squares[t]).sum::<f64>()
-                };
-                pair_weight(aligned(w), w.len(), aligned(l), l.len())
-            }));
-        }
-        Scored {
-            logps: out,
-            sums,
-            pair_weights,
-            token_logps: logps.clone(),
-            reference_tokens,
-            penalties: self.penalties(&weights, forest),
-            weights,
-        }
-    }
-
-    /// λ Σ|u| over both completions of each pair.
-    fn penalties(&self, weights: &TokenWeights, forest: &Forest) -> Vec<f64> {
-        let mut penalties = vec![0.0; forest.responses.len() / 2];
-        if let (Some(settings), Some(learnt)) = (self.settings.mask.settings(), &weights.learnt) {
-            for (penalty, pair) in penalties.iter_mut().zip(forest.responses.chunks_exact(2)) {
-                let targets = pair.iter().flat_map(|r| r.targets.clone());
-                *penalty = settings.l1 * targets.map(|t| learnt.values[t].abs()).sum::<f64>();
-            }
-        }
-        penalties
     }
 
     /// Loss and coefficients of a batch; names the rows when something is not finite.

@@ -16,7 +16,11 @@ const SHOWN: usize = 8;
 
 impl<B: Backend> PreferenceTask<'_, B> {
     /// Writes the token shares of the first training pairs, when there is a mask and a way to show tokens.
-    pub(super) fn write_shares(&self, model: &LanguageModel<B>, dir: &Path) -> Result<(), TrainError> {
+    pub(super) fn write_shares(
+        &self,
+        model: &LanguageModel<B>,
+        dir: &Path,
+    ) -> Result<(), TrainError> {
         let (Some(decode), true) = (&self.decode, self.settings.mask != TokenMask::None) else {
             return Ok(());
         };

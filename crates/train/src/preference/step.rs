@@ -10,7 +10,7 @@ use std::path::Path;
 use unbraid_geometry::{Cluster, GramSink, row_coefficients};
 use unbraid_model::weights::write_file_atomic;
 use unbraid_model::{
-    Accumulate, Batch, Forward, GradientPlan, Gradients, LanguageModel, ProbeSeeds, Seeds,
+    Accumulate, Batch, Forward, GradientPlan, Gradients, LanguageModel, ProbeSeeds, Response, Seeds,
 };
 use unbraid_objective::condition::{classify, predicted_change};
 use unbraid_objective::remedy::Calibration;
@@ -41,7 +41,7 @@ impl<B: Backend> PreferenceTask<'_, B> {
         let pairs = step.examples.iter().map(|&i| &self.train.pairs[i]);
         let batch = Batch::new(&*model.backend, pack_pairs(pairs, true));
         let forward = model.forward_training(&batch, self.settings.keep, step.dropout_seed);
-        let scored = self.score(model, &batch, &forward, Side::Training, step.examples);
+        let mut scored = self.score(model, &batch, &forward, Side::Training, step.examples);
         let own = self.losses(
             Side::Training,
             step.examples,
@@ -59,6 +59,13 @@ impl<B: Backend> PreferenceTask<'_, B> {
             self.record(metrics, weight, &scored.logps[i], scored.sums[i], loss);
         }
         self.record_mask(metrics, &scored.weights);
+        if step.measure && step.dropout_seed.is_some() {
+            // The realised change is of the model as it is used, without dropout.
+            let plain = model.token_logps(&batch);
+            let sum = |r: &Response| plain[r.targets.clone()].iter().sum();
+            let pairs = batch.forest.responses.chunks_exact(2);
+            scored.sums = pairs.map(|pair| (sum(&pair[0]), sum(&pair[1]))).collect();
+        }
 
         let mut losses = own.clone();
         let apart = self.settings.remedy.is_active() || scored.weights.learnt.is_some();
@@ -292,22 +299,6 @@ fn grams<B: Backend>(sink: &GramSink<'_, B>) -> Vec<Gram> {
         wl: gram.total(0, 1),
     };
     sink.grams.iter().map(of_pair).collect()
-}
-
-impl Scored {
-    /// Derivative of a completion's weighted log-ratio with respect to each token's u: s'_i times the token's
-    /// log-ratio. Empty without a learnt mask.
-    fn mask_slopes(&self) -> Vec<f64> {
-        let Some(learnt) = &self.weights.learnt else {
-            return Vec::new();
-        };
-        let ratio = |t: usize| {
-            let reference = self.reference_tokens.get(t).copied().unwrap_or(0.0);
-            self.token_logps[t] - reference
-        };
-        let slopes = learnt.slopes.iter().enumerate();
-        slopes.map(|(t, slope)| slope * ratio(t)).collect()
-    }
 }
 
 /// File of a checkpoint that holds the moving average of `calibrated`.
