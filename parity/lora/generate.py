@@ -5,7 +5,7 @@
 
 Per case: the adapter as `save_pretrained` writes it (B drawn at random: a fresh one would change nothing)
 and `golden.json`: token log-probs of the pairs of `../models/<base>/golden.json`, ‖g_w‖², ‖g_l‖², ⟨g_w, g_l⟩ over
-the trainable parameters alone, and the first log-probs after merging.
+the trainable parameters alone, the first log-probs after merging, and six DPO steps with AdamW.
 """
 
 import json
@@ -20,7 +20,7 @@ from peft import LoraConfig, PeftModel, get_peft_model
 HERE = Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE.parent / "models"))
 import double  # noqa: E402
-from generate import token_logps  # noqa: E402
+from generate import pair_logps, token_logps  # noqa: E402
 
 SEED = 20241018
 CASES = {
@@ -45,6 +45,7 @@ def load(base):
 
 
 def write_adapter(base, settings, folder):
+    torch.manual_seed(SEED)  # A's start
     model = get_peft_model(load(base), LoraConfig(task_type="CAUSAL_LM", **settings))
     generator = torch.Generator().manual_seed(SEED)
     with torch.no_grad():
@@ -58,6 +59,27 @@ def write_adapter(base, settings, folder):
     config["base_model_name_or_path"] = f"parity/models/{base}"
     path.write_text(json.dumps(config, indent=2, sort_keys=True) + "\n")
     (folder / "README.md").unlink(missing_ok=True)
+
+
+def trajectory(model, pairs):
+    """Six DPO steps with AdamW from the written adapter; the reference is the base, the adapter off."""
+    trained = [p for p in model.parameters() if p.requires_grad]
+    settings = {"beta": 0.1, "learning_rate": 1e-2, "weight_decay": 0.01, "max_grad_norm": 1.0, "pairs_per_step": 3}
+    optimizer = torch.optim.AdamW(trained, lr=settings["learning_rate"], weight_decay=settings["weight_decay"])
+    with torch.no_grad(), model.disable_adapter():
+        ref_chosen, ref_rejected = pair_logps(model, pairs)
+    steps = []
+    for step in range(6):
+        batch = [(3 * step + i) % len(pairs) for i in range(3)]
+        chosen, rejected = pair_logps(model, [pairs[i] for i in batch])
+        margin = (chosen - ref_chosen[batch]) - (rejected - ref_rejected[batch])
+        loss = -torch.nn.functional.logsigmoid(settings["beta"] * margin).mean()
+        optimizer.zero_grad()
+        loss.backward()
+        norm = torch.nn.utils.clip_grad_norm_(trained, settings["max_grad_norm"]).item()
+        optimizer.step()
+        steps.append({"pairs": batch, "loss": loss.item(), "grad_norm": norm})
+    return settings | {"steps": steps}
 
 
 def main():
@@ -80,6 +102,7 @@ def main():
             row["grad_sq_rejected"] = inner("rejected", "rejected")
             row["grad_inner"] = inner("chosen", "rejected")
             rows.append(row)
+        again = PeftModel.from_pretrained(load(base), folder, is_trainable=True).double().eval()
         merged = model.merge_and_unload().eval()
         first = token_logps(merged, pairs[0]["prompt"], pairs[0]["chosen"]).tolist()
         golden = {
@@ -92,6 +115,7 @@ def main():
             "trainable_parameters": sum(p.numel() for p in trained),
             "merged_chosen_token_logps": first,
             "per_pair": rows,
+            "trajectory": trajectory(again, pairs),
         }
         (folder / "golden.json").write_text(json.dumps(golden, indent=1) + "\n")
         print(case, golden["trainable_parameters"], rows[0]["grad_inner"])

@@ -1,5 +1,7 @@
 //! The parity models and their six pairs, as a preference task reads them.
 
+#![allow(dead_code, reason = "not every test needs all of it")]
+
 use serde_json::Value;
 use std::path::PathBuf;
 use std::sync::Arc;
