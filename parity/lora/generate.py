@@ -57,6 +57,8 @@ def write_adapter(base, settings, folder):
     path = folder / "adapter_config.json"
     config = json.loads(path.read_text())
     config["base_model_name_or_path"] = f"parity/models/{base}"
+    if isinstance(config["target_modules"], list):
+        config["target_modules"].sort()  # a set in PEFT, in no order
     path.write_text(json.dumps(config, indent=2, sort_keys=True) + "\n")
     (folder / "README.md").unlink(missing_ok=True)
 
