@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 
 use crate::error::{ReportError, Result};
 use crate::figure::{Cell, Figure, Kind, MAX_ROWS, Panel, Role, Series, Table, window};
+use crate::method::distinct_names;
 use crate::page::{self, Page, escape, number, push};
 use crate::record::RunRecord;
 use crate::settings::quoted;
@@ -17,7 +18,8 @@ use crate::write::write_atomically;
 /// Writes one page that compares `runs` (output directories of `unbraid train`) and gives its path.
 ///
 /// `out` is the file to write; when it is an existing directory, `comparison.html` in it. One run is allowed. The
-/// file is replaced atomically; the same records in the same order give the same bytes.
+/// file is replaced atomically; the same records in the same order give the same bytes. Runs of one name are labelled
+/// by objective, remedy, mask and adapter, and those of one method stand together.
 ///
 /// # Errors
 /// [`ReportError::NoRuns`] for an empty list; otherwise as [`write_run_report`](crate::write_run_report), for the
@@ -30,12 +32,14 @@ pub fn write_comparison(runs: &[PathBuf], out: &Path) -> Result<PathBuf> {
         .iter()
         .map(|dir| RunRecord::read(dir))
         .collect::<Result<Vec<_>>>()?;
+    let words = runs.iter().map(|run| quoted(&run.to_string_lossy()));
+    let command = format!("unbraid report {}", words.collect::<Vec<_>>().join(" "));
     let path = if out.is_dir() {
         out.join("comparison.html")
     } else {
         out.to_path_buf()
     };
-    write_atomically(&path, &Comparison::new(records).render())?;
+    write_atomically(&path, &Comparison::new(records, command).render())?;
     Ok(path)
 }
 
@@ -48,17 +52,20 @@ struct Comparison {
 }
 
 impl Comparison {
-    fn new(runs: Vec<RunRecord>) -> Self {
+    fn new(mut runs: Vec<RunRecord>, command: String) -> Self {
+        group(&mut runs);
         let held_out = runs.iter().all(|run| Basis::of(run) == Basis::HeldOut);
         let basis = if held_out {
             Basis::HeldOut
         } else {
             Basis::Training
         };
-        let words = runs.iter().map(|run| quoted(&run.dir.to_string_lossy()));
-        let command = format!("unbraid report {}", words.collect::<Vec<_>>().join(" "));
+        let known = runs.iter().map(|run| {
+            let dir = run.dir.display().to_string();
+            (run.name(), run.method(), dir)
+        });
         Self {
-            names: distinct_names(&runs),
+            names: distinct_names(&known.collect::<Vec<_>>()),
             basis,
             command,
             runs,
@@ -85,10 +92,11 @@ impl Comparison {
         Page {
             title,
             kicker: "Comparison of training runs".into(),
-            facts: format!("figures show {}", self.basis.label()),
+            facts: format!("figures show {}", self.label()),
             stem: "comparison".into(),
             opening_html: self.table_html() + &page::notes(&notes),
             figures,
+            sections: Vec::new(),
             sheets_html: self.settings_html() + &self.commands_html(),
         }
         .render()
@@ -99,7 +107,7 @@ impl Comparison {
             "<section class=\"sheet\"><h2>Outcome</h2><div class=\"scroll\" tabindex=\"0\" role=\"region\" \
              aria-label=\"Outcome of each run\"><table><caption>First → last, {}; gradients and cases are means over the \
              measured steps</caption><thead><tr>",
-            self.basis.label()
+            self.label()
         );
         let heads = [
             "run",
@@ -131,9 +139,19 @@ impl Comparison {
                     .map(|cases| percent(cases[1]))
                     .unwrap_or_default(),
             ];
+            let trained = run
+                .method()
+                .trained()
+                .map(|words| format!("trains {words}"));
+            let label = Some(run.method().label()).filter(|label| !label.is_empty());
+            let method: Vec<String> = label.into_iter().chain(trained).collect();
             push(
                 &mut html,
-                format_args!("<tr><th scope=\"row\" class=\"text\">{}</th>", escape(name)),
+                format_args!(
+                    "<tr><th scope=\"row\" class=\"text\">{}<div class=\"method\">{}</div></th>",
+                    escape(name),
+                    escape(&method.join(", "))
+                ),
             );
             cells
                 .iter()
@@ -217,7 +235,7 @@ impl Comparison {
 
     /// The figures, and the largest k for which only every k-th row is shown.
     fn figures(&self) -> (Vec<Figure>, usize) {
-        let mut figures = vec![self.ends()];
+        let mut figures: Vec<Figure> = self.ends().into_iter().collect();
         let mut thinned = 1;
         let mut add =
             |id: &str, title: &str, caption: &str, panels: &[(&str, &str, &str, bool)]| {
@@ -286,11 +304,26 @@ impl Comparison {
              fall together by one step of their own.",
             geometry,
         );
+        add(
+            "mask",
+            "Tokens under the mask",
+            "Share of tokens that a learnt mask leaves open (s at or above one half), and the mean of s.",
+            &[
+                ("Open tokens", "share of tokens", "mask/open", true),
+                ("Mean share", "mean of s", "mask/mean", true),
+            ],
+        );
+        add(
+            "kl",
+            "Distance from the reference",
+            "KTO's estimate from completions under prompts that they do not belong to.",
+            &[("KL estimate", "nats", "kl", false)],
+        );
         (figures, thinned)
     }
 
-    /// Bars of the total change of chosen and rejected.
-    fn ends(&self) -> Figure {
+    /// Bars of the total change of chosen and rejected; `None` when no run logged either.
+    fn ends(&self) -> Option<Figure> {
         let mut table = Table::with_header(&["run", "split", "chosen", "rejected"]);
         for (run, name) in self.runs.iter().zip(&self.names) {
             let change = |key: &str| {
@@ -307,19 +340,29 @@ impl Comparison {
             ]);
         }
         let split = ("split", self.split());
-        let series = [("chosen", Role::Chosen), ("rejected", Role::Rejected)]
-            .map(|(side, role)| Series::new(side, role, split, "run", side));
+        let sides = [("chosen", Role::Chosen), ("rejected", Role::Rejected)];
+        let moved = |side: &str| {
+            let key = format!("logps/{side}");
+            self.runs
+                .iter()
+                .any(|run| self.basis.trend(run, &key).is_some())
+        };
+        let series: Vec<Series> = sides
+            .into_iter()
+            .filter(|(side, _)| moved(side))
+            .map(|(side, role)| Series::new(side, role, split, "run", side))
+            .collect();
         let panel = Panel {
             kind: Kind::Bars,
             x_label: "change of the log-prob, nats".into(),
-            series: series.into(),
+            series,
             ..Panel::over_steps(
                 "Change of the log-prob from start to end",
                 "nats; right of zero: more likely than before",
             )
         };
         debug_assert_eq!(table.len(), self.runs.len(), "a row for each run");
-        Figure {
+        (!panel.series.is_empty()).then(|| Figure {
             id: "ends".into(),
             title: "Where each run ended".into(),
             caption: "The ideal is a blue bar to the right and an orange one to the left. Two bars on the same side mean that chosen and rejected went the same way, which is what entangled gradients do."
@@ -327,10 +370,11 @@ impl Comparison {
             command: Some(self.command.clone()),
             panels: vec![panel],
             csv: table.into_csv(),
-        }
+        })
     }
 
-    /// A line per run in each panel: (title, unit, column, in per cent). Geometry is measured in training only.
+    /// A line per run in each panel: (title, unit, column, in per cent). What no evaluation logged, as geometry, is
+    /// taken from training.
     fn over_steps(
         &self,
         id: &str,
@@ -339,7 +383,8 @@ impl Comparison {
         panels: &[(&str, &str, &str, bool)],
     ) -> (Option<Figure>, usize) {
         let keys: Vec<&str> = panels.iter().map(|panel| panel.2).collect();
-        let training_only = keys.iter().all(|key| key.starts_with("geometry/"));
+        let logged = |run: &RunRecord| keys.iter().any(|key| self.basis.rows(run).has(key));
+        let training_only = !self.runs.iter().any(logged);
         let basis = if training_only {
             Basis::Training
         } else {
@@ -403,6 +448,12 @@ impl Comparison {
         (figure, every)
     }
 
+    /// The basis in words; pairs where runs of both kinds are compared.
+    fn label(&self) -> &'static str {
+        let pairs = self.runs.iter().find(|run| !run.unpaired());
+        self.basis.label(pairs.unwrap_or(&self.runs[0]))
+    }
+
     fn split(&self) -> &'static str {
         if self.basis == Basis::HeldOut {
             "eval"
@@ -410,6 +461,29 @@ impl Comparison {
             "train"
         }
     }
+}
+
+/// Where runs share a name, their methods tell them apart: then runs of one method stand together, in the order of
+/// the first of each.
+fn group(runs: &mut [RunRecord]) {
+    let names: Vec<String> = runs.iter().map(RunRecord::name).collect();
+    if names
+        .iter()
+        .all(|name| names.iter().filter(|other| *other == name).count() == 1)
+    {
+        return;
+    }
+    let mut order: Vec<String> = Vec::new();
+    for label in runs.iter().map(|run| run.method().label()) {
+        if !order.contains(&label) {
+            order.push(label);
+        }
+    }
+    runs.sort_by_cached_key(|run| {
+        order
+            .iter()
+            .position(|label| *label == run.method().label())
+    });
 }
 
 fn arrow(trend: Option<Trend>, show: fn(f64) -> String) -> String {
@@ -423,23 +497,4 @@ fn prefixed_notes((run, name): (&RunRecord, &String)) -> Vec<String> {
         .iter()
         .map(|note| format!("{name}: {note}"))
         .collect()
-}
-
-/// Run names; where two runs share one, their directories tell them apart, and a number where even these agree.
-fn distinct_names(runs: &[RunRecord]) -> Vec<String> {
-    let plain: Vec<String> = runs.iter().map(RunRecord::name).collect();
-    let mut names: Vec<String> = Vec::new();
-    for (index, name) in plain.iter().enumerate() {
-        let shared = plain.iter().filter(|other| *other == name).count() > 1;
-        let mut candidate = if shared {
-            runs[index].dir.display().to_string()
-        } else {
-            name.clone()
-        };
-        if names.contains(&candidate) {
-            candidate = format!("{candidate} ({})", index + 1);
-        }
-        names.push(candidate);
-    }
-    names
 }

@@ -1,12 +1,12 @@
 //! Reports from run records: HTML pages with figures, comparisons, and a summary for the terminal.
 //!
 //! Everything here is a pure function of the files that a run wrote (`metrics.jsonl`, `run.yaml`,
-//! `summary.json`); no model is opened, no clock is read, so the same records give the same page byte for byte.
+//! `token_mask.jsonl`, `summary.json`); no model is opened, no clock is read, so the same records give the same page byte for byte.
 //!
 //! ```text
 //! metrics.jsonl ─ record ─┬─ verdict ──────────────┬─ terminal  (lines of text)
-//! run.yaml ───────────────┤                        │
-//!                         └─ run_page / compare ── page         (figures: a description in JSON + numbers in CSV)
+//! run.yaml ─ method ──────┤                        │
+//! token_mask.jsonl ───────┴─ run_page / compare ── page         (figures: a description in JSON + numbers in CSV)
 //! ```
 //!
 //! A page is one file: styles, scripts and the charting library (see `assets/README.md`) are inside, and a
@@ -20,6 +20,7 @@
 mod compare;
 mod error;
 mod figure;
+mod method;
 mod page;
 mod record;
 mod run_figures;
@@ -27,6 +28,7 @@ mod run_page;
 mod settings;
 mod tensorboard;
 mod terminal;
+mod token_mask;
 mod verdict;
 mod write;
 

@@ -32,8 +32,20 @@ pub(crate) struct Page {
     pub(crate) opening_html: String,
     /// The figures, in order.
     pub(crate) figures: Vec<Figure>,
-    /// Settings and other sheets below the figures.
+    /// Words rather than figures, below them.
+    pub(crate) sections: Vec<Section>,
+    /// Settings and other sheets below everything else.
     pub(crate) sheets_html: String,
+}
+
+/// A part of the page that is no figure.
+pub(crate) struct Section {
+    /// Anchor in the page.
+    pub(crate) id: String,
+    /// Heading; plain text.
+    pub(crate) title: String,
+    /// Markup below the heading.
+    pub(crate) html: String,
 }
 
 impl Page {
@@ -82,6 +94,14 @@ impl Page {
         self.figures
             .iter()
             .for_each(|figure| put(&figure_html(figure)));
+        self.sections.iter().for_each(|section| {
+            put(&format!(
+                "<section class=\"sheet\" id=\"{}\"><h2>{}</h2>\n{}</section>\n",
+                section.id,
+                escape(&section.title),
+                section.html
+            ));
+        });
         put(&self.sheets_html);
         put(&format!(
             "</main>\n<footer><p>Made by Unbraid {} from the run's records alone. Charts: Apache ECharts 6.1.0 \
@@ -102,15 +122,19 @@ impl Page {
     }
 
     fn navigation(&self) -> String {
-        let mut html = String::from("<nav aria-label=\"Figures\"><ol>");
-        for figure in &self.figures {
+        let mut html = String::from("<nav aria-label=\"Contents\"><ol>");
+        let figures = self
+            .figures
+            .iter()
+            .map(|figure| (format!("fig-{}", figure.id), &figure.title));
+        let sections = self
+            .sections
+            .iter()
+            .map(|section| (section.id.clone(), &section.title));
+        for (anchor, title) in figures.chain(sections) {
             push(
                 &mut html,
-                format_args!(
-                    "<li><a href=\"#fig-{}\">{}</a></li>",
-                    figure.id,
-                    escape(&figure.title)
-                ),
+                format_args!("<li><a href=\"#{anchor}\">{}</a></li>", escape(title)),
             );
         }
         html + "</ol></nav>\n"

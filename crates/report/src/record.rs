@@ -13,7 +13,9 @@ use std::path::{Path, PathBuf};
 use serde_json::Value;
 
 use crate::error::{ReportError, Result};
+use crate::method::Method;
 use crate::settings::Settings;
+use crate::token_mask::{self, MaskedPair};
 use crate::verdict::Trend;
 
 /// A logged step is about one kilobyte; a longer line than this is not one.
@@ -131,6 +133,8 @@ pub(crate) struct RunRecord {
     pub(crate) eval: Rows,
     /// `run.yaml`.
     pub(crate) settings: Settings,
+    /// `token_mask.jsonl`; empty without a mask.
+    pub(crate) masked: Vec<MaskedPair>,
     /// `summary.json` as text, when present.
     pub(crate) summary: Option<String>,
     /// What a reader must know about gaps in the records.
@@ -170,11 +174,14 @@ impl RunRecord {
         eval.derive_columns(|values| values.first().copied());
         let settings = Settings::read(&dir.join("run.yaml"))?;
         notes.extend(settings.note.clone());
+        let (masked, note) = token_mask::read(dir);
+        notes.extend(note);
         Ok(Self {
             dir: dir.to_path_buf(),
             train,
             eval,
             settings,
+            masked,
             summary: read_summary(dir)?,
             notes,
         })
@@ -206,6 +213,18 @@ impl RunRecord {
             .last_step()
             .max(self.eval.last_step())
             .unwrap_or(0)
+    }
+
+    /// How the run was trained.
+    pub(crate) fn method(&self) -> Method {
+        Method::of(&self.settings)
+    }
+
+    /// Whether the run judged single rows (KTO on prompt, completion, label) rather than pairs: only that logs an
+    /// estimate of the divergence, and it has no accuracy, which needs a partner.
+    pub(crate) fn unpaired(&self) -> bool {
+        let has = |key: &str| self.train.has(key) || self.eval.has(key);
+        has("kl") && !has("rewards/accuracies")
     }
 
     /// Whether any step measured gradients.

@@ -1,4 +1,4 @@
-//! The seven figures of one run.
+//! The figures of one run: seven of every preference run, and two that only some log.
 //!
 //! They follow the questions a reader has, in order: what happened to chosen and rejected (the paper's Figures 1 to
 //! 3, arXiv 2410.13828), did training go well, and what the gradients say about it. A figure whose columns were not
@@ -22,6 +22,8 @@ pub(crate) fn figures(run: &RunRecord) -> (Vec<Figure>, usize) {
     maker.log_probs();
     maker.change();
     maker.learning();
+    maker.divergence();
+    maker.mask();
     maker.optimizer();
     maker.geometry();
     maker.cases();
@@ -58,7 +60,15 @@ impl Maker<'_> {
 
     /// An odd window of about a twentieth of the rows shown, 0 for few rows.
     fn window(&self, key: &str) -> usize {
-        window(self.run.train.finite(key).len().min(MAX_ROWS))
+        // Two sides of one panel are smoothed alike, also where one has fewer rows.
+        let sides = match key.rsplit_once('/') {
+            Some((quantity, "chosen" | "rejected")) => {
+                ["chosen", "rejected"].map(|side| format!("{quantity}/{side}"))
+            }
+            _ => [key.to_string(), key.to_string()],
+        };
+        let rows = sides.map(|key| self.run.train.finite(&key).len());
+        window(rows[0].max(rows[1]).min(MAX_ROWS))
     }
 
     /// Adds the figure unless all its panels are empty.
@@ -108,9 +118,16 @@ impl Maker<'_> {
         };
         let mut margin = Panel::over_steps("Margin", unit);
         margin.guide = true;
-        self.both(&mut margin, "margin", Role::Margin, key);
-        let caption = "Mean log-prob of a whole completion, with the margin beside it. The margin can grow while both lines \
-                       on the left go down: then the run lowers rejected at chosen's expense.";
+        // Log-probs of rows without partners belong to different prompts: their difference means nothing.
+        if rewards || !self.run.unpaired() {
+            self.both(&mut margin, "margin", Role::Margin, key);
+        }
+        let caption = if margin.series.is_empty() {
+            "Mean log-prob of a whole completion."
+        } else {
+            "Mean log-prob of a whole completion, with the margin beside it. The margin can grow while both lines on the \
+             left go down: then the run lowers rejected at chosen's expense."
+        };
         let keys = ["logps/chosen", "logps/rejected", key];
         self.add(
             "log-probs",
@@ -125,13 +142,13 @@ impl Maker<'_> {
         // Where the same pairs were scored again, batches of ever other pairs would only add noise to the picture.
         let basis = Basis::of(self.run);
         let (split, since) = match basis {
-            Basis::HeldOut => (EVAL, "nats since the first evaluation, held-out pairs"),
-            Basis::Training => (
-                TRAIN,
-                "nats since the first tenth of the rows, training batches",
-            ),
+            Basis::HeldOut => (EVAL, "nats since the first evaluation"),
+            Basis::Training => (TRAIN, "nats since the first tenth of the rows"),
         };
-        let mut change = Panel::over_steps("Change of the log-prob", since);
+        let mut change = Panel::over_steps(
+            "Change of the log-prob",
+            &format!("{since}, {}", basis.label(self.run)),
+        );
         change.guide = true;
         for (name, role) in [("chosen", Role::Chosen), ("rejected", Role::Rejected)] {
             let key = format!("change/{name}");
@@ -150,9 +167,12 @@ impl Maker<'_> {
         rewards.guide = true;
         self.both(&mut rewards, "chosen", Role::Chosen, "rewards/chosen");
         self.both(&mut rewards, "rejected", Role::Rejected, "rewards/rejected");
-        let caption = "Below the zero line a completion has become less likely than it was. Held-out pairs are the same \
-                       at every evaluation; training batches differ from step to step, and the reward on the right, \
-                       taken pair by pair against the reference, shows their movement with less noise.";
+        let unit = if self.run.unpaired() { "row" } else { "pair" };
+        let caption = format!(
+            "Below the zero line a completion has become less likely than it was. Held-out {unit}s are the same at every \
+             evaluation; training batches differ from step to step, and the reward on the right, taken {unit} by {unit} \
+             against the reference, shows their movement with less noise."
+        );
         let keys = [
             "change/chosen",
             "change/rejected",
@@ -162,7 +182,7 @@ impl Maker<'_> {
         self.add(
             "change",
             "Change since the start",
-            caption,
+            &caption,
             &keys,
             vec![change, rewards],
         );
@@ -175,14 +195,57 @@ impl Maker<'_> {
             Panel::over_steps("Reward accuracy", "share of pairs with a positive margin");
         accuracy.percent = true;
         self.both(&mut accuracy, "accuracy", Role::Plain, "rewards/accuracies");
-        let caption = "The objective's own loss, and how often chosen has the larger implicit reward. Both can look well \
-                       while chosen becomes less likely: they only see the margin.";
+        let (title, caption) = if accuracy.series.is_empty() {
+            ("Loss", "The objective's own loss.")
+        } else {
+            (
+                "Loss and reward accuracy",
+                "The objective's own loss, and how often chosen has the larger implicit reward. Both can look well while \
+                 chosen becomes less likely: they only see the margin.",
+            )
+        };
         self.add(
             "learning",
-            "Loss and reward accuracy",
+            title,
             caption,
             &["loss", "rewards/accuracies"],
             vec![loss, accuracy],
+        );
+    }
+
+    fn divergence(&mut self) {
+        let mut kl = Panel::over_steps("KL estimate", "nats, never below zero");
+        kl.guide = true;
+        self.both(&mut kl, "KL estimate", Role::Plain, "kl");
+        let caption = "How far the policy has moved from the reference, estimated as KTO does: the mean log-ratio of \
+                       completions under prompts that they do not belong to, cut off at zero. It is the point from which \
+                       rewards of good and bad completions are judged.";
+        self.add(
+            "kl",
+            "Distance from the reference",
+            caption,
+            &["kl"],
+            vec![kl],
+        );
+    }
+
+    fn mask(&mut self) {
+        let mut open =
+            Panel::over_steps("Open tokens", "share of tokens with s at or above one half");
+        open.percent = true;
+        self.both(&mut open, "open", Role::Plain, "mask/open");
+        let mut mean = Panel::over_steps("Mean share", "mean of s over the tokens");
+        mean.percent = true;
+        self.both(&mut mean, "mean share", Role::Plain, "mask/mean");
+        let caption = "Under a learnt token mask each token's log-ratio is multiplied by its share s from 0 to 1. The fewer \
+                       tokens stay open, the sparser the comparison that the loss sees.";
+        let keys = ["mask/open", "mask/mean"];
+        self.add(
+            "mask",
+            "Tokens under the mask",
+            caption,
+            &keys,
+            vec![open, mean],
         );
     }
 
@@ -379,7 +442,8 @@ impl Maker<'_> {
     }
 }
 
-fn capitalised(word: &str) -> String {
+/// The word with a capital first letter, as it begins a heading.
+pub(crate) fn capitalised(word: &str) -> String {
     word.char_indices()
         .map(|(at, c)| if at == 0 { c.to_ascii_uppercase() } else { c })
         .collect()

@@ -5,14 +5,16 @@ use std::path::{Path, PathBuf};
 use crate::error::Result;
 use crate::page::{self, Page, escape, number, push, signed};
 use crate::record::RunRecord;
-use crate::run_figures::figures;
-use crate::verdict::{Basis, Geometry, Mood, Trend, judge, percent};
+use crate::run_figures::{capitalised, figures};
+use crate::token_mask;
+use crate::verdict::{Basis, FURTHER, Geometry, Mood, Trend, further_trend, judge, percent};
 use crate::write::write_atomically;
 
 /// Writes `report.html` into the run's directory and gives its path.
 ///
 /// Reads `metrics.jsonl` (one JSON object per logged step, keys as `unbraid train` writes them), and, when present,
-/// `run.yaml` and `summary.json`. Damaged lines, values that are not finite and resumed runs are noted on the page.
+/// `run.yaml`, `token_mask.jsonl` (a JSON object per shown pair: `index`, `chosen_tokens`, `chosen_share`,
+/// `rejected_tokens`, `rejected_share`, optional `prompt`; shares from 0 to 1) and `summary.json`. Damaged lines, values that are not finite and resumed runs are noted on the page.
 /// The file is replaced atomically; the same records give the same bytes.
 ///
 /// # Errors
@@ -28,7 +30,10 @@ pub fn write_run_report(run_dir: &Path) -> Result<PathBuf> {
 
 fn render(run: &RunRecord) -> String {
     let mut notes = run.notes.clone();
-    if !run.has_geometry() {
+    if run.unpaired() {
+        notes.push("this run judged single rows, not pairs: “chosen” are the completions labelled good, “rejected” those \
+                    labelled bad; a step whose rows are all of one kind has no point on the other side".to_string());
+    } else if !run.has_geometry() {
         notes.push("no gradients were measured in this run: `--geometry every` or `--geometry N` adds cosines, cases and \
                     predictions".to_string());
     }
@@ -50,6 +55,7 @@ fn render(run: &RunRecord) -> String {
         stem: page::stem(&run.name()),
         opening_html: verdict_html(run) + &tiles_html(run) + &page::notes(&notes),
         figures,
+        sections: token_mask::section(&run.masked).into_iter().collect(),
         sheets_html: sheets,
     }
     .render()
@@ -62,12 +68,15 @@ fn facts(run: &RunRecord) -> String {
     let known = [
         setting("model_name_or_path", ""),
         setting("dataset_name", ""),
-        setting("loss_type", "objective "),
-        setting("remedy", "remedy ").filter(|remedy| remedy != "remedy none"),
+    ];
+    let rates = [
         setting("beta", "β "),
         setting("learning_rate", "learning rate "),
     ];
-    known.into_iter().flatten().collect::<Vec<_>>().join(" · ")
+    let method = run.method().facts();
+    let known = known.into_iter().flatten().chain(method);
+    let known = known.chain(rates.into_iter().flatten());
+    known.collect::<Vec<_>>().join(" · ")
 }
 
 fn verdict_html(run: &RunRecord) -> String {
@@ -102,7 +111,16 @@ fn tiles_html(run: &RunRecord) -> String {
     ];
     for (label, key, unit) in rows {
         if let Some(trend) = basis.trend(run, key) {
-            html += &trend_tile(&format!("{label}, {}", basis.label()), trend, unit);
+            html += &trend_tile(&format!("{label}, {}", basis.label(run)), trend, unit);
+        }
+    }
+    for (label, key, unit) in FURTHER {
+        if let Some((basis, trend)) = further_trend(run, basis, key) {
+            html += &trend_tile(
+                &format!("{}, {}", capitalised(label), basis.label(run)),
+                trend,
+                unit,
+            );
         }
     }
     html += &geometry_tiles(&Geometry::of(run));

@@ -38,7 +38,12 @@ impl Settings {
             }
             Err(error) => return Err(ReportError::io("read", path)(error)),
         };
-        let mut text = String::from_utf8_lossy(&bytes).into_owned();
+        Ok(Self::of_text(&String::from_utf8_lossy(&bytes)))
+    }
+
+    /// The settings that stand in `text`.
+    pub(crate) fn of_text(text: &str) -> Self {
+        let mut text = text.to_string();
         let (value, mut note) = match serde_saphyr::from_str::<Value>(&text) {
             Ok(value) => (value, None),
             Err(_) => (
@@ -56,16 +61,29 @@ impl Settings {
                 "run.yaml is long: shown up to {MAX_SHOWN_BYTES} bytes"
             )));
         }
-        Ok(Self { text, value, note })
+        Self { text, value, note }
     }
 
     /// The first value under `key`, the shallowest first, as text. Lists are joined by spaces, so that a command
     /// line may be written as a list of words.
     pub(crate) fn get(&self, key: &str) -> Option<String> {
+        plain(self.find(key)?)
+    }
+
+    /// The same as a list: of one entry where the value is no list, empty where there is none.
+    pub(crate) fn list(&self, key: &str) -> Vec<String> {
+        match self.find(key) {
+            Some(Value::Array(items)) => items.iter().filter_map(plain).collect(),
+            Some(value) => plain(value).into_iter().collect(),
+            None => Vec::new(),
+        }
+    }
+
+    fn find(&self, key: &str) -> Option<&Value> {
         let mut level = vec![&self.value];
         while !level.is_empty() {
             if let Some(found) = level.iter().find_map(|value| value.get(key)) {
-                return plain(found);
+                return Some(found);
             }
             level = level.into_iter().flat_map(children).collect();
         }
@@ -153,6 +171,14 @@ mod tests {
             None,
             "an object is not a value to print"
         );
+    }
+
+    #[test]
+    fn a_value_is_a_list_of_one() {
+        let settings = settings("a: [x, y z]\nb: x y\nc: null\n");
+        assert_eq!(settings.list("a"), ["x", "y z"]);
+        assert_eq!(settings.list("b"), ["x y"]);
+        assert!(settings.list("c").is_empty() && settings.list("d").is_empty());
     }
 
     #[test]

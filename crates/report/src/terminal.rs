@@ -6,7 +6,7 @@ use std::path::Path;
 use crate::error::Result;
 use crate::page::four_digits;
 use crate::record::RunRecord;
-use crate::verdict::{Basis, Geometry, judge, percent};
+use crate::verdict::{Basis, FURTHER, Geometry, Trend, further_trend, judge, percent};
 
 /// Longest line of the verdict.
 const WIDTH: usize = 80;
@@ -23,10 +23,11 @@ pub fn terminal_summary(run_dir: &Path) -> Result<String> {
     let run = RunRecord::read(run_dir)?;
     let basis = Basis::of(&run);
     let mut lines = vec![format!(
-        "{}: {} steps, measured on {}",
+        "{}: {} steps{}, measured on {}",
         run.name(),
         run.last_step(),
-        basis.label()
+        method(&run),
+        basis.label(&run)
     )];
     let rows = [
         ("chosen log-prob", "logps/chosen"),
@@ -36,21 +37,15 @@ pub fn terminal_summary(run_dir: &Path) -> Result<String> {
         ("loss", "loss"),
     ];
     for (label, key) in rows {
-        if let Some(trend) = basis.trend(&run, key) {
-            let (start, end, change) = match key {
-                "rewards/accuracies" => (
-                    percent(trend.start),
-                    percent(trend.end),
-                    format!("{:+.0} points", 100.0 * trend.change()),
-                ),
-                _ => (
-                    four_digits(trend.start),
-                    four_digits(trend.end),
-                    signed(trend.change()),
-                ),
-            };
-            lines.push(format!("  {label:<18}{start:>11} -> {end:<11} {change}"));
-        }
+        lines.extend(
+            basis
+                .trend(&run, key)
+                .map(|trend| trend_line(label, key, trend)),
+        );
+    }
+    for (label, key, _) in FURTHER {
+        let found = further_trend(&run, basis, key);
+        lines.extend(found.map(|(_, trend)| trend_line(label, key, trend)));
     }
     lines.extend(geometry_line(&Geometry::of(&run)));
     if !run.notes.is_empty() {
@@ -70,6 +65,33 @@ pub fn terminal_summary(run_dir: &Path) -> Result<String> {
         .map(|line| printable(line))
         .collect::<Vec<_>>()
         .join("\n"))
+}
+
+/// First → last and the change of one column.
+fn trend_line(label: &str, key: &str, trend: Trend) -> String {
+    let (start, end, change) = match key {
+        "rewards/accuracies" | "mask/open" => (
+            percent(trend.start),
+            percent(trend.end),
+            format!("{:+.0} points", 100.0 * trend.change()),
+        ),
+        _ => (
+            four_digits(trend.start),
+            four_digits(trend.end),
+            signed(trend.change()),
+        ),
+    };
+    format!("  {label:<18}{start:>11} -> {end:<11} {change}")
+}
+
+/// How the run was trained, for the first line.
+fn method(run: &RunRecord) -> String {
+    let label = run.method().label();
+    if label.is_empty() {
+        label
+    } else {
+        format!(" of {label}")
+    }
 }
 
 /// Lines of at most [`WIDTH`] characters; a verdict takes three at the most.

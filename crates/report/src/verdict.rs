@@ -96,9 +96,14 @@ pub(crate) enum Basis {
 }
 
 impl Basis {
-    /// The better one that the run has.
+    /// The better one that the run has. Rows without partners may lack a side in the held-out data, or altogether.
     pub(crate) fn of(run: &RunRecord) -> Self {
-        if run.eval.finite("logps/chosen").len() > 1 {
+        let mut sides = ["logps/chosen", "logps/rejected"]
+            .into_iter()
+            .filter(|key| run.train.has(key) || run.eval.has(key))
+            .peekable();
+        let any = sides.peek().is_some();
+        if any && sides.all(|key| run.eval.finite(key).len() > 1) {
             Self::HeldOut
         } else {
             Self::Training
@@ -113,9 +118,10 @@ impl Basis {
         }
     }
 
-    /// Its name for a reader.
-    pub(crate) fn label(self) -> &'static str {
+    /// Its name for a reader of the page of `run`.
+    pub(crate) fn label(self, run: &RunRecord) -> &'static str {
         match self {
+            Self::HeldOut if run.unpaired() => "held-out rows",
             Self::HeldOut => "held-out pairs",
             Self::Training => "training batches",
         }
@@ -129,6 +135,18 @@ impl Basis {
             Self::Training => Trend::noisy(&values),
         }
     }
+}
+
+/// Key figures that only some runs log: label, column, unit.
+pub(crate) const FURTHER: [(&str, &str, &str); 2] = [
+    ("KL estimate", "kl", " nats"),
+    ("open tokens", "mask/open", "%"),
+];
+
+/// Trend of a column of [`FURTHER`], from training batches where the better rows lack it.
+pub(crate) fn further_trend(run: &RunRecord, basis: Basis, key: &str) -> Option<(Basis, Trend)> {
+    let mut bases = [basis, Basis::Training].into_iter();
+    bases.find_map(|basis| Some((basis, basis.trend(run, key)?)))
 }
 
 /// How good the outcome is, for colour.
@@ -192,24 +210,57 @@ impl Geometry {
 
 /// Judges a run on the given rows. `None` when it logged neither log-probs nor rewards.
 pub(crate) fn judge(run: &RunRecord, basis: Basis) -> Option<Verdict> {
-    let (chosen, rejected, rests_on) = movement(run, basis)?;
-    if run.train.len().max(run.eval.len()) < 2 {
-        let sentence = "One logged step only: nothing to compare it with.".to_string();
-        return Some(Verdict {
-            sentence,
-            mood: Mood::Still,
-            basis: "a single row".to_string(),
-        });
-    }
+    let (quantity, rests_on) = evidence(run, basis)?;
+    let trend = |side: &str| {
+        let key = format!("{quantity}/{side}");
+        let enough = basis.rows(run).finite(&key).len() > 1;
+        enough.then(|| basis.trend(run, &key)).flatten()
+    };
+    let (mood, sentence) = match (trend("chosen"), trend("rejected")) {
+        (Some(chosen), Some(rejected)) => both_sides(run, chosen, rejected),
+        (Some(chosen), None) => one_side(["Chosen", "rejected"], chosen, Direction::Rose),
+        (None, Some(rejected)) => one_side(["Rejected", "chosen"], rejected, Direction::Fell),
+        (None, None) => {
+            return Some(Verdict {
+                sentence: "One logged step only: nothing to compare it with.".to_string(),
+                mood: Mood::Still,
+                basis: "a single row".to_string(),
+            });
+        }
+    };
+    Some(Verdict {
+        sentence,
+        mood,
+        basis: rests_on,
+    })
+}
+
+/// Only one of the two sides was logged often enough to have moved; `wanted` is where it should go.
+fn one_side([side, other]: [&str; 2], trend: Trend, wanted: Direction) -> (Mood, String) {
+    let (mood, verb) = match trend.direction() {
+        Direction::Held => (Mood::Still, "held its place"),
+        Direction::Rose => (Mood::Good, "rose"),
+        Direction::Fell => (Mood::Good, "fell"),
+    };
+    let against = mood == Mood::Good && trend.direction() != wanted;
+    let mood = if against { Mood::Bad } else { mood };
+    let sentence = format!("{side} {verb}; the records hold too little of {other} to judge it.");
+    (mood, sentence)
+}
+
+/// Chosen and rejected were both followed.
+fn both_sides(run: &RunRecord, chosen: Trend, rejected: Trend) -> (Mood, String) {
     let geometry = Geometry::of(run);
-    let grew = chosen.change() > rejected.change();
-    let (mood, sentence) = match (chosen.direction(), rejected.direction()) {
-        (Direction::Fell, Direction::Fell) => {
-            (Mood::Entangled, together("fell", grew, 1, &geometry))
-        }
-        (Direction::Rose, Direction::Rose) => {
-            (Mood::Entangled, together("rose", grew, 2, &geometry))
-        }
+    let together = |verb, case| {
+        let grew = chosen.change() > rejected.change();
+        (
+            Mood::Entangled,
+            together(verb, grew, case, &geometry, run.unpaired()),
+        )
+    };
+    match (chosen.direction(), rejected.direction()) {
+        (Direction::Fell, Direction::Fell) => together("fell", 1),
+        (Direction::Rose, Direction::Rose) => together("rose", 2),
         (Direction::Rose, Direction::Fell) => (
             Mood::Good,
             format!(
@@ -252,54 +303,49 @@ pub(crate) fn judge(run: &RunRecord, basis: Basis) -> Option<Verdict> {
             Mood::Still,
             "Neither chosen nor rejected moved beyond the noise of these records.".into(),
         ),
-    };
-    Some(Verdict {
-        sentence,
-        mood,
-        basis: rests_on,
-    })
+    }
 }
 
-/// Trends of chosen and rejected, and what they rest on.
-fn movement(run: &RunRecord, basis: Basis) -> Option<(Trend, Trend, String)> {
-    let pair = |key: &str| {
-        let side = |side: &str| basis.trend(run, &format!("{key}/{side}"));
-        Some((side("chosen")?, side("rejected")?))
+/// Which quantity tells how chosen and rejected moved, and what it rests on in words for a reader.
+fn evidence(run: &RunRecord, basis: Basis) -> Option<(&'static str, String)> {
+    let seen = |quantity: &str| {
+        let sides = ["chosen", "rejected"].map(|side| format!("{quantity}/{side}"));
+        sides.map(|key| basis.rows(run).values(&key))
     };
-    let rewards_moved = || {
-        run.train
-            .values("rewards/chosen")
-            .iter()
-            .any(|reward| *reward != 0.0)
-    };
+    let logged = |quantity: &str| seen(quantity).iter().any(|values| !values.is_empty());
+    // Without a reference, or before the first step, every reward is zero and says nothing.
+    let rewards_moved = seen("rewards")
+        .iter()
+        .any(|values| values.len() > 1 && values.iter().any(|reward| *reward != 0.0));
     match basis {
         Basis::HeldOut => {
-            let (chosen, rejected) = pair("logps")?;
-            let count = run.eval.finite("logps/chosen").len();
-            Some((
-                chosen,
-                rejected,
-                format!(
-                    "log-probs of the same held-out pairs, first against last of {count} evaluations"
-                ),
-            ))
+            let count = seen("logps").iter().map(Vec::len).max()?;
+            let rests = format!(
+                "log-probs of the same {}, first against last of {count} evaluations",
+                basis.label(run)
+            );
+            (count > 0).then_some(("logps", rests))
         }
-        Basis::Training if run.train.values("rewards/chosen").len() > 1 && rewards_moved() => {
-            let (chosen, rejected) = pair("rewards")?;
+        Basis::Training if rewards_moved || (logged("rewards") && !logged("logps")) => {
             let rests = "implicit rewards of training batches, last tenth of the logged steps against the first";
-            Some((chosen, rejected, rests.to_string()))
+            Some(("rewards", rests.to_string()))
         }
         Basis::Training => {
-            let (chosen, rejected) = pair("logps")?;
             let rests =
                 "log-probs of training batches, last tenth of the logged steps against the first";
-            Some((chosen, rejected, rests.to_string()))
+            logged("logps").then(|| ("logps", rests.to_string()))
         }
     }
 }
 
 /// Both moved the same way: is it entanglement? `case` is the index of the matching case in [`Geometry::cases`].
-fn together(verb: &str, margin_grew: bool, case: usize, geometry: &Geometry) -> String {
+fn together(
+    verb: &str,
+    margin_grew: bool,
+    case: usize,
+    geometry: &Geometry,
+    unpaired: bool,
+) -> String {
     let margin = if margin_grew {
         ""
     } else {
@@ -307,6 +353,9 @@ fn together(verb: &str, margin_grew: bool, case: usize, geometry: &Geometry) -> 
     };
     let opening = format!("Chosen and rejected both {verb}{margin}");
     match (geometry.cosine, geometry.cases) {
+        (None, _) if unpaired => format!(
+            "{opening}; rows without partners have no pair of gradients that could show why."
+        ),
         (None, _) => {
             format!("{opening}; this run measured no gradients, so the records do not show why.")
         }
@@ -390,19 +439,19 @@ mod tests {
             steps: 9,
         };
         assert_eq!(
-            together("fell", true, 1, &geometry(0.931, 0.8)),
+            together("fell", true, 1, &geometry(0.931, 0.8), false),
             "Chosen and rejected both fell: gradient entanglement (mean cosine 0.93)."
         );
         assert!(
-            together("fell", true, 1, &geometry(0.4, 0.2))
+            together("fell", true, 1, &geometry(0.4, 0.2), false)
                 .contains("only 20 % of the measured pairs")
         );
         assert!(
-            together("fell", true, 1, &geometry(-0.2, 0.0))
+            together("fell", true, 1, &geometry(-0.2, 0.0), false)
                 .contains("do not pull together (mean cosine -0.20)")
         );
         assert!(
-            together("fell", false, 1, &Geometry::default())
+            together("fell", false, 1, &Geometry::default(), false)
                 .contains("the margin shrank; this run measured no gradients")
         );
     }

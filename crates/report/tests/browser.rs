@@ -87,7 +87,8 @@ fn write_run(dir: &Path) {
              \"rewards/accuracies\":{t},\"geometry/cosine\":0.9,\"geometry/inner\":3.6,\"geometry/grad_norm_chosen\":2,\
              \"geometry/grad_norm_rejected\":2,\"geometry/ideal\":0.2,\"geometry/both_fall\":0.7,\
              \"geometry/both_rise\":0.1,\"geometry/predicted_chosen\":{t},\"geometry/realised_chosen\":{t},\
-             \"geometry/predicted_rejected\":{t},\"geometry/realised_rejected\":{t}}}\n",
+             \"geometry/predicted_rejected\":{t},\"geometry/realised_rejected\":{t},\
+             \"mask/open\":{t},\"mask/mean\":{t}}}\n",
             1.0 - t,
             -50.0 - t,
             -60.0 - 2.0 * t,
@@ -99,6 +100,8 @@ fn write_run(dir: &Path) {
     fs::create_dir_all(dir).unwrap();
     fs::write(dir.join("metrics.jsonl"), lines).unwrap();
     fs::write(dir.join("run.yaml"), "run_name: '</script><b>&'\n").unwrap();
+    let masked = r#"{"index":0,"prompt":"<b>&","chosen_tokens":["</s><b>&","\n"],"chosen_share":[1,0.4],"rejected_tokens":[],"rejected_share":[]}"#;
+    fs::write(dir.join("token_mask.jsonl"), masked).unwrap();
 }
 
 #[test]
@@ -113,7 +116,7 @@ fn every_panel_is_drawn_and_the_console_is_silent() {
     write_run(&b);
     let run = write_run_report(&a).unwrap();
     let comparison = write_comparison(&[a, b], &dir.path().join("c.html")).unwrap();
-    for (page, panels) in [(run, 14), (comparison, 10)] {
+    for (page, panels) in [(run, 16), (comparison, 12)] {
         let (document, log) = load(browser, &page, &dir.path().join(format!("profile{panels}")));
         let console: Vec<&str> = log
             .lines()
@@ -129,6 +132,9 @@ fn every_panel_is_drawn_and_the_console_is_silent() {
             document.matches("<path").count() > 10 * panels,
             "the drawings are empty"
         );
-        assert!(!document.contains("<b>&amp;"), "a run's name became markup");
+        assert!(!document.contains("<b>&amp;"), "a record became markup");
+        let tokens = document.matches("style=\"--s:").count();
+        // Four in the legend, two in the pair.
+        assert_eq!(tokens, if panels == 16 { 6 } else { 0 });
     }
 }
