@@ -123,6 +123,7 @@ impl<B: Backend> Optimizer<B> {
         for (i, gradient) in gradients.values.iter().enumerate() {
             let Some(gradient) = gradient else { continue };
             let spec = &params.specs[i];
+            let learning_rate = learning_rate * spec.learning_rate_factor;
             let decay = if spec.decay { self.weight_decay } else { 0.0 };
             let shape = held_shape(spec);
             let (value, state) = (&mut params.values[i], &mut self.state[i][..]);

@@ -13,8 +13,8 @@ use unbraid_objective::{Objective, ObjectiveOptions};
 use unbraid_preference::TokenizedPair;
 use unbraid_tensor::{Backend, NaiveBackend};
 use unbraid_train::{
-    MaskSettings, MovingReference, PreferenceSettings, PreferenceTask, ReferencedPairs, Task,
-    TokenMask,
+    MaskSettings, MovingReference, Optimizer, OptimizerKind, PreferenceSettings, PreferenceTask,
+    ReferencedPairs, Task, TokenMask,
 };
 
 type Model = LanguageModel<NaiveBackend>;
@@ -176,6 +176,35 @@ fn a_fresh_mask_takes_nearly_the_plain_step() {
             base.params.specs[i].name
         );
     }
+}
+
+/// The mask's own parameters move at their own rate.
+#[test]
+fn a_mask_has_its_own_learning_rate() {
+    let pairs = pairs("llama");
+    let mut policy = model("llama");
+    let fast = MaskSettings {
+        learning_rate_factor: 50.0,
+        ..MASK
+    };
+    let mask = TokenMask::free(&mut policy, fast, &pairs);
+    let values = policy.params.find("mask.values").unwrap();
+    let gradients = {
+        let mut gradients = Gradients::zeros(&NaiveBackend, &policy.params, |p| p == values);
+        let len = policy.params.specs[values.0].len();
+        gradients.values[values.0] = Some(NaiveBackend.upload_f64(&vec![2.0; len]));
+        gradients
+    };
+    assert!(matches!(mask, TokenMask::Free { .. }));
+    let before = NaiveBackend.download_f64(policy.params.get(values))[0];
+    let sgd = OptimizerKind::Sgd { momentum: 0.0 };
+    let mut optimizer = Optimizer::new(&NaiveBackend, sgd, 0.0, &policy.params, &gradients);
+    optimizer.step(&NaiveBackend, &mut policy.params, &gradients, 1e-3, 1.0);
+    let after = NaiveBackend.download_f64(policy.params.get(values))[0];
+    assert!(
+        (before - after - 50.0 * 1e-3 * 2.0).abs() < 1e-12,
+        "{before} {after}"
+    );
 }
 
 /// WPO multiplies a pair's loss and gradient by one number, at most about 1 where the text is the policy's own.

@@ -98,11 +98,11 @@ fn paired(
         }
     }
     let generation = source.generation_config();
-    facts.push(("pairs", train.pairs.len().to_string()));
-    write_run_yaml(config, &facts, &model)?;
     drop(source); // the mapped file would count as memory for the whole run
     settings.dropout_seed = adapt::dropout_seed(&model, config.model.seed);
     settings.mask = token_mask(config, &mut model, &train.pairs);
+    facts.push(("pairs", train.pairs.len().to_string()));
+    write_run_yaml(config, &facts, &model)?;
 
     let referenced = |pairs| referenced(pairs, &known, &settings);
     let (train_side, eval_side) = (referenced(&train.pairs), referenced(eval));
