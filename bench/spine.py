@@ -54,6 +54,7 @@ def parse():
     parser.add_argument("--max-length", type=int, default=512)
     parser.add_argument("--learning-rate", type=float, default=1e-6)
     parser.add_argument("--beta", type=float, default=0.1)
+    parser.add_argument("--lora", type=int, help="rank of an adapter on all linear maps (default: train everything)")
     parser.add_argument("--seed", type=int, default=42)
     parser.add_argument("--threads", type=int, default=os.cpu_count())
     parser.add_argument("--skip-existing", action="store_true")
@@ -79,6 +80,7 @@ def run_trl(args, pairs, folder, best):
         "model": str(args.model), "pairs": str(pairs), "output_dir": str(folder / "out"), "steps": args.steps,
         "horizon": args.horizon, "batch": args.batch, "max_length": args.max_length, "beta": args.beta,
         "learning_rate": args.learning_rate, "seed": args.seed, "threads": args.threads, "precompute": best,
+        "lora": args.lora,
     }  # fmt: skip
     (folder / "settings.json").write_text(json.dumps(settings))
     variables = environment(args)
@@ -105,6 +107,11 @@ def unbraid_command(args, pairs, output):
         "train-sampling-strategy": "sequential", "max-steps": args.horizon, "logging-steps": 1, "save-strategy": "no",
         "geometry": "off", "threads": args.threads, "output-dir": output,
     }  # fmt: skip
+    if args.lora:
+        options |= {
+            "use-peft": "true", "lora-r": args.lora, "lora-alpha": 2 * args.lora, "lora-dropout": 0,
+            "lora-target-modules": "all-linear",
+        }  # fmt: skip
     return [str(args.unbraid), "train", *(part for key, value in options.items() for part in (f"--{key}", str(value)))]
 
 
@@ -134,7 +141,9 @@ def run_unbraid(args, pairs, folder):
     started = mark = time.perf_counter()
     steps, peak, interrupted = [], 0, False
     with open(log, "w") as sink:
-        process = subprocess.Popen(command, env=environment(args), stdout=sink, stderr=sink)
+        # a cache of its own: the reference is scored in every run
+        variables = environment(args) | {"UNBRAID_CACHE": str(folder / "cache")}
+        process = subprocess.Popen(command, env=variables, stdout=sink, stderr=sink)
         while True:
             done = process.poll() is not None
             peak = max(peak, peak_rss_bytes(process.pid) or 0)

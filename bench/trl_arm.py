@@ -87,11 +87,20 @@ def main(settings_path, result_path):
         # TRL's default is float32 too; stated so that a change of default would not pass unseen
         model_init_kwargs={"dtype": "float32"},
     )
+    adapter = None
+    if settings.get("lora"):
+        import peft
+
+        rank = settings["lora"]
+        adapter = peft.LoraConfig(
+            r=rank, lora_alpha=2 * rank, lora_dropout=0.0, target_modules="all-linear", task_type="CAUSAL_LM"
+        )
     recorder = Recorder()
     before = time.perf_counter()
     trainer = trl.DPOTrainer(
-        model=settings["model"], args=config, train_dataset=Dataset.from_list(rows), callbacks=[recorder]
-    )
+        model=settings["model"], args=config, train_dataset=Dataset.from_list(rows), callbacks=[recorder],
+        peft_config=adapter,
+    )  # fmt: skip
     built = time.perf_counter() - before
     if len(trainer.train_dataset) < steps * batch:
         raise SystemExit(f"only {len(trainer.train_dataset)} of {len(rows)} pairs left: raise SPARE_ROWS")
