@@ -372,3 +372,52 @@ fn what_cannot_be_adapted_is_refused_by_name() {
         "{message}"
     );
 }
+
+#[test]
+fn a_whole_model_saved_over_an_adapter_is_not_shadowed_by_it() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut model = base(NaiveBackend, "llama");
+    model.attach_lora(fresh(0.0, &[]), 7).unwrap();
+    model.save(dir.path(), StoredDtype::F32).unwrap();
+    assert!(dir.path().join("adapter_config.json").exists());
+    model.merge_adapter();
+    model.save(dir.path(), StoredDtype::F32).unwrap();
+    for name in ["adapter_config.json", "adapter_model.safetensors"] {
+        assert!(!dir.path().join(name).exists(), "{name}");
+    }
+}
+
+#[test]
+fn damaged_adapters_are_refused_by_tensor() {
+    use unbraid_model::weights::save_safetensors_file;
+    let dir = tempfile::tempdir().unwrap();
+    let source = root().join("lora/llama");
+    std::fs::copy(
+        source.join("adapter_config.json"),
+        dir.path().join("adapter_config.json"),
+    )
+    .unwrap();
+    let path = "base_model.model.model.layers.0.self_attn.q_proj";
+    for (a, b, message) in [
+        (vec![], vec![32, 3], "has shape [], expected [r, 32]"),
+        (vec![0, 32], vec![32, 0], "with r at least 1"),
+        (
+            vec![3, 32],
+            vec![32, 2],
+            "lora_B.weight has shape [32, 2], expected [32, 3]",
+        ),
+    ] {
+        let tensors = [
+            (format!("{path}.lora_A.weight"), a),
+            (format!("{path}.lora_B.weight"), b),
+        ];
+        let fetch = |i: usize| Ok(vec![0.5; tensors[i].1.iter().product()]);
+        let file = dir.path().join("adapter_model.safetensors");
+        save_safetensors_file(&file, &tensors, fetch, StoredDtype::F32).unwrap();
+        let said = base(NaiveBackend, "llama")
+            .load_adapter(dir.path())
+            .unwrap_err()
+            .to_string();
+        assert!(said.contains(message), "{said}");
+    }
+}

@@ -224,6 +224,7 @@ impl<B: Backend> LanguageModel<B> {
             self.params.save(&self.backend, dir, dtype)?;
             let json = self.config.to_json_pretty(dtype);
             crate::weights::write_file_atomic(&dir.join("config.json"), json.as_bytes())?;
+            crate::lora::remove_adapter(dir)?;
         }
         self.save_extras(dir)
     }
@@ -401,7 +402,15 @@ impl<B: Backend> LanguageModel<B> {
         let mut d_last = b.zeros(m * d);
         let norm = self.family.final_norm();
         let space = RowSpace::Targets;
-        norm.backward(&pass, sink, space, &forward.last, &forward.norm, &dh, &mut d_last);
+        norm.backward(
+            &pass,
+            sink,
+            space,
+            &forward.last,
+            &forward.norm,
+            &dh,
+            &mut d_last,
+        );
         let mut dx = b.zeros(plan.rows * d);
         b.scatter_add(&d_last, &plan.target_rows, None, &mut dx, d);
         drop((dh, d_last));

@@ -201,3 +201,29 @@ fn fresh_models_have_the_counted_parameters_and_an_even_guess() {
         assert!((mean + 101f64.ln()).abs() < 0.2, "{case}: {mean}");
     }
 }
+
+/// What the numbers depend on is in the fingerprint: the configuration as well as the tensors.
+#[test]
+fn the_fingerprint_covers_the_configuration() {
+    let source = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../../parity/models/llama");
+    let dir = tempfile::tempdir().unwrap();
+    for name in ["config.json", "model.safetensors"] {
+        std::fs::copy(source.join(name), dir.path().join(name)).unwrap();
+    }
+    let fingerprint = || {
+        unbraid_model::weights::Weights::open(dir.path())
+            .unwrap()
+            .fingerprint()
+            .unwrap()
+    };
+    let before = fingerprint();
+    let path = dir.path().join("config.json");
+    let text = std::fs::read_to_string(&path).unwrap();
+    let mut config: serde_json::Value = serde_json::from_str(&text).unwrap();
+    config["transformers_version"] = "0".into();
+    std::fs::write(&path, config.to_string()).unwrap();
+    assert_eq!(fingerprint(), before, "who wrote it does not matter");
+    config["rms_norm_eps"] = 1e-3.into();
+    std::fs::write(&path, config.to_string()).unwrap();
+    assert_ne!(fingerprint(), before);
+}

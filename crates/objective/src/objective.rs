@@ -233,6 +233,63 @@ impl Objective {
         }
     }
 
+    /// k of every pair's likelihood term −k·a_w, summed over all terms; 0 where there is none.
+    ///
+    /// For a caller that weighs tokens ([`length_desensitized`], masks): the likelihood counts every token once, so
+    /// with â_w the weighted sum the loss is `evaluate(…).loss + k(â_w − a_w)`, and k of d_w goes to the plain a_w.
+    pub fn likelihood_coefficients(&self, batch: &[PairLogps]) -> Vec<f64> {
+        match self {
+            Self::Weighted(terms) => {
+                let mut sum = vec![0.0; batch.len()];
+                for (weight, term) in terms {
+                    let own = term.likelihood_coefficients(batch);
+                    sum.iter_mut().zip(own).for_each(|(s, k)| *s += weight * k);
+                }
+                sum
+            }
+            Self::ReferenceFree(inner) => inner.likelihood_coefficients(batch),
+            _ => {
+                let nll = self.as_loss().likelihood();
+                let pairs = batch.iter();
+                pairs.map(|pair| nll.coefficient(pair, batch)).collect()
+            }
+        }
+    }
+
+    /// The implicit rewards (chosen, rejected) of a pair as TRL logs them: β times the log-ratio, the mean token
+    /// log-prob of objectives that compare means, the transformed reward of `alphapo`. A weighted sum has its
+    /// first term's; `beta` is used where the objective has none.
+    pub fn implicit_rewards(&self, pair: &PairLogps, beta: f64) -> (f64, f64) {
+        match self {
+            Self::Weighted(terms) => match terms.first() {
+                Some((_, first)) => first.implicit_rewards(pair, beta),
+                None => (0.0, 0.0),
+            },
+            Self::ReferenceFree(inner) => inner.implicit_rewards(&pair.without_reference(), beta),
+            Self::SimPo(SimPo { beta, .. }) | Self::Orpo(Orpo { beta, .. }) => {
+                (beta * pair.chosen_mean(), beta * pair.rejected_mean())
+            }
+            Self::AlphaPo(loss) => loss.rewards(pair),
+            _ if self.needs_reference() => (
+                beta * pair.chosen_log_ratio(),
+                beta * pair.rejected_log_ratio(),
+            ),
+            _ => (beta * pair.chosen, beta * pair.rejected),
+        }
+    }
+
+    /// Whether every term with a weight reads log-ratios, so that a token mask can multiply them.
+    pub fn reads_log_ratios(&self) -> bool {
+        match self {
+            Self::Weighted(terms) => terms
+                .iter()
+                .all(|(weight, term)| *weight == 0.0 || term.reads_log_ratios()),
+            Self::ReferenceFree(inner) => inner.reads_log_ratios(),
+            Self::Sft(_) => true, // the likelihood counts every token, masked or not
+            _ => self.needs_reference(),
+        }
+    }
+
     /// Whether `ref_chosen` and `ref_rejected` are read.
     pub fn needs_reference(&self) -> bool {
         match self {

@@ -10,11 +10,12 @@ use unbraid_objective::Case;
 pub struct PairRecord {
     /// The row's place in the data set, counted from 0.
     pub index: usize,
-    /// log π(y_w|x) before the step, in nats: the sum over the chosen completion's tokens.
+    /// log π(y_w|x) in the step's forward pass, in nats: the sum over the chosen completion's tokens as the objective
+    /// read it, weighted where tokens are weighted.
     pub chosen_logps: f64,
-    /// log π(y_l|x) before the step, in nats.
+    /// log π(y_l|x) likewise.
     pub rejected_logps: f64,
-    /// log π_ref(y_w|x), in nats; `None` without a reference.
+    /// log π_ref(y_w|x) over the same tokens and weights, in nats; `None` without a reference.
     pub ref_chosen_logps: Option<f64>,
     /// log π_ref(y_l|x), in nats; `None` without a reference.
     pub ref_rejected_logps: Option<f64>,

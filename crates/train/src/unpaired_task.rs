@@ -123,7 +123,8 @@ impl UnpairedTask<'_> {
         metrics: &mut Averages,
         split: &'static str,
     ) -> Result<Vec<f64>, TrainError> {
-        let (mut coefficients, mut rewards) = (Vec::new(), [(0.0, 0.0); 2]);
+        // (rewards, log-probs, rows) of liked and of disliked rows
+        let (mut coefficients, mut sides) = (Vec::new(), [(0.0, 0.0, 0.0); 2]);
         for (&i, &logp) in rows.iter().zip(policy) {
             let example = &data.examples[i];
             let ratio = logp - data.reference[i].0;
@@ -137,24 +138,25 @@ impl UnpairedTask<'_> {
                     checkpoint: None,
                 });
             }
-            let (side, sign, slot) = match example.desirable {
-                true => ("chosen", -1.0, 0),
-                false => ("rejected", 1.0, 1),
+            let (sign, side) = match example.desirable {
+                true => (-1.0, &mut sides[0]),
+                false => (1.0, &mut sides[1]),
             };
             coefficients.push(sign * c * example.weight);
-            let reward = self.kto.beta * ratio;
-            rewards[slot].0 += reward;
-            rewards[slot].1 += 1.0;
+            *side = (side.0 + self.kto.beta * ratio, side.1 + logp, side.2 + 1.0);
             metrics.add("loss", loss * example.weight);
-            metrics.add(&format!("rewards/{side}"), reward);
-            metrics.add(&format!("logps/{side}"), logp);
         }
-        let [chosen, rejected] = rewards;
-        if chosen.1 > 0.0 && rejected.1 > 0.0 {
-            metrics.add(
-                "rewards/margins",
-                chosen.0 / chosen.1 - rejected.0 / rejected.1,
-            );
+        // As TRL: each batch's mean counts once, however many rows of a kind it has.
+        for (name, (reward, logp, rows)) in ["chosen", "rejected"].iter().zip(sides) {
+            if rows > 0.0 {
+                metrics.add(&format!("rewards/{name}"), reward / rows);
+                metrics.add(&format!("logps/{name}"), logp / rows);
+            }
+        }
+        let [chosen, rejected] = sides;
+        if chosen.2 > 0.0 && rejected.2 > 0.0 {
+            let margin = chosen.0 / chosen.2 - rejected.0 / rejected.2;
+            metrics.add("rewards/margins", margin);
         }
         Ok(coefficients)
     }

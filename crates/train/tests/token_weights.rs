@@ -134,6 +134,26 @@ fn check(name: &str, build: impl Fn(&mut Model, &[TokenizedPair]) -> PreferenceS
 #[test]
 fn length_desensitisation_and_masks_agree_with_differences() {
     check("plain", |_, _| dpo());
+    // The likelihood term counts every token once, as in TRL.
+    let with_likelihood = |names: &[&str]| {
+        let objective = Objective::from_names(names, &[], &ObjectiveOptions::default());
+        PreferenceSettings {
+            objective: objective.unwrap(),
+            ..dpo()
+        }
+    };
+    check("ld with likelihood", |_, _| PreferenceSettings {
+        ld_alpha: Some(0.3),
+        ..with_likelihood(&["sigmoid", "sft"])
+    });
+    check("diff with likelihood", |_, _| PreferenceSettings {
+        mask: TokenMask::Diff,
+        ..with_likelihood(&["rpo"])
+    });
+    check("head with likelihood", |model, _| PreferenceSettings {
+        mask: TokenMask::head(model, MASK),
+        ..with_likelihood(&["rpo"])
+    });
     check("ld", |_, _| PreferenceSettings {
         ld_alpha: Some(0.3),
         ..dpo()

@@ -45,6 +45,24 @@ const UNSUPPORTED: &[(&str, &[&str])] = &[
     ("velora_config", &[]),
 ];
 
+/// Removes an adapter's files from a directory that now holds a whole model: readers would prefer the adapter.
+pub(crate) fn remove_adapter(dir: &Path) -> Result<(), ModelError> {
+    for name in [ADAPTER_CONFIG, ADAPTER_WEIGHTS] {
+        let path = dir.join(name);
+        match std::fs::remove_file(&path) {
+            Err(source) if source.kind() != std::io::ErrorKind::NotFound => {
+                return Err(ModelError::Io {
+                    action: "remove",
+                    path,
+                    source,
+                });
+            }
+            _ => {}
+        }
+    }
+    Ok(())
+}
+
 impl LoraConfig {
     /// Reads `adapter_config.json`.
     ///
@@ -229,7 +247,16 @@ impl<B: Backend> LanguageModel<B> {
                 })?;
             let (d_out, d_in) = self.params.specs[weight.0].out_in();
             let a_name = format!("{prefix}{path}.lora_A.weight");
-            let rank = weights.shape(&a_name).map_or(config.r, |s| s[0]);
+            let rank = match weights.shape(&a_name) {
+                Some(&[rank, _]) if rank > 0 => rank,
+                Some(shape) => {
+                    let shape = shape.to_vec();
+                    return Err(fail(format!(
+                        "tensor {a_name} has shape {shape:?}, expected [r, {d_in}] with r at least 1"
+                    )));
+                }
+                None => config.r,
+            };
             let a = weights.read_f32(&a_name, &[rank, d_in])?;
             let b = weights.read_f32(&format!("{prefix}{path}.lora_B.weight"), &[d_out, rank])?;
             let scale = config.scale(path, rank)?;

@@ -21,6 +21,7 @@ use regex::Regex;
 use std::collections::BTreeMap;
 use unbraid_tensor::{Backend, Gemm, Mat, MatMut};
 
+pub(crate) use file::remove_adapter;
 pub use file::{ADAPTER_CONFIG, ADAPTER_WEIGHTS};
 
 /// Which linear maps get an adapter.
@@ -104,7 +105,12 @@ fn ends_in(path: &str, name: &str) -> bool {
 }
 
 fn pattern(text: &str) -> Result<Regex, ModelError> {
-    Regex::new(text).map_err(|e| refused(format!("{text:?} is no regular expression: {e}")))
+    Regex::new(text).map_err(|e| {
+        // The last line says what is wrong, those before draw an arrow.
+        let reason = e.to_string();
+        let reason = reason.lines().last().unwrap_or_default().trim();
+        refused(format!("{text:?} is no regular expression: {reason}"))
+    })
 }
 
 /// The value of the first pattern that the path ends in, else `default` (PEFT's `get_pattern_key`).
@@ -301,6 +307,13 @@ impl<B: Backend> LanguageModel<B> {
     /// The adapter's settings, if there is one.
     pub fn lora(&self) -> Option<&LoraConfig> {
         self.lora.as_ref()
+    }
+
+    /// Says by which name the adapter's settings file should know the base.
+    pub fn set_lora_base(&mut self, base_model: String) {
+        if let Some(lora) = &mut self.lora {
+            lora.base_model = base_model;
+        }
     }
 
     /// Switches the adapter (with its `modules_to_save`) on or off; off, the model is its base.

@@ -214,8 +214,8 @@ impl Weights {
         self.gguf.as_ref().map(|extras| &extras.config)
     }
 
-    /// BLAKE3 of all names, shapes, stored types and stored values, in hexadecimal. The same
-    /// tensors give the same value whether they lie in one file or in shards.
+    /// BLAKE3 of all names, shapes, stored types and stored values, and of the configuration beside them, in
+    /// hexadecimal. The same tensors give the same value whether they lie in one file or in shards.
     ///
     /// # Errors
     /// [`ModelError::FileChanged`] where a file changed its length since it was opened.
@@ -241,7 +241,23 @@ impl Weights {
                 &self.files[entry.file].bytes()[entry.bytes.clone()],
             );
         }
+        if let Some(config) = self.config_json() {
+            part(&mut hasher, config.to_string().as_bytes());
+        }
         Ok(hasher.finalize().to_hex().to_string())
+    }
+
+    /// What the configuration says, without the keys that only tell who wrote it.
+    fn config_json(&self) -> Option<Value> {
+        let mut config = match self.gguf_config() {
+            Some(config) => config.clone(),
+            None => {
+                let text = std::fs::read(self.dir().join("config.json")).ok()?;
+                serde_json::from_slice(&text).ok()?
+            }
+        };
+        config.retain(|key, _| !["transformers_version", "_name_or_path"].contains(&key.as_str()));
+        Some(Value::Object(config))
     }
 
     fn get(&self, name: &str) -> Option<(&str, &Entry)> {

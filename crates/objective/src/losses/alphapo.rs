@@ -55,7 +55,11 @@ impl AlphaPo {
         defaults: &[
             ("beta", "2", "β, reward scale"),
             ("simpo_gamma", "0.5", "γ, target margin of the rewards"),
-            ("alphapo_alpha", "0.25", "α, shape of the reward; 0 is simpo"),
+            (
+                "alphapo_alpha",
+                "0.25",
+                "α, shape of the reward; 0 is simpo",
+            ),
             ("label_smoothing", "0", "flip probability ε"),
         ],
         needs_reference: false,
@@ -81,6 +85,12 @@ impl AlphaPo {
             self.label_smoothing,
         );
         scores.loss(loss, self.beta * c)
+    }
+
+    /// β·ρ of the chosen and of the rejected completion.
+    pub fn rewards(&self, pair: &PairLogps) -> (f64, f64) {
+        let reward = |p| self.beta * self.reward(p).0;
+        (reward(pair.chosen_mean()), reward(pair.rejected_mean()))
     }
 
     /// ρ and ρ' at mean log-prob `p`.

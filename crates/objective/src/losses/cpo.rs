@@ -100,6 +100,10 @@ impl Loss for Cpo {
         (self.nll.reads_lengths(), false)
     }
 
+    fn likelihood(&self) -> Nll {
+        self.nll
+    }
+
     fn evaluate(&self, batch: &[PairLogps]) -> Vec<PairLoss> {
         let mut losses: Vec<_> = batch.iter().map(|pair| self.pair(pair)).collect();
         self.nll.add_to(&mut losses, batch);

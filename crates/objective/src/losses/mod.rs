@@ -6,6 +6,7 @@
 use crate::batch::{PairLogps, PairLoss};
 use crate::describe::Description;
 use crate::error::ObjectiveError;
+use crate::nll::Nll;
 
 mod alphapo;
 mod aot;
@@ -68,6 +69,11 @@ pub(crate) trait Loss {
     /// Whether it divides by the chosen and by the rejected completion's length.
     fn divides_by_length(&self) -> (bool, bool) {
         (false, false)
+    }
+
+    /// Its likelihood term, which [`Loss::evaluate`] has added.
+    fn likelihood(&self) -> Nll {
+        Nll::OFF
     }
 
     /// Losses and coefficients, one for each pair, of a batch whose fields have been checked.

@@ -89,6 +89,10 @@ impl Loss for Rpo {
         (self.nll.reads_lengths(), false)
     }
 
+    fn likelihood(&self) -> Nll {
+        self.nll
+    }
+
     fn evaluate(&self, batch: &[PairLogps]) -> Vec<PairLoss> {
         let mut losses = self.dpo.evaluate(batch);
         self.nll.add_to(&mut losses, batch);

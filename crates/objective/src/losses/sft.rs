@@ -70,6 +70,10 @@ impl Loss for Sft {
         (self.nll.reads_lengths(), false)
     }
 
+    fn likelihood(&self) -> Nll {
+        self.nll
+    }
+
     fn evaluate(&self, batch: &[PairLogps]) -> Vec<PairLoss> {
         let mut losses = vec![PairLoss::default(); batch.len()];
         self.nll.add_to(&mut losses, batch);

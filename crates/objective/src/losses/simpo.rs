@@ -102,6 +102,10 @@ impl Loss for SimPo {
         (true, true)
     }
 
+    fn likelihood(&self) -> Nll {
+        self.nll
+    }
+
     fn evaluate(&self, batch: &[PairLogps]) -> Vec<PairLoss> {
         let mut losses: Vec<_> = batch.iter().map(|pair| self.pair(pair)).collect();
         self.nll.add_to(&mut losses, batch);

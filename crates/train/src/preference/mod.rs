@@ -43,6 +43,18 @@ pub struct ReferenceLogps {
     pub rejected: f64,
 }
 
+impl ReferenceLogps {
+    /// Weighted sums of a pair's token log-probs.
+    fn weighted(scored: &ScoredPair, (chosen, rejected): &(Vec<f64>, Vec<f64>)) -> Self {
+        let sum =
+            |logps: &[f64], weights: &[f64]| logps.iter().zip(weights).map(|(x, s)| x * s).sum();
+        ReferenceLogps {
+            chosen: sum(&scored.chosen_token_logps, chosen),
+            rejected: sum(&scored.rejected_token_logps, rejected),
+        }
+    }
+}
+
 impl From<&ScoredPair> for ReferenceLogps {
     fn from(scored: &ScoredPair) -> Self {
         ReferenceLogps {
@@ -139,6 +151,8 @@ impl<'a> ReferencedPairs<'a> {
 /// What was measured of a pair in the last measured step.
 struct Measured {
     example: usize,
+    /// Weight of each token, where not all are 1.
+    weights: Option<(Vec<f64>, Vec<f64>)>,
     before: (f64, f64),
     gram: Gram,
     d_w: f64,
@@ -161,6 +175,14 @@ pub struct PreferenceTask<'a, B: Backend> {
 
 /// Gives each token's text.
 pub type Decode<'a> = Box<dyn Fn(&[u32]) -> Vec<String> + 'a>;
+
+/// What the objective says of a batch.
+struct Judged {
+    /// Loss and coefficients of each pair; where tokens are weighted, of the weighted sums alone.
+    losses: Vec<PairLoss>,
+    /// k of each pair's likelihood term −k·a_w over plain tokens; 0 where no token is weighted.
+    likelihood: Vec<f64>,
+}
 
 /// Which pairs a batch is made of.
 #[derive(Clone, Copy)]
@@ -205,39 +227,44 @@ impl<'a, B: Backend> PreferenceTask<'a, B> {
     }
 
     /// Loss and coefficients of a batch; names the rows when something is not finite.
-    fn losses(
-        &self,
-        side: Side,
-        examples: &[usize],
-        logps: &[PairLogps],
-        pair_weights: &[f64],
-    ) -> Result<Vec<PairLoss>, TrainError> {
-        let rows = |finite: &dyn Fn(usize) -> bool| -> Vec<usize> {
+    fn judge(&self, side: Side, examples: &[usize], scored: &Scored) -> Result<Judged, TrainError> {
+        let bad = |finite: &dyn Fn(usize) -> bool, loss: f64| {
             let bad = (0..examples.len()).filter(|&i| !finite(i));
-            bad.map(|i| self.side(side).pairs[examples[i]].index)
-                .collect()
+            TrainError::NonFiniteLoss {
+                step: 0,
+                loss,
+                data: side.name(),
+                rows: bad
+                    .map(|i| self.side(side).pairs[examples[i]].index)
+                    .collect(),
+                checkpoint: None,
+            }
         };
-        let bad = |finite: &dyn Fn(usize) -> bool, loss: f64| TrainError::NonFiniteLoss {
-            step: 0,
-            loss,
-            data: side.name(),
-            rows: rows(finite),
-            checkpoint: None,
-        };
+        let logps = &scored.logps;
         let sums = |i: usize| (logps[i].chosen + logps[i].rejected).is_finite();
         if !(0..examples.len()).all(sums) {
             return Err(bad(&sums, f64::NAN));
         }
         let mut losses = self.settings.objective.evaluate(logps)?;
-        for (loss, &weight) in losses.iter_mut().zip(pair_weights) {
+        let mut likelihood = vec![0.0; losses.len()];
+        if scored.weighted {
+            // Λ counts every token once, whatever the margin's tokens weigh.
+            likelihood = self.settings.objective.likelihood_coefficients(logps);
+            for (i, k) in likelihood.iter().enumerate() {
+                losses[i].loss += k * (logps[i].chosen - scored.sums[i].0);
+                losses[i].d_w -= k;
+            }
+        }
+        for (i, &weight) in scored.pair_weights.iter().enumerate() {
             if weight != 1.0 {
-                *loss = loss.scaled(weight);
+                losses[i] = losses[i].scaled(weight);
+                likelihood[i] *= weight;
             }
         }
         let finite = |i: usize| (losses[i].loss + losses[i].d_w + losses[i].d_l).is_finite();
         match (0..examples.len()).find(|&i| !finite(i)) {
             Some(i) => Err(bad(&finite, losses[i].loss)),
-            None => Ok(losses),
+            None => Ok(Judged { losses, likelihood }),
         }
     }
 
@@ -250,8 +277,8 @@ impl<'a, B: Backend> PreferenceTask<'a, B> {
         (chosen_sum, rejected_sum): (f64, f64),
         loss: f64,
     ) {
-        let chosen = self.settings.reward_beta * p.chosen_log_ratio();
-        let rejected = self.settings.reward_beta * p.rejected_log_ratio();
+        let beta = self.settings.reward_beta;
+        let (chosen, rejected) = self.settings.objective.implicit_rewards(p, beta);
         metrics.add("loss", loss * weight);
         metrics.add("rewards/chosen", chosen);
         metrics.add("rewards/rejected", rejected);
@@ -322,7 +349,8 @@ impl<B: Backend> Task<B> for PreferenceTask<'_, B> {
     }
 
     /// Predicted: the first-order change under plain gradient descent with this step's learning rate and
-    /// clipping, from the pair's own term of the loss. Realised: what the optimizer's step did.
+    /// clipping, from the pair's own term of the loss. Realised: what the optimizer's step did. Both of the weighted
+    /// sums, where tokens are weighted.
     fn after_step(
         &mut self,
         model: &LanguageModel<B>,
@@ -338,8 +366,12 @@ impl<B: Backend> Task<B> for PreferenceTask<'_, B> {
             let (chosen, rejected) = predicted_change(m.gram, m.d_w, m.d_l);
             metrics.add("geometry/predicted_chosen", rate * chosen);
             metrics.add("geometry/predicted_rejected", rate * rejected);
-            metrics.add("geometry/realised_chosen", after.chosen() - m.before.0);
-            metrics.add("geometry/realised_rejected", after.rejected() - m.before.1);
+            let after = match &m.weights {
+                None => after.into(),
+                Some(weights) => ReferenceLogps::weighted(after, weights),
+            };
+            metrics.add("geometry/realised_chosen", after.chosen - m.before.0);
+            metrics.add("geometry/realised_rejected", after.rejected - m.before.1);
         }
         metrics
     }
@@ -360,9 +392,8 @@ impl<B: Backend> Task<B> for PreferenceTask<'_, B> {
             return Ok(None);
         }
         let all: Vec<&TokenizedPair> = self.eval.pairs.iter().collect();
-        let (mut logps, mut sums) = (Vec::new(), Vec::new());
-        let (mut pair_weights, mut penalties) = (Vec::new(), Vec::new());
         let mut metrics = Averages::default();
+        let mut whole = Scored::default();
         for range in batches(&all) {
             if stop() {
                 return Ok(None);
@@ -373,16 +404,13 @@ impl<B: Backend> Task<B> for PreferenceTask<'_, B> {
             let forward = model.score(&batch);
             let scored = self.score(model, &batch, &forward, Side::HeldOut, &examples);
             self.record_mask(&mut metrics, &scored.weights);
-            logps.extend(scored.logps);
-            sums.extend(scored.sums);
-            pair_weights.extend(scored.pair_weights);
-            penalties.extend(scored.penalties);
+            whole.append(scored);
         }
         let examples: Vec<usize> = (0..all.len()).collect();
-        let losses = self.losses(Side::HeldOut, &examples, &logps, &pair_weights)?;
-        for (i, loss) in losses.iter().enumerate() {
-            let loss = loss.loss + penalties[i];
-            self.record(&mut metrics, all[i].weight, &logps[i], sums[i], loss);
+        let judged = self.judge(Side::HeldOut, &examples, &whole)?;
+        for (i, loss) in judged.losses.iter().enumerate() {
+            let (weight, loss) = (all[i].weight, loss.loss + whole.penalties[i]);
+            self.record(&mut metrics, weight, &whole.logps[i], whole.sums[i], loss);
         }
         Ok(Some(metrics))
     }

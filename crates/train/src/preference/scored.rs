@@ -10,8 +10,11 @@ use unbraid_preference::TokenizedPair;
 use unbraid_tensor::Backend;
 
 /// A batch's numbers up to the objective.
+#[derive(Default)]
 pub(super) struct Scored {
     pub weights: TokenWeights,
+    /// Whether some token may weigh other than 1.
+    pub weighted: bool,
     /// What the objective reads: weighted sums.
     pub logps: Vec<PairLogps>,
     /// Plain sums (chosen, rejected).
@@ -27,6 +30,21 @@ pub(super) struct Scored {
 }
 
 impl Scored {
+    /// Adds another batch's pairs; what is by token stays behind.
+    pub(super) fn append(&mut self, other: Scored) {
+        self.weighted |= other.weighted;
+        self.logps.extend(other.logps);
+        self.sums.extend(other.sums);
+        self.pair_weights.extend(other.pair_weights);
+        self.penalties.extend(other.penalties);
+    }
+
+    /// Weights of pair `i`'s tokens, where not all are 1.
+    pub(super) fn token_weights(&self, forest: &Forest, i: usize) -> Option<(Vec<f64>, Vec<f64>)> {
+        let of = |r: usize| self.weights.weights[forest.responses[r].targets.clone()].to_vec();
+        self.weighted.then(|| (of(2 * i), of(2 * i + 1)))
+    }
+
     /// Derivative of a completion's weighted log-ratio with respect to each token's u: s'_i times the token's
     /// log-ratio. Empty without a learnt mask.
     pub(super) fn mask_slopes(&self) -> Vec<f64> {
@@ -134,6 +152,7 @@ impl<B: Backend> PreferenceTask<'_, B> {
             sums.push((sum(w), sum(l)));
         }
         Scored {
+            weighted: self.settings.mask != TokenMask::None || self.settings.ld_alpha.is_some(),
             logps: out,
             sums,
             pair_weights: self.pair_weights(model, forest, forward),

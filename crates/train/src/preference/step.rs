@@ -41,49 +41,39 @@ impl<B: Backend> PreferenceTask<'_, B> {
         let pairs = step.examples.iter().map(|&i| &self.train.pairs[i]);
         let batch = Batch::new(&*model.backend, pack_pairs(pairs, true));
         let forward = model.forward_training(&batch, self.settings.keep, step.dropout_seed);
-        let mut scored = self.score(model, &batch, &forward, Side::Training, step.examples);
-        let own = self.losses(
-            Side::Training,
-            step.examples,
-            &scored.logps,
-            &scored.pair_weights,
-        )?;
+        let scored = self.score(model, &batch, &forward, Side::Training, step.examples);
+        let judged = self.judge(Side::Training, step.examples, &scored)?;
         let factors: Vec<f64> = step
             .examples
             .iter()
             .map(|&i| step.share * self.train.pairs[i].weight / step.examples.len() as f64)
             .collect();
-        for (i, loss) in own.iter().enumerate() {
+        for (i, loss) in judged.losses.iter().enumerate() {
             let weight = self.train.pairs[step.examples[i]].weight;
             let loss = loss.loss + scored.penalties[i];
             self.record(metrics, weight, &scored.logps[i], scored.sums[i], loss);
         }
         self.record_mask(metrics, &scored.weights);
-        if step.measure && step.dropout_seed.is_some() {
-            // The realised change is of the model as it is used, without dropout.
-            let plain = model.token_logps(&batch);
-            let sum = |r: &Response| plain[r.targets.clone()].iter().sum();
-            let pairs = batch.forest.responses.chunks_exact(2);
-            scored.sums = pairs.map(|pair| (sum(&pair[0]), sum(&pair[1]))).collect();
-        }
+        let before = step
+            .measure
+            .then(|| self.before(model, &batch, step, &scored));
 
-        let mut losses = own.clone();
-        let apart = self.settings.remedy.is_active() || scored.weights.learnt.is_some();
+        let mut losses = judged.losses;
+        let plain_likelihood = judged.likelihood.iter().any(|&k| k != 0.0);
+        let apart =
+            self.settings.remedy.is_active() || scored.weights.learnt.is_some() || plain_likelihood;
         let grams = if apart {
             let measured = step.measure || self.settings.remedy.is_active();
             let grams = measured.then(|| self.measure(model, &batch, &forward, &scored));
             if let Some(grams) = &grams {
                 self.settings.remedy.apply(&mut losses, grams);
             }
-            let clusters = clusters(&losses, &factors);
-            self.update(
-                model,
-                &batch,
-                forward,
-                &scored,
-                &clusters,
-                (gradients, step, &factors),
-            );
+            let update = Update {
+                clusters: clusters(&losses, &factors),
+                likelihood: &judged.likelihood,
+                factors: &factors,
+            };
+            self.update(model, &batch, forward, &scored, &update, (gradients, step));
             grams
         } else {
             let clusters = clusters(&losses, &factors);
@@ -97,8 +87,41 @@ impl<B: Backend> PreferenceTask<'_, B> {
                 gradients,
             )
         };
-        self.remember(step, &scored, &losses, &factors, grams.as_deref());
+        if let (Some(before), Some(grams)) = (before, &grams) {
+            for (i, before) in before.into_iter().enumerate() {
+                self.measured.push(Measured {
+                    example: step.examples[i],
+                    weights: scored.token_weights(&batch.forest, i),
+                    before,
+                    gram: grams[i],
+                    d_w: losses[i].d_w,
+                    d_l: losses[i].d_l,
+                    share: factors[i],
+                });
+            }
+        }
+        if self.settings.log_pairs {
+            self.log_pairs(step, &scored, &losses, grams.as_deref());
+        }
         Ok(())
+    }
+
+    /// The pairs' sums as the objective reads them, of the model as it is used: without dropout.
+    fn before(
+        &self,
+        model: &LanguageModel<B>,
+        batch: &Batch<B>,
+        step: &MicroBatch<'_>,
+        scored: &Scored,
+    ) -> Vec<(f64, f64)> {
+        if step.dropout_seed.is_none() {
+            let logps = scored.logps.iter();
+            return logps.map(|p| (p.chosen, p.rejected)).collect();
+        }
+        let (logps, weights) = (model.token_logps(batch), &scored.weights.weights);
+        let sum = |r: &Response| r.targets.clone().map(|t| logps[t] * weights[t]).sum();
+        let pairs = batch.forest.responses.chunks_exact(2);
+        pairs.map(|pair| (sum(&pair[0]), sum(&pair[1]))).collect()
     }
 
     /// The pairs' Gram matrices from a walk that keeps the activations and changes nothing.
@@ -147,11 +170,11 @@ impl<B: Backend> PreferenceTask<'_, B> {
         batch: &Batch<B>,
         forward: Forward<B>,
         scored: &Scored,
-        clusters: &[Cluster],
-        (gradients, step, factors): (&mut Gradients<B>, &MicroBatch<'_>, &[f64]),
+        update: &Update<'_>,
+        (gradients, step): (&mut Gradients<B>, &MicroBatch<'_>),
     ) {
         let m = batch.targets();
-        let coefficients = row_coefficients(clusters, m, targets(&batch.forest));
+        let coefficients = row_coefficients(&update.clusters, m, targets(&batch.forest));
         let times = |values: &[f64]| -> Vec<f64> {
             coefficients
                 .iter()
@@ -159,13 +182,18 @@ impl<B: Backend> PreferenceTask<'_, B> {
                 .map(|(c, v)| c * v)
                 .collect()
         };
-        let token_seeds = times(&scored.weights.weights);
+        let mut token_seeds = times(&scored.weights.weights);
+        for (i, k) in update.likelihood.iter().enumerate() {
+            for t in batch.forest.responses[2 * i].targets.clone() {
+                token_seeds[t] -= k * update.factors[i];
+            }
+        }
         let mut mask_seeds = times(&scored.mask_slopes());
         if let (Some(settings), Some(learnt)) =
             (self.settings.mask.settings(), &scored.weights.learnt)
         {
             // The penalty λ Σ|u| of both completions.
-            for (responses, factor) in batch.forest.responses.chunks_exact(2).zip(factors) {
+            for (responses, factor) in batch.forest.responses.chunks_exact(2).zip(update.factors) {
                 for t in responses.iter().flat_map(|r| r.targets.clone()) {
                     mask_seeds[t] += settings.l1 * factor * learnt.values[t].signum();
                 }
@@ -206,42 +234,26 @@ impl<B: Backend> PreferenceTask<'_, B> {
         Seeds { token_logps, probe }
     }
 
-    /// Keeps what the step's end and the log want to know.
-    fn remember(
+    /// Keeps a record of every pair, in the sums that the objective read.
+    fn log_pairs(
         &mut self,
         step: &MicroBatch<'_>,
         scored: &Scored,
         losses: &[PairLoss],
-        factors: &[f64],
         grams: Option<&[Gram]>,
     ) {
         let has_reference = self.settings.objective.needs_reference();
         for (i, &example) in step.examples.iter().enumerate() {
             let (loss, logps) = (losses[i], scored.logps[i]);
             let gram = grams.map(|g| g[i]);
-            if step.measure
-                && let Some(gram) = gram
-            {
-                self.measured.push(Measured {
-                    example,
-                    before: scored.sums[i],
-                    gram,
-                    d_w: loss.d_w,
-                    d_l: loss.d_l,
-                    share: factors[i],
-                });
-            }
-            if !self.settings.log_pairs {
-                continue;
-            }
             let case = gram.map(|gram| {
                 let (chosen, rejected) = predicted_change(gram, loss.d_w, loss.d_l);
                 classify(chosen, rejected)
             });
             self.records.push(PairRecord {
                 index: self.train.pairs[example].index,
-                chosen_logps: scored.sums[i].0,
-                rejected_logps: scored.sums[i].1,
+                chosen_logps: logps.chosen,
+                rejected_logps: logps.rejected,
                 ref_chosen_logps: has_reference.then_some(logps.ref_chosen),
                 ref_rejected_logps: has_reference.then_some(logps.ref_rejected),
                 chosen_len: logps.chosen_len,
@@ -256,6 +268,15 @@ impl<B: Backend> PreferenceTask<'_, B> {
             });
         }
     }
+}
+
+/// Coefficients that are final.
+struct Update<'a> {
+    clusters: Vec<Cluster>,
+    /// k of each pair's likelihood of plain tokens.
+    likelihood: &'a [f64],
+    /// Factor of each pair's loss in the step's loss.
+    factors: &'a [f64],
 }
 
 /// Measurement, if any, and update in one walk: the coefficients are applied when weights accumulate.

@@ -181,19 +181,13 @@ impl Constant {
     pub(crate) fn sums(self, pair: &TokenizedPair, scored: &ScoredPair) -> ReferenceLogps {
         match self.of(pair) {
             None => scored.into(),
-            Some((w, l)) => ReferenceLogps {
-                chosen: weighted(&scored.chosen_token_logps, &w),
-                rejected: weighted(&scored.rejected_token_logps, &l),
-            },
+            Some(weights) => ReferenceLogps::weighted(scored, &weights),
         }
     }
 }
 
-fn weighted(logps: &[f64], weights: &[f64]) -> f64 {
-    logps.iter().zip(weights).map(|(x, s)| x * s).sum()
-}
-
 /// The weights of one batch's targets, and how learnable ones react.
+#[derive(Default)]
 pub(crate) struct TokenWeights {
     /// s_i of every target, `[M]`.
     pub weights: Vec<f64>,

@@ -36,8 +36,15 @@ pub(crate) fn attach(
     lora: &LoraArgs,
     seed: u64,
 ) -> Result<()> {
+    // A local base is named so that the adapter finds it from anywhere.
+    let base_model = match Path::new(&source.base_name).canonicalize() {
+        Ok(path) => path.display().to_string(),
+        Err(_) => source.base_name.clone(),
+    };
     if let Some(adapter) = &source.adapter {
-        return Ok(model.load_adapter(adapter)?);
+        model.load_adapter(adapter)?;
+        model.set_lora_base(base_model);
+        return Ok(());
     }
     if !lora.use_peft {
         return Ok(());
@@ -46,11 +53,6 @@ pub(crate) fn attach(
         [] => TargetModules::Default,
         [one] if one == "all-linear" => TargetModules::AllLinear,
         names => TargetModules::Names(names.to_vec()),
-    };
-    // A local base is named so that the adapter finds it from anywhere.
-    let base_model = match Path::new(&source.base_name).canonicalize() {
-        Ok(path) => path.display().to_string(),
-        Err(_) => source.base_name.clone(),
     };
     let config = LoraConfig {
         base_model,

@@ -105,8 +105,7 @@ pub(crate) fn remedy(args: &ObjectiveArgs, objective: &Objective) -> Result<Reme
 /// Refuses a token mask where the objective reads no log-ratios.
 pub(crate) fn check_mask(args: &ObjectiveArgs, objective: &Objective) -> Result<()> {
     if args.token_mask != cli::TokenMask::None
-        && !objective.needs_reference()
-        && !args.reference_free
+        && !(objective.reads_log_ratios() && objective.is_pairwise())
     {
         bail!(
             "token_mask multiplies token log-ratios, and {} reads no reference\n\

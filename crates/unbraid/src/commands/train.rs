@@ -4,7 +4,7 @@ use super::load::{self, Cpu, Source};
 use super::{End, Interrupt, adapt, cache, objective, output, progress, training, unpaired};
 use crate::cli::{self, Strategy, TrainConfig};
 use anyhow::{Context, Result, bail};
-use unbraid_model::LanguageModel;
+use unbraid_model::{LanguageModel, ParamKind};
 use unbraid_objective::Objective;
 use unbraid_preference::{TokenizedPair, TokenizedSequence, data_fingerprint};
 use unbraid_tensor::Backend;
@@ -51,7 +51,6 @@ fn paired(
     let (options, data) = (&config.trainer, &config.data);
     let remedy = objective::remedy(&config.objective, &objective)?;
     objective::check_mask(&config.objective, &objective)?;
-    let moving = moving_reference(config, &objective, &source)?;
     let split = &data.dataset_train_split;
     let train = load::pairs(&data.dataset_name, split, data, tokenizer)?;
     let held_out = eval_name(config)
@@ -60,6 +59,7 @@ fn paired(
     let eval = held_out.as_ref().map_or(&[][..], |e| &e.pairs);
     let mut model = adapt::base(&source, &config.model, &config.lora)?;
     adapt::attach(&mut model, &source, &config.lora, config.model.seed)?;
+    let moving = moving_reference(config, &objective, &source, &model)?;
     load::check_fits(
         &model.config,
         load::pair_ids(train.pairs.iter().chain(eval)),
@@ -150,6 +150,7 @@ fn moving_reference(
     config: &TrainConfig,
     objective: &Objective,
     source: &Source,
+    policy: &LanguageModel<Cpu>,
 ) -> Result<Option<MovingReference<Cpu>>> {
     let args = &config.objective;
     if !args.sync_ref_model {
@@ -167,10 +168,21 @@ fn moving_reference(
              hint: leave out one of sync_ref_model and use_peft"
         );
     }
-    let model = match &config.ref_model {
+    let mut model = match &config.ref_model {
         Some(name) => reference_model(name)?.1,
         None => load::model(source)?,
     };
+    model.merge_adapter();
+    let shapes = |model: &LanguageModel<Cpu>| -> Vec<_> {
+        let specs = model.params.specs.iter().filter(|s| s.kind == ParamKind::Base);
+        specs.map(|s| (s.name.clone(), s.shape.clone())).collect()
+    };
+    if shapes(&model) != shapes(policy) {
+        bail!(
+            "sync_ref_model moves the reference towards the policy, and --ref-model has other parameters or shapes\n\
+             hint: give a reference of the policy's own architecture and size"
+        );
+    }
     Ok(Some(MovingReference {
         model,
         alpha: args.ref_model_mixup_alpha,
