@@ -61,7 +61,7 @@ impl Cpo {
             ("label_smoothing", "0", "flip probability ε"),
         ],
         needs_reference: false,
-        source: "Xu et al. 2024, arXiv:2401.08417, eq. 3 with L_NLL, as in arXiv:2410.13828, Table 2",
+        source: "Xu et al. 2024, arXiv:2401.08417, eq. 3 with L_NLL, as in arXiv:2410.13828, eq. 6 with Table 2",
         trl_differences: Some(
             "TRL averages the likelihood term over the chosen tokens of the micro-batch; the paper's is the sequence's log-prob",
         ),

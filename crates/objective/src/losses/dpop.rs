@@ -48,7 +48,7 @@ impl Dpop {
             ("dpop_lambda", "50", "λ, weight of the penalty"),
         ],
         needs_reference: true,
-        source: "Pal et al. 2024, arXiv:2402.13228, as in arXiv:2410.13828, Table 2",
+        source: "Pal et al. 2024, arXiv:2402.13228, as in arXiv:2410.13828, eq. 6 with Table 2",
         trl_differences: Some("not in TRL"),
     };
 

@@ -64,7 +64,7 @@ impl Ipo {
             ),
         ],
         needs_reference: true,
-        source: "Azar et al. 2023, arXiv:2310.12036, eq. 17, as in arXiv:2410.13828, Table 2",
+        source: "Azar et al. 2023, arXiv:2310.12036, eq. 17, as in arXiv:2410.13828, eq. 6 with Table 2",
         trl_differences: Some(
             "TRL averages over tokens, so d_w/d_l = L_l/L_w instead of 1; the paper's margin is of sums. Both reverse their gradient past the target",
         ),

@@ -70,7 +70,7 @@ impl Kto {
             ),
         ],
         needs_reference: true,
-        source: "Ethayarajh et al. 2024, arXiv:2402.01306, eq. 7, as in arXiv:2410.13828, Table 2",
+        source: "Ethayarajh et al. 2024, arXiv:2402.01306, eq. 7, as in arXiv:2410.13828, eq. 6 with Table 2",
         trl_differences: Some(
             "TRL's KTO reads unpaired rows, averages over rows (half these coefficients for a pair) and estimates KL from completions shifted by one row; its former kto_pair is gone",
         ),

@@ -52,7 +52,7 @@ impl RDpo {
             ),
         ],
         needs_reference: true,
-        source: "Park et al. 2024, arXiv:2403.19159, as in arXiv:2410.13828, Table 2",
+        source: "Park et al. 2024, arXiv:2403.19159, as in arXiv:2410.13828, eq. 6 with Table 2",
         trl_differences: Some("not in TRL"),
     };
 

@@ -50,7 +50,7 @@ impl Rrhf {
             ),
         ],
         needs_reference: false,
-        source: "Yuan et al. 2023, arXiv:2304.05302, as in arXiv:2410.13828, Table 2",
+        source: "Yuan et al. 2023, arXiv:2304.05302, as in arXiv:2410.13828, eq. 6 with Table 2",
         trl_differences: Some("not in TRL"),
     };
 

@@ -56,7 +56,7 @@ impl SimPo {
             ("label_smoothing", "0", "flip probability ε"),
         ],
         needs_reference: false,
-        source: "Meng et al. 2024, arXiv:2405.14734, eq. 6, as in arXiv:2410.13828, Table 2",
+        source: "Meng et al. 2024, arXiv:2405.14734, eq. 6, as in arXiv:2410.13828, eq. 6 with Table 2",
         trl_differences: Some(
             "TRL's CPO trainer defaults to beta 0.1 (gamma 0.5) and adds a likelihood term of weight 1 unless cpo_alpha = 0; here beta is 2 and there is none unless semantics = trl and cpo_alpha is given",
         ),

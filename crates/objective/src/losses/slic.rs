@@ -55,7 +55,7 @@ impl Slic {
             ),
         ],
         needs_reference: false,
-        source: "Zhao et al. 2023, arXiv:2305.10425, section 2, as in arXiv:2410.13828, Table 2",
+        source: "Zhao et al. 2023, arXiv:2305.10425, section 2, as in arXiv:2410.13828, eq. 6 with Table 2",
         trl_differences: Some(
             "not in TRL; its hinge is max(0, 1 − βh) on log-ratios, without a likelihood term",
         ),

@@ -36,7 +36,7 @@ impl Sppo {
         d_l: "2((a_l − r_l) + 1/(2β))",
         defaults: &[("beta", "0.001", "β, per nat; the targets are ±1/(2β)")],
         needs_reference: true,
-        source: "Wu et al. 2024, arXiv:2405.00675, eq. 4.7, as in arXiv:2410.13828, Table 2",
+        source: "Wu et al. 2024, arXiv:2405.00675, eq. 4.7, as in arXiv:2410.13828, eq. 6 with Table 2",
         trl_differences: Some(
             "the formula is the same; TRL's beta is 0.1 unless said, for this loss as for all",
         ),
