@@ -57,10 +57,28 @@ pub struct GramSink<'a, B: Backend> {
     group_of: Vec<usize>,
     trainable: Vec<bool>,
     head: Option<ParamId>,
+    kept: Option<OwnGradients<B>>,
     /// Names of the parameter groups, in order of first appearance.
     pub group_names: Vec<String>,
     /// One result per cluster.
     pub grams: Vec<GroupedGram>,
+}
+
+/// Every response's own gradients: parameter, cluster, one buffer a response. Coefficients that depend on the inner
+/// products are applied to them without a second walk.
+pub struct OwnGradients<B: Backend>(Vec<(ParamId, usize, Vec<B::Buffer>)>);
+
+impl<B: Backend> OwnGradients<B> {
+    /// Adds Σ coefficient · gradient; `clusters` are the sink's with coefficients that are final.
+    pub fn apply(&self, backend: &B, clusters: &[Cluster], gradients: &mut Gradients<B>) {
+        for (param, cluster, own) in &self.0 {
+            if let Some(total) = &mut gradients.values[param.0] {
+                for (gradient, &c) in own.iter().zip(&clusters[*cluster].coefficients) {
+                    backend.axpy(c, gradient, total);
+                }
+            }
+        }
+    }
 }
 
 impl<'a, B: Backend> GramSink<'a, B> {
@@ -98,14 +116,46 @@ impl<'a, B: Backend> GramSink<'a, B> {
                 .map(|i| trainable(ParamId(i)))
                 .collect(),
             head: None,
+            kept: None,
             group_names,
             grams,
         }
     }
 
+    /// Keeps every response's own gradients for [`GramSink::take_own`], where [`GramSink::can_keep`].
+    pub fn keeping(mut self) -> Self {
+        self.kept = Some(OwnGradients(Vec::new()));
+        self
+    }
+
+    /// What was kept.
+    pub fn take_own(&mut self) -> Option<OwnGradients<B>> {
+        self.kept.take()
+    }
+
+    /// Whether gradients of `responses` responses can be kept: every trainable parameter is materialised, and
+    /// all together stay below `limit` elements.
+    pub fn can_keep(params: &Parameters<B>, responses: usize, limit: usize) -> bool {
+        let looked_up = |id: ParamId| ["embedding", "head"].contains(&&*params.specs[id.0].group);
+        !params.trainable().any(looked_up) && params.trainable_count() * responses <= limit
+    }
+
     /// Takes the inner products of one parameter's materialised gradients, response by response, and adds
     /// their combination to the training gradient.
-    fn measure(&mut self, backend: &B, param: ParamId, cluster: usize, own: &[B::Buffer]) {
+    fn measure(&mut self, backend: &B, param: ParamId, cluster: usize, own: Vec<B::Buffer>) {
+        self.take_inner_products(backend, param, cluster, &own);
+        if let Some(kept) = &mut self.kept {
+            kept.0.push((param, cluster, own));
+        }
+    }
+
+    fn take_inner_products(
+        &mut self,
+        backend: &B,
+        param: ParamId,
+        cluster: usize,
+        own: &[B::Buffer],
+    ) {
         let (gram, group) = (&mut self.grams[cluster], self.group_of[param.0]);
         let factors = &self.clusters[cluster].coefficients;
         let mut total = match &mut self.gradients {
@@ -196,7 +246,7 @@ impl<B: Backend> GradientSink<B> for GramSink<'_, B> {
                 let responses = &self.clusters[c].responses;
                 let own: Vec<B::Buffer> =
                     responses.iter().map(|&p| own_linear(pass, &x, p)).collect();
-                self.measure(pass.backend, x.weight, c, &own);
+                self.measure(pass.backend, x.weight, c, own);
             }
         }
         if let Some(bias) = x.bias.filter(|&bias| self.wants(bias)) {
@@ -224,7 +274,7 @@ impl<B: Backend> GradientSink<B> for GramSink<'_, B> {
                     sum
                 })
                 .collect();
-            self.measure(pass.backend, param, c, &own);
+            self.measure(pass.backend, param, c, own);
         }
     }
 

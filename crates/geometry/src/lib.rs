@@ -9,4 +9,4 @@
 
 mod gram;
 
-pub use gram::{Cluster, GramSink, GroupedGram, row_coefficients};
+pub use gram::{Cluster, GramSink, GroupedGram, OwnGradients, row_coefficients};

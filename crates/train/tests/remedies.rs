@@ -200,3 +200,44 @@ fn calibration_goes_on_after_a_checkpoint() {
     let text = std::fs::read_to_string(dir.path().join("calibration.json")).unwrap();
     assert!(text.contains("log_ratio"), "{text}");
 }
+
+/// ‖∇ℓ‖² = d_w²‖g_w‖² + d_l²‖g_l‖² − 2 d_w d_l ⟨g_w,g_l⟩ with the coefficients that a remedy gave: in a whole model,
+/// which is walked twice, and under an adapter, whose gradients are kept from the one walk.
+#[test]
+fn the_update_is_made_of_the_measured_gradients() {
+    let lora = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../../parity/lora/llama");
+    for adapted in [false, true] {
+        for remedy in [
+            Remedy::Normalized(NpoScale::Unit),
+            Remedy::Guarded { slack: GUARD_SLACK },
+            Remedy::Calibrated(Calibration::default()),
+        ] {
+            let pairs = pairs("llama");
+            for i in 0..pairs.len() {
+                let mut model = model("llama");
+                let mut task = task(&model, &pairs, settings("sigmoid", remedy));
+                if adapted {
+                    model.load_adapter(&lora).unwrap();
+                }
+                let mut gradients = Gradients::zeros(&NaiveBackend, &model.params, |p| {
+                    model.params.is_trainable(p)
+                });
+                let batch = [vec![i]];
+                let metrics = task
+                    .accumulate(&model, &mut gradients, 1, &batch, true)
+                    .unwrap();
+                let get = |key: &str| metrics.get(&format!("geometry/{key}")).unwrap();
+                let (w, l) = (
+                    get("d_w") * get("grad_norm_chosen"),
+                    get("d_l") * get("grad_norm_rejected"),
+                );
+                let wanted = w * w + l * l - 2.0 * get("d_w") * get("d_l") * get("inner");
+                let got = gradients.squared_norm(&NaiveBackend);
+                assert!(
+                    (got - wanted).abs() <= 1e-9 * (w * w + l * l),
+                    "adapted {adapted} {remedy:?} {i}: {got} {wanted}"
+                );
+            }
+        }
+    }
+}

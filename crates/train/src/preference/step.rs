@@ -7,7 +7,7 @@ use crate::pack::pack_pairs;
 use crate::record::PairRecord;
 use serde_json::json;
 use std::path::Path;
-use unbraid_geometry::{Cluster, GramSink, row_coefficients};
+use unbraid_geometry::{Cluster, GramSink, OwnGradients, row_coefficients};
 use unbraid_model::weights::write_file_atomic;
 use unbraid_model::{
     Accumulate, Batch, Forward, GradientPlan, Gradients, LanguageModel, ProbeSeeds, Response, Seeds,
@@ -16,6 +16,10 @@ use unbraid_objective::condition::{classify, predicted_change};
 use unbraid_objective::remedy::Calibration;
 use unbraid_objective::{Gram, PairLoss};
 use unbraid_tensor::Backend;
+
+/// A remedy keeps the responses' own gradients while they have at most so many elements together (1 GiB in f32):
+/// enough for adapters; a whole model is walked twice.
+const KEPT_ELEMENTS: usize = 1 << 28;
 
 /// What one micro-batch is asked for.
 pub(super) struct MicroBatch<'a> {
@@ -60,11 +64,18 @@ impl<B: Backend> PreferenceTask<'_, B> {
 
         let mut losses = judged.losses;
         let plain_likelihood = judged.likelihood.iter().any(|&k| k != 0.0);
-        let apart =
-            self.settings.remedy.is_active() || scored.weights.learnt.is_some() || plain_likelihood;
-        let grams = if apart {
+        let unfused = scored.weights.learnt.is_some() || plain_likelihood;
+        let grams = if self.settings.remedy.is_active() || unfused {
+            let responses = batch.forest.responses.len();
+            let one_walk = !unfused && GramSink::can_keep(&model.params, responses, KEPT_ELEMENTS);
             let measured = step.measure || self.settings.remedy.is_active();
-            let grams = measured.then(|| self.measure(model, &batch, &forward, &scored));
+            let (grams, own) = match measured {
+                true => {
+                    let (grams, own) = self.measure(model, &batch, &forward, &scored, one_walk);
+                    (Some(grams), own)
+                }
+                false => (None, None),
+            };
             if let Some(grams) = &grams {
                 self.settings.remedy.apply(&mut losses, grams);
             }
@@ -73,7 +84,10 @@ impl<B: Backend> PreferenceTask<'_, B> {
                 likelihood: &judged.likelihood,
                 factors: &factors,
             };
-            self.update(model, &batch, forward, &scored, &update, (gradients, step));
+            match own {
+                Some(own) => own.apply(&model.backend, &update.clusters, gradients),
+                None => self.update(model, &batch, forward, &scored, &update, (gradients, step)),
+            }
             grams
         } else {
             let clusters = clusters(&losses, &factors);
@@ -124,14 +138,16 @@ impl<B: Backend> PreferenceTask<'_, B> {
         pairs.map(|pair| (sum(&pair[0]), sum(&pair[1]))).collect()
     }
 
-    /// The pairs' Gram matrices from a walk that keeps the activations and changes nothing.
+    /// The pairs' Gram matrices from a walk that keeps the activations and changes nothing, and with `keep` the
+    /// responses' own gradients.
     fn measure(
         &self,
         model: &LanguageModel<B>,
         batch: &Batch<B>,
         forward: &Forward<B>,
         scored: &Scored,
-    ) -> Vec<Gram> {
+        keep: bool,
+    ) -> (Vec<Gram>, Option<OwnGradients<B>>) {
         let pairs = batch.forest.responses.len() / 2;
         let units = vec![
             PairLoss {
@@ -145,6 +161,9 @@ impl<B: Backend> PreferenceTask<'_, B> {
         let plan = GradientPlan::per_response(&*model.backend, &batch.forest);
         let params = &model.params;
         let mut sink = GramSink::new(params, |p| params.is_trainable(p), &clusters, None);
+        if keep {
+            sink = sink.keeping();
+        }
         let slopes = scored.mask_slopes();
         let seeds = self.seeds(&scored.weights.weights, &slopes);
         model.backward_again(batch, &plan, forward, seeds, &mut sink);
@@ -160,7 +179,7 @@ impl<B: Backend> PreferenceTask<'_, B> {
                 gram.ll += own(1);
             }
         }
-        grams
+        (grams, sink.take_own())
     }
 
     /// The training gradient with coefficients that are final.
