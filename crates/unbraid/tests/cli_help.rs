@@ -23,6 +23,7 @@ fn help_is_as_recorded() {
         "sft",
         "score",
         "generate",
+        "merge",
         "inspect",
         "objectives",
         "report",

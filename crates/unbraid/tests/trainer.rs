@@ -383,6 +383,21 @@ fn what_does_not_go_together_is_refused() {
         ),
         (
             &[
+                "--use-peft",
+                "true",
+                "--lora-modules-to-save",
+                "no_such_module",
+            ],
+            "names no module of the model",
+        ),
+        (
+            &["--sync-ref-model", "true", "--reference-free", "true"],
+            "reads none",
+        ),
+        (&["--device", "cuda"], "computes on the CPU only"),
+        (&["--loss-weights", "0"], "nothing would be trained"),
+        (
+            &[
                 "--f-divergence-type",
                 "js_divergence",
                 "--loss-type",
@@ -391,8 +406,9 @@ fn what_does_not_go_together_is_refused() {
             "js_divergence",
         ),
     ] {
-        let said = refused(&words(&train(&out, options)));
+        let (output, said) = run(&words(&train(&out, options)));
         assert!(said.contains(message), "{options:?}: {said}");
+        assert_eq!(output.status.code(), Some(2), "{options:?}: {said}");
         assert!(!out.exists(), "{options:?}: nothing is written");
     }
 }

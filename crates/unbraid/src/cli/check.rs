@@ -5,6 +5,7 @@ use std::path::Path;
 use super::commands::{Command, GenerateConfig, SftConfig, TrainConfig, TrainerOptions};
 use super::compat;
 use super::error::CliError;
+use super::notes;
 use super::values::{KeyValues, Optim, Steps, Strategy, below_one};
 use unbraid_train::ScheduleKind;
 
@@ -37,6 +38,12 @@ fn train(config: &TrainConfig) -> Result<Vec<String>, CliError> {
             "give one weight for each loss type, or no weights",
         );
     }
+    if weights != 0 && objective.loss_weights.iter().all(|&weight| weight == 0.0) {
+        return conflict(
+            "loss_weights are all 0: nothing would be trained",
+            "give at least one weight other than 0",
+        );
+    }
     if let Some(reference) = config
         .ref_model
         .as_ref()
@@ -47,7 +54,9 @@ fn train(config: &TrainConfig) -> Result<Vec<String>, CliError> {
             "give one of the two",
         );
     }
-    trainer(&config.trainer, &config.data.dataset_name)
+    let mut all = trainer(&config.trainer, &config.data.dataset_name)?;
+    all.append(&mut notes::train(config));
+    Ok(all)
 }
 
 fn sft(config: &SftConfig) -> Result<Vec<String>, CliError> {
@@ -57,7 +66,9 @@ fn sft(config: &SftConfig) -> Result<Vec<String>, CliError> {
             "give max_length",
         );
     }
-    trainer(&config.trainer, &config.data.dataset_name)
+    let mut all = trainer(&config.trainer, &config.data.dataset_name)?;
+    all.append(&mut notes::sft(config));
+    Ok(all)
 }
 
 fn trainer(options: &TrainerOptions, dataset: &str) -> Result<Vec<String>, CliError> {

@@ -5,9 +5,14 @@
 //! values listed, which mean what happens anyway. When something is built, delete its line here; where no option exists, add one.
 //! An option that stands in a list is hidden from `--help`.
 //!
+//! `group_by_length`, the older name of a `train_sampling_strategy`, is rewritten to it.
+//!
 //! Keys: `dataclasses.fields` of transformers 5.23 `TrainingArguments` and TRL 1.16 `DPOConfig`, `SFTConfig`, `ModelConfig`,
 //! `ScriptArguments`, `DatasetMixtureConfig`, and older names that recipes still carry. `tests/cli_recipe.rs` checks that
 //! every one of the former is in a class.
+
+use super::error::{CliError, Place};
+use super::recipe::{Setting, Value};
 
 /// What happens to a key that is not simply supported.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -68,7 +73,7 @@ const NOT_YET: &[(&str, &[&str])] = &[
     ("disable_dropout", &["true"]),
     ("eval_delay", &["0"]),
     ("gram_every", &["0"]),
-    ("group_by_length", &["false"]),
+    ("group_by_length", &["true", "false"]),
     ("ignore_data_skip", &["false"]),
     ("label_smoothing_factor", &["0"]),
     ("load_in_4bit", &["false"]),
@@ -115,6 +120,53 @@ const SFT_NOT_YET: &[(&str, &[&str])] = &[
 
 /// Trackers that a run can write to, besides `metrics.jsonl`.
 pub(super) const TRACKERS: &[&str] = &["tensorboard", "all"];
+
+/// Makes `group_by_length: true` the `train_sampling_strategy` that it means. Where the two contradict each other, the
+/// command line's goes before the recipe's.
+///
+/// # Errors
+/// [`CliError::Conflict`] where they do so in one place.
+pub(super) fn group_by_length(settings: &mut Vec<Setting>) -> Result<(), CliError> {
+    const OLD: &str = "group_by_length";
+    const NEW: &str = "train_sampling_strategy";
+    let word_of = |key: &str| {
+        let setting = settings.iter().rfind(|setting| setting.key == key)?;
+        let word = match &setting.value {
+            Value::One(word) => word,
+            Value::List(words) => words.last()?,
+            _ => return None,
+        };
+        Some((word.to_ascii_lowercase(), setting.place.clone()))
+    };
+    let Some((word, place)) = word_of(OLD) else {
+        return Ok(());
+    };
+    // A word that means neither true nor false is refused later, with those of other keys.
+    let grouped = ["true", "yes", "on", "1"].contains(&&*word);
+    if let Some((order, other)) = word_of(NEW)
+        && (order == OLD) != grouped
+    {
+        let typed = |place: &Place| *place == Place::CommandLine;
+        match (typed(&place), typed(&other)) {
+            (false, true) => return Ok(()),
+            (true, false) => settings.retain(|setting| setting.key != NEW),
+            _ => {
+                return Err(CliError::Conflict {
+                    message: format!("{place}{OLD} is {grouped}, but {NEW} is {order}"),
+                    hint: format!("give one of the two; {OLD} is the older name"),
+                });
+            }
+        }
+    }
+    if grouped {
+        settings.push(Setting {
+            key: NEW.into(),
+            value: Value::One(OLD.into()),
+            place,
+        });
+    }
+    Ok(())
+}
 
 /// The name under which a key is known here.
 pub(super) fn canonical(key: &str) -> &str {

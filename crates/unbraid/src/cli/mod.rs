@@ -6,7 +6,7 @@
 //! | recipe | `recipe` | reads YAML into settings with their lines |
 //! | table | `compat` | keys of TRL and transformers that are ignored or not built |
 //! | options | `commands` | one struct a command: names, defaults, help |
-//! | resolve | `resolve`, `check` | command line over recipe over default; checks |
+//! | resolve | `resolve`, `check`, `notes` | command line over recipe over default; checks; settings without effect |
 //!
 //! A field of a command's struct is the only place where an option is defined. Tested in `tests/cli_*.rs`.
 
@@ -15,6 +15,7 @@ mod check;
 mod commands;
 mod compat;
 mod error;
+mod notes;
 mod recipe;
 mod resolve;
 mod values;

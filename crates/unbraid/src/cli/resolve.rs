@@ -132,6 +132,7 @@ pub(super) fn resolve(mut words: Words, root: &clap::Command) -> Result<Parsed, 
         None => Vec::new(),
     };
     settings.append(&mut words.settings);
+    compat::group_by_length(&mut settings)?;
 
     let mut ignored = BTreeSet::new();
     let mut assignments: Vec<Assignment> = Vec::new();

@@ -1,8 +1,9 @@
 //! What `train` and `sft` share about low-rank adapters: how the base is held, and the adapter itself.
 
 use super::load::{self, Cpu, Source};
+use super::usage;
 use crate::cli::{LoraArgs, ModelArgs};
-use anyhow::{Result, bail};
+use anyhow::Result;
 use std::path::Path;
 use unbraid_model::{LanguageModel, LoraConfig, Storage, TargetModules};
 
@@ -15,7 +16,7 @@ pub(crate) fn base(
     if let Some(adapter) = &source.adapter
         && lora.use_peft
     {
-        bail!(
+        bail_usage!(
             "{}: has an adapter already, and use_peft asks for a new one\n\
              hint: leave use_peft out to train this adapter on, or merge it first (unbraid merge)",
             adapter.display()
@@ -65,7 +66,8 @@ pub(crate) fn attach(
         rank_pattern: Default::default(),
         alpha_pattern: Default::default(),
     };
-    Ok(model.attach_lora(config, seed)?)
+    let attached = model.attach_lora(config, seed);
+    attached.map_err(|error| usage(error.to_string())) // it can object only to what the options ask for
 }
 
 /// Seed of the adapter's dropout; none where nothing is dropped.

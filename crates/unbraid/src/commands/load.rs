@@ -160,7 +160,7 @@ pub(crate) fn tokenizer(path: &Path, weights: Option<&Weights>) -> Result<Tokeni
 /// Refuses devices and says once what becomes of number formats.
 pub(crate) fn check_machine(args: &ModelArgs, bf16: bool) -> Result<()> {
     if let Device::Cuda(_) = args.device {
-        bail!(
+        bail_usage!(
             "--device {}: this build computes on the CPU only\nhint: leave --device out, or say --device cpu",
             args.device
         );

@@ -3,6 +3,7 @@
 use super::{End, load, output};
 use crate::cli::MergeConfig;
 use anyhow::{Result, bail};
+use serde_json::json;
 use unbraid_model::weights::write_file_atomic;
 
 /// Merges as `config` says.
@@ -10,12 +11,12 @@ pub(super) fn run(config: &MergeConfig) -> Result<End> {
     load::check_machine(&config.model, false)?;
     let name = &config.model.model_name_or_path;
     let source = load::open(name, config.model.base_model.as_deref())?;
-    if source.adapter.is_none() {
+    let Some(adapter) = &source.adapter else {
         bail!(
             "{name}: this is a whole model, there is nothing to merge\n\
              hint: give an adapter directory, one with adapter_config.json"
         );
-    }
+    };
     let tokenizer = load::source_tokenizer(&source)?;
     let mut model = load::model(&source)?;
     output::prepare_dir(&config.output_dir, config.overwrite_output_dir)?;
@@ -26,5 +27,13 @@ pub(super) fn run(config: &MergeConfig) -> Result<End> {
         write_file_atomic(&config.output_dir.join(load::GENERATION_CONFIG), &bytes)?;
     }
     eprintln!("merged model: {}", config.output_dir.display());
+    if config.json {
+        let result = json!({
+            "output_dir": config.output_dir.display().to_string(),
+            "adapter": adapter.display().to_string(),
+            "base": source.base_name,
+        });
+        output::print(&format!("{result:#}\n"))?;
+    }
     Ok(End::Done)
 }

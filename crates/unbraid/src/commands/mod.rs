@@ -2,12 +2,20 @@
 //!
 //! People's output goes to stderr, data to stdout. Long work listens to Ctrl-C between batches.
 
+/// As `bail!`, for wrong usage: the program exits with 2.
+macro_rules! bail_usage {
+    ($($message:tt)*) => {
+        return Err($crate::commands::usage(format!($($message)*)))
+    };
+}
+
 mod adapt;
 mod cache;
 mod demo;
 mod generate;
 mod inspect;
 mod load;
+mod lock;
 mod merge;
 mod objective;
 mod objectives;
@@ -98,10 +106,25 @@ pub fn message(error: &anyhow::Error) -> String {
     text
 }
 
-/// 2 for wrong usage that only the objectives know of (an unknown name, an option out of range), else 1.
+/// Wrong usage that shows only once objective, model or data are known.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+pub(crate) struct Usage(String);
+
+/// An error that ends the program with exit code 2.
+pub(crate) fn usage(message: impl Into<String>) -> anyhow::Error {
+    Usage(message.into()).into()
+}
+
+/// 2 for wrong usage that the command line alone does not show (an unknown objective, options that this model cannot
+/// have), else 1.
 pub fn exit_code(error: &anyhow::Error) -> u8 {
-    let usage = error.downcast_ref::<unbraid_objective::ObjectiveError>();
-    if usage.is_some() { 2 } else { 1 }
+    let of_objectives = error.is::<unbraid_objective::ObjectiveError>();
+    if of_objectives || error.is::<Usage>() {
+        2
+    } else {
+        1
+    }
 }
 
 fn threads(command: &Command) -> Option<usize> {
@@ -128,5 +151,16 @@ mod tests {
         assert_eq!(message(&error), "cannot write x: disk on fire");
         let error = anyhow!("no such file").context("--ref-model");
         assert_eq!(message(&error), "--ref-model: no such file");
+    }
+
+    #[test]
+    fn wrong_usage_is_known_behind_its_context() {
+        let error = usage("one without the other");
+        assert_eq!(
+            (exit_code(&error), &*message(&error)),
+            (2, "one without the other")
+        );
+        assert_eq!(exit_code(&error.context("train")), 2);
+        assert_eq!(exit_code(&anyhow!("no such file")), 1);
     }
 }

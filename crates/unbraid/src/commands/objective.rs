@@ -1,7 +1,7 @@
 //! From checked options to the objective, its remedy and what tokens count.
 
-use crate::cli::{self, ObjectiveArgs, Semantics};
-use anyhow::{Result, bail};
+use crate::cli::{self, ObjectiveArgs, Semantics, TrainConfig};
+use anyhow::Result;
 use unbraid_objective::remedy::{Calibration, GUARD_SLACK, NpoScale};
 use unbraid_objective::{Objective, ObjectiveOptions, describe};
 use unbraid_train::{MaskSettings, Remedy};
@@ -56,8 +56,11 @@ pub(crate) fn objective(args: &ObjectiveArgs) -> Result<Objective> {
             unread.join(", ")
         );
     }
+    if args.beta.is_none() {
+        args.loss_type.iter().for_each(|name| note_beta(name));
+    }
     if args.use_weighting && objective.mixes_pairs() {
-        bail!(
+        bail_usage!(
             "use_weighting weighs single pairs, and {} sorts the batch's pairs apart",
             objective.name()
         );
@@ -65,19 +68,55 @@ pub(crate) fn objective(args: &ObjectiveArgs) -> Result<Objective> {
     Ok(objective)
 }
 
+/// TRL's default of `beta`, whatever the loss.
+const TRL_BETA: f64 = 0.1;
+
+/// The default of `beta` of the objective with this name, where it has one.
+fn default_beta(name: &str) -> Option<f64> {
+    let description = describe(name)?;
+    let (_, value, _) = description
+        .defaults
+        .iter()
+        .find(|(key, ..)| *key == "beta")?;
+    value.parse().ok()
+}
+
+/// Says where a run without `beta` is not the one that TRL would make of the same recipe.
+fn note_beta(name: &str) {
+    if let Some(beta) = default_beta(name).filter(|&beta| beta != TRL_BETA) {
+        eprintln!("note: beta is {beta}, {name}'s own default; TRL's is {TRL_BETA} for every loss");
+    }
+}
+
+/// Says which options about the reference change nothing, because the objective reads none.
+pub(crate) fn note_reference(config: &TrainConfig, objective: &Objective) {
+    let given = [
+        ("ref_model", config.ref_model.is_some()),
+        (
+            "precompute_ref_log_probs",
+            config.objective.precompute_ref_log_probs,
+        ),
+    ];
+    let given: Vec<_> = given
+        .iter()
+        .filter(|(_, given)| *given)
+        .map(|(name, _)| *name)
+        .collect();
+    if !objective.needs_reference() && !given.is_empty() {
+        eprintln!(
+            "note: without effect on {}, which reads no reference: {}",
+            objective.name(),
+            given.join(", ")
+        );
+    }
+}
+
 /// β of the implicit rewards: the objective's own.
 pub(crate) fn reward_beta(args: &ObjectiveArgs) -> f64 {
-    let default = |name: &String| {
-        let description = describe(name)?;
-        let (_, value, _) = description
-            .defaults
-            .iter()
-            .find(|(key, ..)| *key == "beta")?;
-        value.parse().ok()
-    };
+    let default = |name: &String| default_beta(name);
     args.beta
         .or_else(|| args.loss_type.iter().find_map(default))
-        .unwrap_or(0.1)
+        .unwrap_or(TRL_BETA)
 }
 
 /// The remedy that the options name, refused where the objective leaves it nothing to do.
@@ -92,7 +131,7 @@ pub(crate) fn remedy(args: &ObjectiveArgs, objective: &Objective) -> Result<Reme
         cli::Remedy::Calibrated => Remedy::Calibrated(Calibration::default()),
     };
     if !objective.is_pairwise() {
-        bail!(
+        bail_usage!(
             "remedy balances the chosen against the rejected completion, and {} reads the chosen one alone\n\
              hint: remedies go with every objective on pairs, {} among them",
             objective.name(),
@@ -107,7 +146,7 @@ pub(crate) fn check_mask(args: &ObjectiveArgs, objective: &Objective) -> Result<
     if args.token_mask != cli::TokenMask::None
         && !(objective.reads_log_ratios() && objective.is_pairwise())
     {
-        bail!(
+        bail_usage!(
             "token_mask multiplies token log-ratios, and {} reads no reference\n\
              hint: token masks go with sigmoid and every other objective whose description names r_w",
             objective.name()

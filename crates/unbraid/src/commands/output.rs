@@ -1,7 +1,9 @@
 //! Output directories and files.
 
+use super::lock::LOCK_FILE;
 use anyhow::{Context, Result, bail};
 use serde::Serialize;
+use serde_json::{Value, json};
 use std::fs;
 use std::io::{ErrorKind, Write};
 use std::path::Path;
@@ -12,7 +14,11 @@ pub(crate) fn prepare_dir(dir: &Path, overwrite: bool) -> Result<()> {
     if dir.exists() && !dir.is_dir() {
         bail!("--output-dir {}: this is a file", dir.display());
     }
-    let occupied = fs::read_dir(dir).is_ok_and(|mut entries| entries.next().is_some());
+    let content = |entry: std::io::Result<fs::DirEntry>| match entry {
+        Ok(entry) => entry.file_name() != LOCK_FILE,
+        Err(_) => true,
+    };
+    let occupied = fs::read_dir(dir).is_ok_and(|mut entries| entries.any(content));
     if occupied && !overwrite {
         bail!(
             "--output-dir {}: the directory is not empty\n\
@@ -39,6 +45,61 @@ pub(crate) fn check_dir(dir: &Path) -> Result<()> {
         fs::remove_dir(dir).with_context(|| format!("cannot remove {}", dir.display()))?;
     }
     Ok(())
+}
+
+/// Removes what an earlier run recorded of its pairs and its token mask, which a fresh run might not write over: the
+/// parts in `pairs.parquet/` (and it, if nothing else is in it), `token_mask.jsonl` and `token_mask.safetensors`.
+pub(crate) fn remove_records(dir: &Path) -> Result<()> {
+    let pairs = dir.join("pairs.parquet");
+    let mut doomed = vec![
+        dir.join("token_mask.jsonl"),
+        dir.join("token_mask.safetensors"),
+    ];
+    for entry in fs::read_dir(&pairs).into_iter().flatten().flatten() {
+        let name = entry.file_name();
+        let name = name.to_string_lossy();
+        let part = name.strip_prefix('.').unwrap_or(&name);
+        let part = part.strip_suffix(".partial").unwrap_or(part);
+        let step = part
+            .strip_prefix("part-")
+            .and_then(|part| part.strip_suffix(".parquet"));
+        if step.is_some_and(|step| step.parse::<u64>().is_ok()) {
+            doomed.push(entry.path());
+        }
+    }
+    for path in doomed {
+        match fs::remove_file(&path) {
+            Err(error) if error.kind() != ErrorKind::NotFound => {
+                return Err(error).with_context(|| format!("cannot remove {}", path.display()));
+            }
+            _ => {}
+        }
+    }
+    let _ = fs::remove_dir(&pairs); // refused where something of the user's is left in it
+    Ok(())
+}
+
+/// What `--json` prints of a run: the last training row and the last evaluation row of `metrics.jsonl`, null where
+/// there is none.
+pub(crate) fn run_result(dir: &Path, step: u64) -> Result<Value> {
+    let path = dir.join("metrics.jsonl");
+    let text =
+        fs::read_to_string(&path).with_context(|| format!("cannot read {}", path.display()))?;
+    let (mut train, mut eval) = (Value::Null, Value::Null);
+    for line in text.lines() {
+        let row: Value = serde_json::from_str(line).with_context(|| path.display().to_string())?;
+        let mut keys = row.as_object().into_iter().flat_map(|row| row.keys());
+        match keys.any(|key| key.starts_with("eval_")) {
+            true => eval = row,
+            false => train = row,
+        }
+    }
+    Ok(json!({
+        "output_dir": dir.display().to_string(),
+        "step": step,
+        "train": train,
+        "eval": eval,
+    }))
 }
 
 /// Prints data on stdout. A reader that has gone away (`| head`) is no error.
@@ -80,10 +141,7 @@ pub(crate) fn write_run_yaml<C: Serialize>(
         .chain(facts.iter().map(|(k, v)| (*k, v)))
     {
         // A JSON string is a YAML string.
-        text.push_str(&format!(
-            "  {key}: {}\n",
-            serde_json::Value::from(value.as_str())
-        ));
+        text.push_str(&format!("  {key}: {}\n", Value::from(value.as_str())));
     }
     Ok(write_file_atomic(&dir.join("run.yaml"), text.as_bytes())?)
 }
@@ -111,6 +169,8 @@ mod tests {
     #[test]
     fn an_occupied_directory_is_refused() {
         let dir = tempfile::tempdir().unwrap();
+        prepare_dir(dir.path(), false).unwrap();
+        fs::write(dir.path().join(LOCK_FILE), "").unwrap();
         prepare_dir(dir.path(), false).unwrap();
         fs::write(dir.path().join("x"), "").unwrap();
         let message = prepare_dir(dir.path(), false).unwrap_err().to_string();

@@ -3,7 +3,7 @@
 use super::load;
 use super::{End, Interrupt, adapt, output, training};
 use crate::cli::{SftConfig, Strategy};
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result};
 use std::path::Path;
 use std::sync::Arc;
 use unbraid_model::{LanguageModel, ModelConfig};
@@ -48,7 +48,7 @@ fn base(config: &SftConfig) -> Result<Base> {
     let name = &config.model.model_name_or_path;
     if let Some(path) = &config.init_config {
         if config.lora.use_peft {
-            bail!(
+            bail_usage!(
                 "use_peft trains an adapter on a frozen model, and init_config starts from random weights"
             );
         }

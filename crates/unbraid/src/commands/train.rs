@@ -3,7 +3,7 @@
 use super::load::{self, Cpu, Source};
 use super::{End, Interrupt, adapt, cache, objective, output, progress, training, unpaired};
 use crate::cli::{self, Strategy, TrainConfig};
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result};
 use unbraid_model::{LanguageModel, ParamKind};
 use unbraid_objective::Objective;
 use unbraid_preference::{TokenizedPair, TokenizedSequence, data_fingerprint};
@@ -18,6 +18,7 @@ use unbraid_train::{
 pub(super) fn run(config: &TrainConfig, interrupt: &Interrupt) -> Result<End> {
     load::check_machine(&config.model, config.trainer.bf16)?;
     let objective = objective::objective(&config.objective)?;
+    objective::note_reference(config, &objective);
     let source = open(config)?;
     let tokenizer = load::source_tokenizer(&source)?;
     if unpaired::rows_are_unpaired(config)? {
@@ -157,13 +158,13 @@ fn moving_reference(
         return Ok(None);
     }
     if !objective.needs_reference() || args.reference_free {
-        bail!(
+        bail_usage!(
             "sync_ref_model moves the reference, and {} reads none",
             objective.name()
         );
     }
     if config.lora.use_peft || source.adapter.is_some() {
-        bail!(
+        bail_usage!(
             "sync_ref_model needs a reference with weights of its own; under an adapter the reference is the base\n\
              hint: leave out one of sync_ref_model and use_peft"
         );
@@ -174,11 +175,15 @@ fn moving_reference(
     };
     model.merge_adapter();
     let shapes = |model: &LanguageModel<Cpu>| -> Vec<_> {
-        let specs = model.params.specs.iter().filter(|s| s.kind == ParamKind::Base);
+        let specs = model
+            .params
+            .specs
+            .iter()
+            .filter(|s| s.kind == ParamKind::Base);
         specs.map(|s| (s.name.clone(), s.shape.clone())).collect()
     };
     if shapes(&model) != shapes(policy) {
-        bail!(
+        bail_usage!(
             "sync_ref_model moves the reference towards the policy, and --ref-model has other parameters or shapes\n\
              hint: give a reference of the policy's own architecture and size"
         );

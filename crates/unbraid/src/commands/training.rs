@@ -3,8 +3,10 @@
 //! `--resume-from-checkpoint true` goes on from the newest intact checkpoint in the output directory. Without any
 //! checkpoint it starts from the first step if the directory is empty or holds a run that was stopped before its
 //! first checkpoint (transformers fails there, so a job that is simply started again would need two commands); a
-//! finished run, or anything else, is not touched. Tested in `tests/resume.rs`.
+//! finished run, or anything else, is not touched. A checkpoint named by its path allows writing only into the
+//! directory that it lies in. Tested in `tests/resume.rs` and `tests/output_dir.rs`.
 
+use super::lock::DirLock;
 use super::{End, Interrupt, load, output, progress::TrainingProgress, tracking::Tracking};
 use crate::cli::{
     Geometry, KeyValues, ModelArgs, Optim, Resume, SamplingStrategy, Steps, Strategy,
@@ -124,7 +126,7 @@ const FREE_TO_CHANGE: &[&str] = &[
     "logging_steps", "logging_first_step", "eval_strategy", "eval_steps", "eval_on_start", "save_strategy", "save_steps",
     "save_total_limit", "load_best_model_at_end", "metric_for_best_model", "greater_is_better", "gram_every",
     "optim", "optim_args", "adam_beta1", "adam_beta2", "adam_epsilon", "momentum", "lr_scheduler_type",
-    "lr_scheduler_kwargs", "warmup_ratio", "warmup_steps", "num_train_epochs", "max_steps", "geometry",
+    "lr_scheduler_kwargs", "warmup_ratio", "warmup_steps", "num_train_epochs", "max_steps", "geometry", "json",
 ];
 
 /// A run that is about to start.
@@ -132,6 +134,7 @@ pub(crate) struct Start {
     settings: Settings,
     identity: RunIdentity,
     resume: Option<Checkpoint>,
+    lock: DirLock,
 }
 
 /// Decides from where the run starts and makes its output directory; says what is passed over and why.
@@ -155,6 +158,7 @@ pub(crate) fn start<C: Serialize>(
     further.extend(facts);
     let identity = RunIdentity::new(plan, &settings, further);
     let dir = &options.output_dir;
+    let lock = DirLock::take(dir)?;
     let resume = match &options.resume_from_checkpoint {
         Resume::No => None,
         Resume::From(path) => Some(Checkpoint::open(path, &identity)?),
@@ -172,8 +176,11 @@ pub(crate) fn start<C: Serialize>(
         ),
         Some(from) => {
             let (path, step) = (from.path().display(), from.step());
+            output::prepare_dir(
+                dir,
+                options.overwrite_output_dir || lies_in(from.path(), dir),
+            )?;
             eprintln!("going on from {path}, step {step} of {}", plan.total);
-            output::prepare_dir(dir, true)?;
         }
         None if options.resume_from_checkpoint == Resume::Latest && output::is_unfinished(dir) => {
             eprintln!(
@@ -188,7 +195,15 @@ pub(crate) fn start<C: Serialize>(
         settings,
         identity,
         resume,
+        lock,
     })
+}
+
+/// Whether a checkpoint is one of those in an output directory.
+fn lies_in(checkpoint: &Path, dir: &Path) -> bool {
+    let canonical = |path: &Path| path.canonicalize().ok();
+    let parent = canonical(checkpoint).and_then(|path| path.parent().map(Path::to_owned));
+    parent.is_some() && parent == canonical(dir)
 }
 
 /// What a forward pass keeps.
@@ -224,18 +239,28 @@ pub(crate) fn run<B: Backend>(
         identity: start.identity,
         resume: start.resume,
     };
+    if files.resume.is_none() {
+        output::remove_records(&options.output_dir)?;
+    }
     let settings = start.settings;
+    let _held = start.lock;
     let progress = TrainingProgress::new(plan.total, interrupt);
     let mut observer = Tracking::new(progress, options)?;
     let outcome = unbraid_train::run(model, task, plan, &settings, &files, &mut observer);
     observer.finish();
-    if let Outcome::Interrupted { step } = outcome? {
-        eprintln!("interrupted after step {step}; its checkpoint is saved");
-        report(&options.output_dir);
-        return Ok(End::Interrupted);
-    }
+    let (step, end) = match outcome? {
+        Outcome::Interrupted { step } => {
+            eprintln!("interrupted after step {step}; its checkpoint is saved");
+            (step, End::Interrupted)
+        }
+        Outcome::Finished => (plan.total, End::Done),
+    };
     report(&options.output_dir);
-    Ok(End::Done)
+    if options.json {
+        let result = output::run_result(&options.output_dir, step)?;
+        output::print(&format!("{result:#}\n"))?;
+    }
+    Ok(end)
 }
 
 /// Writes the report of a run; a run is not lost because its report failed.

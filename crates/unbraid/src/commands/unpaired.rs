@@ -2,10 +2,10 @@
 
 use super::load::{self, Source};
 use super::{End, Interrupt, adapt, train, training};
-use crate::cli::{self, TrainConfig};
-use anyhow::{Result, bail};
-use unbraid_objective::Objective;
+use crate::cli::{self, Geometry, ObjectiveArgs, TrainConfig};
+use anyhow::Result;
 use unbraid_objective::losses::Kto;
+use unbraid_objective::{Objective, describe};
 use unbraid_preference::{
     DatasetSource, RowKind, UnpairedDataset, load_rows, tokenize_unpaired, unpaired_fingerprint,
 };
@@ -28,13 +28,24 @@ pub(super) fn rows_are_unpaired(config: &TrainConfig) -> Result<bool> {
 /// KTO's settings, where the options name it alone and nothing that needs pairs.
 fn kto(config: &TrainConfig, objective: &Objective) -> Result<Kto> {
     let args = &config.objective;
-    let Objective::KtoPair(kto) = objective else {
-        bail!(
-            "{}: rows of prompt, completion and label are for kto, and {} needs pairs\n\
-             hint: say --loss-type kto, or give rows with chosen and rejected",
-            config.data.dataset_name,
+    let data = &config.data.dataset_name;
+    let kto = match objective {
+        Objective::KtoPair(kto) => kto,
+        Objective::ReferenceFree(inner) if matches!(**inner, Objective::KtoPair(_)) => bail_usage!(
+            "{data}: on single completions kto estimates a KL divergence from the reference, and reference_free leaves \
+             none to estimate\n\
+             hint: leave reference_free out"
+        ),
+        Objective::Weighted(_) if names_kto(args) => bail_usage!(
+            "{data}: on single completions kto is the only loss and has weight 1, and the options ask for {}\n\
+             hint: say --loss-type kto alone, without loss_weights and rpo_alpha",
             objective.name()
-        );
+        ),
+        _ => bail_usage!(
+            "{data}: rows of prompt, completion and label are for kto, and {} needs pairs\n\
+             hint: say --loss-type kto, or give rows with chosen and rejected",
+            objective.name()
+        ),
     };
     let pairs_only = [
         ("remedy", args.remedy != cli::Remedy::None),
@@ -45,12 +56,23 @@ fn kto(config: &TrainConfig, objective: &Objective) -> Result<Kto> {
         ("log_pairs", config.log_pairs),
     ];
     if let Some((option, _)) = pairs_only.iter().find(|(_, given)| *given) {
-        bail!(
-            "{option} needs pairs, and {} holds single completions with labels",
-            config.data.dataset_name
-        );
+        bail_usage!("{option} needs pairs, and {data} holds single completions with labels");
     }
     Ok(*kto)
+}
+
+fn names_kto(args: &ObjectiveArgs) -> bool {
+    let is_kto = |name: &String| describe(name).is_some_and(|d| d.name == "kto");
+    args.loss_type.iter().any(is_kto)
+}
+
+/// Says that geometry was asked for in vain; its default is not worth a word.
+fn note_geometry(geometry: Geometry) {
+    if let Geometry::EachNth(n) = geometry
+        && n != 10
+    {
+        eprintln!("note: geometry is not measured: it relates the two completions of a pair");
+    }
 }
 
 fn examples(
@@ -79,6 +101,7 @@ pub(super) fn run(
 ) -> Result<End> {
     let (options, data) = (&config.trainer, &config.data);
     let kto = kto(config, objective)?;
+    note_geometry(options.geometry);
     let (batch, eval_batch) = (
         options.per_device_train_batch_size,
         options.per_device_eval_batch_size,

@@ -22,4 +22,8 @@ pub struct MergeConfig {
     /// Write into an output directory that is not empty.
     #[arg(long, action = ArgAction::Set, default_value = "false", help_heading = "Output")]
     pub overwrite_output_dir: bool,
+
+    /// Print what was merged, and to where, as JSON on stdout.
+    #[arg(long, action = ArgAction::Set, default_value = "false", help_heading = "Output")]
+    pub json: bool,
 }

@@ -107,6 +107,10 @@ pub struct TrainerOptions {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub logging_dir: Option<PathBuf>,
 
+    /// Print the last step and the last training and evaluation rows as JSON on stdout.
+    #[arg(long, action = ArgAction::Set, default_value = "false", help_heading = "Output")]
+    pub json: bool,
+
     /// Held-out data set for evaluation; default: dataset_test_split of dataset_name.
     #[arg(long, value_name = "DATA", value_parser = non_empty, help_heading = "Data")]
     #[serde(skip_serializing_if = "Option::is_none")]

@@ -1,0 +1,86 @@
+//! One run to an output directory: an exclusive lock on `.unbraid.lock` in it.
+//!
+//! The lock is the operating system's, so it goes with the process however that ends; the file alone means nothing, and
+//! one that a killed run left is taken over. It is removed while the lock is still held. A run that had opened it before
+//! would then hold a lock that nobody sees, so a lock counts only if its file is still the one under that name (on
+//! Unix; elsewhere the standard library cannot tell, and an open file keeps its name anyway).
+//! Tested in `tests/output_dir.rs`; `kill -9` in `tests/resume.rs`.
+
+use super::output;
+use anyhow::{Context, Result, bail};
+use std::fs::{self, File, TryLockError};
+use std::path::{Path, PathBuf};
+
+/// The file's name; it is no content of a directory.
+pub(crate) const LOCK_FILE: &str = ".unbraid.lock";
+
+/// The right to write into an output directory, until it is dropped.
+pub(crate) struct DirLock {
+    dir: PathBuf,
+    /// Whether the directory was made for it.
+    made: bool,
+    /// The lock itself.
+    _file: File,
+}
+
+impl DirLock {
+    /// Makes `dir` if it is not there, and locks it.
+    pub(crate) fn take(dir: &Path) -> Result<Self> {
+        let made = !dir.exists();
+        output::prepare_dir(dir, true)?;
+        let path = dir.join(LOCK_FILE);
+        loop {
+            let options = File::options()
+                .write(true)
+                .create(true)
+                .truncate(false)
+                .open(&path);
+            let file = options.with_context(|| format!("cannot create {}", path.display()))?;
+            match file.try_lock() {
+                Ok(()) => {}
+                Err(TryLockError::WouldBlock) => bail!(
+                    "--output-dir {}: another run is writing there\n\
+                     hint: wait until it has ended, or choose another directory",
+                    dir.display()
+                ),
+                Err(TryLockError::Error(error)) => eprintln!(
+                    "note: {} cannot be locked ({error}): another run in this directory would go unnoticed",
+                    path.display()
+                ),
+            }
+            if still_there(&file, &path) {
+                return Ok(DirLock {
+                    dir: dir.to_owned(),
+                    made,
+                    _file: file,
+                });
+            }
+        }
+    }
+}
+
+/// Whether the open file is the one under this name.
+#[cfg(unix)]
+fn still_there(file: &File, path: &Path) -> bool {
+    use std::os::unix::fs::MetadataExt as _;
+    let (Ok(held), Ok(named)) = (file.metadata(), fs::metadata(path)) else {
+        return false;
+    };
+    (held.dev(), held.ino()) == (named.dev(), named.ino())
+}
+
+#[cfg(not(unix))]
+fn still_there(_: &File, _: &Path) -> bool {
+    true
+}
+
+impl Drop for DirLock {
+    fn drop(&mut self) {
+        // A file that stays is harmless.
+        let _ = fs::remove_file(self.dir.join(LOCK_FILE));
+        if self.made {
+            // Only an empty directory goes: a start that failed leaves no trace.
+            let _ = fs::remove_dir(&self.dir);
+        }
+    }
+}
