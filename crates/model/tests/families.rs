@@ -205,13 +205,13 @@ fn fresh_models_have_the_counted_parameters_and_an_even_guess() {
 /// What the numbers depend on is in the fingerprint: the configuration as well as the tensors.
 #[test]
 fn the_fingerprint_covers_the_configuration() {
-    let source = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../../parity/models/llama");
+    let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../parity/models/llama");
     let dir = tempfile::tempdir().unwrap();
     for name in ["config.json", "model.safetensors"] {
         std::fs::copy(source.join(name), dir.path().join(name)).unwrap();
     }
     let fingerprint = || {
-        unbraid_model::weights::Weights::open(dir.path())
+        Weights::open(dir.path())
             .unwrap()
             .fingerprint()
             .unwrap()
@@ -219,7 +219,7 @@ fn the_fingerprint_covers_the_configuration() {
     let before = fingerprint();
     let path = dir.path().join("config.json");
     let text = std::fs::read_to_string(&path).unwrap();
-    let mut config: serde_json::Value = serde_json::from_str(&text).unwrap();
+    let mut config: Value = serde_json::from_str(&text).unwrap();
     config["transformers_version"] = "0".into();
     std::fs::write(&path, config.to_string()).unwrap();
     assert_eq!(fingerprint(), before, "who wrote it does not matter");

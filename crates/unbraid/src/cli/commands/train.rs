@@ -38,7 +38,7 @@ pub struct TrainConfig {
     pub trainer: TrainerOptions,
 
     /// Write log-probs, coefficients and cases of each pair in each step to pairs.parquet in output_dir: a folder of
-    /// parts (part-<first step>.parquet) that Parquet readers take for one table.
+    /// parts (part-N.parquet from step N) that Parquet readers take for one table.
     #[arg(long, action = ArgAction::Set, default_value = "false", help_heading = "Logging, evaluation, saving")]
     pub log_pairs: bool,
 
