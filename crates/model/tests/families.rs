@@ -210,12 +210,7 @@ fn the_fingerprint_covers_the_configuration() {
     for name in ["config.json", "model.safetensors"] {
         std::fs::copy(source.join(name), dir.path().join(name)).unwrap();
     }
-    let fingerprint = || {
-        Weights::open(dir.path())
-            .unwrap()
-            .fingerprint()
-            .unwrap()
-    };
+    let fingerprint = || Weights::open(dir.path()).unwrap().fingerprint().unwrap();
     let before = fingerprint();
     let path = dir.path().join("config.json");
     let text = std::fs::read_to_string(&path).unwrap();
