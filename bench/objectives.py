@@ -5,7 +5,7 @@
 
 Every run: the same pairs in the same order, LoRA r 16 on all linear maps, AdamW, one learning rate, geometry on
 every 10th step, and an evaluation on the same held-out pairs before the first step and after the last. Prints a Markdown table:
-held-out log-probs at both ends, shares of the three cases over all measured pairs, median seconds a step.
+held-out log-probs at both ends, shares of the three cases over all measured pairs, median seconds of an unmeasured step.
 """
 
 import argparse
@@ -30,6 +30,29 @@ def split(data, out, held_out, train):
     return paths
 
 
+def follow(command, metrics):
+    """Runs a command; seconds between the rows of consecutive unmeasured steps, as they appear in its metrics."""
+    metrics.unlink(missing_ok=True)
+    process = subprocess.Popen(command, stderr=subprocess.DEVNULL)
+    seconds, seen, mark = [], 0, None
+    while process.poll() is None:
+        time.sleep(0.01)
+        lines = metrics.read_text().splitlines() if metrics.exists() else []
+        for line in lines[seen:]:
+            try:
+                row = json.loads(line)
+            except json.JSONDecodeError:
+                break  # half a line: again in a moment
+            seen += 1
+            plain = "loss" in row and "geometry/ideal" not in row
+            if plain and mark is not None:
+                seconds.append(time.time() - mark)
+            mark = time.time() if "loss" in row else None
+    if process.returncode != 0:
+        raise SystemExit(f"exit {process.returncode}: {' '.join(command)}")
+    return seconds
+
+
 def run(args, name, options, train, held_out):
     """One run; its row of the table."""
     out = args.out / name
@@ -43,12 +66,10 @@ def run(args, name, options, train, held_out):
         "--eval-on-start", "true", "--save-strategy", "no", "--run-name", name, *options,
     ]  # fmt: skip
     start = time.time()
-    subprocess.run([str(word) for word in command], check=True, stderr=subprocess.DEVNULL)
+    seconds = follow([str(word) for word in command], out / "metrics.jsonl")
     rows = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
     evals = [row for row in rows if "eval_loss" in row]
     measured = [row for row in rows if "geometry/ideal" in row]
-    steps = [row for row in rows if "loss" in row and "geometry/ideal" not in row]
-    tokens = {row["step"]: row["tokens_per_second"] for row in steps}
     mean = lambda key: statistics.mean(row[key] for row in measured)
     return {
         "name": name,
@@ -56,7 +77,7 @@ def run(args, name, options, train, held_out):
         "rejected": [row["eval_logps/rejected"] for row in (evals[0], evals[-1])],
         "cases": [mean(f"geometry/{case}") for case in ("ideal", "both_fall", "both_rise")],
         "cosine": mean("geometry/cosine"),
-        "tokens_per_second": statistics.median(tokens.values()),
+        "seconds": statistics.median(seconds),
         "minutes": (time.time() - start) / 60,
     }
 
@@ -79,7 +100,7 @@ def main():
     plan = [(name, ["--loss-type", name]) for name in TABLE_2]
     plan += [(f"dpo-{remedy}", ["--remedy", remedy, "--npo-scale", "geometric"]) for remedy in REMEDIES]
     results = args.out / "results.jsonl"
-    print("| run | chosen | rejected | ideal | both fall | both rise | cosine | tokens/s | minutes |")
+    print("| run | chosen | rejected | ideal | both fall | both rise | cosine | seconds a step | minutes |")
     print("|---|---|---|---|---|---|---|---|---|", flush=True)
     for name, options in plan:
         if args.only and name not in args.only:
@@ -90,7 +111,7 @@ def main():
         change = lambda key: "{:.2f} → {:.2f} ({:+.2f})".format(*row[key], row[key][1] - row[key][0])
         shares = " | ".join(f"{100 * share:.0f} %" for share in row["cases"])
         print(f"| {name} | {change('chosen')} | {change('rejected')} | {shares} | {row['cosine']:.2f} | "
-              f"{row['tokens_per_second']:.0f} | {row['minutes']:.1f} |", flush=True)  # fmt: skip
+              f"{row['seconds']:.2f} | {row['minutes']:.1f} |", flush=True)  # fmt: skip
 
 
 if __name__ == "__main__":

@@ -246,10 +246,14 @@ def report(args, results):
     any_arm = next(iter(results.values()))
     work = any_arm["work"]
     versions = {name: version for result in results.values() for name, version in result["versions"].items()}
+    what = "Full fine-tuning"
+    if args.lora:
+        # A is drawn by each program's own generator: costs compare, and values as far as the first step's loss
+        what = f"LoRA r {args.lora} on all linear maps (each program draws its own start)"
     lines = [
         f"# DPO side by side: {', '.join(results)}",
         "",
-        f"Full fine-tuning in float32, AdamW, {work['batch']} pairs a step in order, first {work['pairs']} usable pairs, "
+        f"{what} in float32, AdamW, {work['batch']} pairs a step in order, first {work['pairs']} usable pairs, "
         f"max_length {work['max_length']}, learning_rate {work['learning_rate']:g} (linear over {work['horizon']} steps), "
         f"β {work['beta']:g}, clipping 1.0, seed {work['seed']}, no dropout, no gradient checkpointing; "
         f"{work['steps']} steps. Log-probs are means over the pairs of sums over completion tokens, taken before the step's update; "
