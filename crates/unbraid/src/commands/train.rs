@@ -89,7 +89,9 @@ fn paired(
             false => plan.sampler.touched(plan.total),
         };
         let pairs = touched.iter().map(|&i| &train.pairs[i]).chain(eval);
-        let sequences: Vec<_> = pairs.flat_map(|p| [&p.chosen, &p.rejected]).collect();
+        let sequences: Vec<_> = pairs
+            .flat_map(|p| [(p.index, &p.chosen), (p.index, &p.rejected)])
+            .collect();
         match reference(config, &source, &mut model, &sequences, interrupt)? {
             Some(cache) => known = cache,
             None => {
@@ -210,7 +212,7 @@ pub(super) fn reference(
     config: &TrainConfig,
     source: &Source,
     policy: &mut LanguageModel<Cpu>,
-    sequences: &[&TokenizedSequence],
+    sequences: &[(usize, &TokenizedSequence)],
     interrupt: &Interrupt,
 ) -> Result<Option<ReferenceCache>> {
     let loaded = config
@@ -223,7 +225,8 @@ pub(super) fn reference(
         Some((source, model)) => (source, model),
         None => (source, &*policy),
     };
-    load::check_fits(&model.config, sequences.iter().map(|s| (0, &s.ids[..])))?;
+    let rows = sequences.iter().map(|(row, s)| (*row, &s.ids[..]));
+    load::check_fits(&model.config, rows)?;
     let arithmetic = format!("{}; {:?}", model.backend.describe(), model.params.storage());
     let mut known = match cache::reference_dir() {
         Some(dir) => ReferenceCache::open(&dir, &load::fingerprint(source)?, &arithmetic),
@@ -233,7 +236,8 @@ pub(super) fn reference(
         eprintln!("note: {note}");
     }
     let bar = progress::bar("reference", sequences.len() as u64);
-    let complete = score_reference(model, sequences.iter().copied(), &mut known, |done| {
+    let sequences = sequences.iter().map(|(_, sequence)| *sequence);
+    let complete = score_reference(model, sequences, &mut known, |done| {
         bar.set_position(done as u64);
         !interrupt.pressed()
     });

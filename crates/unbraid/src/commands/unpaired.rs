@@ -144,7 +144,7 @@ pub(super) fn run(
 
     let sequences: Vec<_> = all
         .iter()
-        .flat_map(|e| [&e.sequence, &e.mismatched])
+        .flat_map(|e| [(e.index, &e.sequence), (e.index, &e.mismatched)])
         .collect();
     let Some(known) = train::reference(config, source, &mut model, &sequences, interrupt)? else {
         eprintln!("interrupted before the first step");
