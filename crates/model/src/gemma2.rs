@@ -9,7 +9,7 @@
 use crate::attention::{Attention, AttentionState};
 use crate::config::{Activation, Gemma2Config};
 use crate::decoder::{BlockState, Family, ForwardPass, LayerCache};
-use crate::layers::{Linear, Norm};
+use crate::layers::{Embedding, Linear, Norm};
 use crate::mlp::{GatedMlp, GatedState};
 use crate::parameters::{ParamId, SpecList};
 use crate::rope::RopeTable;
@@ -28,7 +28,7 @@ struct Block {
 
 /// A Gemma 2 model's layers.
 pub(crate) struct Gemma2<B: Backend> {
-    embed: ParamId,
+    embed: Embedding,
     blocks: Vec<Block>,
     norm: Norm,
     head: ParamId,
@@ -40,21 +40,12 @@ pub(crate) struct Gemma2<B: Backend> {
 impl<B: Backend> Gemma2<B> {
     pub(crate) fn new(c: &Gemma2Config, specs: &mut SpecList) -> Self {
         let (d, std) = (c.hidden_size, c.initializer_range());
-        let embed = specs.matrix(
-            "model.embed_tokens.weight".into(),
-            [c.vocab_size, d],
-            "embedding",
-            std,
-        );
+        let embed = Embedding::new(specs, "model.embed_tokens.weight", [c.vocab_size, d], std);
         let blocks = (0..c.num_hidden_layers)
             .map(|i| Block::new(c, i, specs))
             .collect();
         let norm = gemma_norm(specs, "model.norm", c);
-        let head = if c.tie_word_embeddings {
-            embed
-        } else {
-            specs.matrix("lm_head.weight".into(), [c.vocab_size, d], "head", std)
-        };
+        let head = embed.head(specs, c.tie_word_embeddings, "lm_head.weight", std);
         Gemma2 {
             embed,
             blocks,
@@ -168,10 +159,8 @@ impl<B: Backend> Family<B> for Gemma2<B> {
     }
 
     fn embed(&self, pass: &ForwardPass<'_, B>) -> B::Buffer {
-        let (b, table) = (pass.backend, pass.params.get(self.embed));
-        let mut x = b.empty(pass.rows * self.d);
-        b.gather(table, pass.ids, &mut x, self.d, false);
-        b.scale((self.d as f64).sqrt(), &mut x);
+        let mut x = self.embed.forward(pass);
+        pass.backend.scale((self.d as f64).sqrt(), &mut x);
         x
     }
 
@@ -181,11 +170,11 @@ impl<B: Backend> Family<B> for Gemma2<B> {
         sink: &mut dyn GradientSink<B>,
         g: &B::Buffer,
     ) {
-        if sink.wants(self.embed) {
+        if sink.wants(self.embed.table) {
             let b = pass.backend;
             let mut scaled = b.zeros(b.len(g));
             b.axpy((self.d as f64).sqrt(), g, &mut scaled);
-            sink.lookup(pass, self.embed, &pass.plan.ids, &scaled, self.d);
+            self.embed.backward(pass, sink, &scaled);
         }
     }
 

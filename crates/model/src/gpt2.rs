@@ -6,7 +6,7 @@
 
 use crate::config::{Activation, Gpt2Config};
 use crate::decoder::{BlockState, Family, ForwardPass, LayerCache};
-use crate::layers::{Linear, Norm};
+use crate::layers::{Embedding, Linear, Norm};
 use crate::parameters::{ParamId, SpecList};
 use crate::sink::{BackwardPass, GradientSink, RowSpace};
 use unbraid_tensor::{AttentionShape, Backend, NormCache};
@@ -23,7 +23,7 @@ struct Block {
 
 /// A GPT-2 model's layers.
 pub(crate) struct Gpt2 {
-    wte: ParamId,
+    wte: Embedding,
     wpe: ParamId,
     blocks: Vec<Block>,
     norm: Norm,
@@ -41,12 +41,7 @@ impl Gpt2 {
             .and_then(|v| v.as_f64())
             .unwrap_or(0.02);
         let d = c.n_embd;
-        let wte = specs.matrix(
-            "transformer.wte.weight".into(),
-            [c.vocab_size, d],
-            "embedding",
-            std,
-        );
+        let wte = Embedding::new(specs, "transformer.wte.weight", [c.vocab_size, d], std);
         let wpe = specs.matrix(
             "transformer.wpe.weight".into(),
             [c.n_positions, d],
@@ -66,11 +61,7 @@ impl Gpt2 {
             });
         }
         let norm = layer_norm(specs, "transformer.ln_f", c);
-        let head = if c.tie_word_embeddings {
-            wte
-        } else {
-            specs.matrix("lm_head.weight".into(), [c.vocab_size, d], "head", std)
-        };
+        let head = wte.head(specs, c.tie_word_embeddings, "lm_head.weight", std);
         Gpt2 {
             wte,
             wpe,
@@ -148,8 +139,7 @@ impl<B: Backend> Family<B> for Gpt2 {
 
     fn embed(&self, pass: &ForwardPass<'_, B>) -> B::Buffer {
         let (b, d) = (pass.backend, self.d);
-        let mut x = b.empty(pass.rows * d);
-        b.gather(pass.params.get(self.wte), pass.ids, &mut x, d, false);
+        let mut x = self.wte.forward(pass);
         b.gather(pass.params.get(self.wpe), pass.positions, &mut x, d, true);
         x
     }
@@ -160,9 +150,7 @@ impl<B: Backend> Family<B> for Gpt2 {
         sink: &mut dyn GradientSink<B>,
         g: &B::Buffer,
     ) {
-        if sink.wants(self.wte) {
-            sink.lookup(pass, self.wte, &pass.plan.ids, g, self.d);
-        }
+        self.wte.backward(pass, sink, g);
         if sink.wants(self.wpe) {
             sink.lookup(pass, self.wpe, &pass.plan.positions, g, self.d);
         }

@@ -8,7 +8,7 @@
 use crate::attention::attend;
 use crate::config::{Activation, GptNeoxConfig};
 use crate::decoder::{BlockState, Family, ForwardPass, LayerCache};
-use crate::layers::{Linear, Norm};
+use crate::layers::{Embedding, Linear, Norm};
 use crate::parameters::{ParamId, SpecList};
 use crate::rope::{Rope, RopeTable};
 use crate::sink::{BackwardPass, GradientSink, RowSpace};
@@ -29,7 +29,7 @@ struct Block {
 
 /// A GPT-NeoX model's layers.
 pub(crate) struct GptNeox<B: Backend> {
-    embed: ParamId,
+    embed: Embedding,
     blocks: Vec<Block>,
     norm: Norm,
     head: ParamId,
@@ -40,21 +40,12 @@ pub(crate) struct GptNeox<B: Backend> {
 impl<B: Backend> GptNeox<B> {
     pub(crate) fn new(c: &GptNeoxConfig, specs: &mut SpecList) -> Self {
         let (d, std) = (c.hidden_size, c.initializer_range());
-        let embed = specs.matrix(
-            "gpt_neox.embed_in.weight".into(),
-            [c.vocab_size, d],
-            "embedding",
-            std,
-        );
+        let embed = Embedding::new(specs, "gpt_neox.embed_in.weight", [c.vocab_size, d], std);
         let blocks = (0..c.num_hidden_layers)
             .map(|i| Block::new(c, i, specs))
             .collect();
         let norm = layer_norm(specs, "gpt_neox.final_layer_norm", c);
-        let head = if c.tie_word_embeddings {
-            embed
-        } else {
-            specs.matrix("embed_out.weight".into(), [c.vocab_size, d], "head", std)
-        };
+        let head = embed.head(specs, c.tie_word_embeddings, "embed_out.weight", std);
         GptNeox {
             embed,
             blocks,
@@ -172,10 +163,7 @@ impl<B: Backend> Family<B> for GptNeox<B> {
     }
 
     fn embed(&self, pass: &ForwardPass<'_, B>) -> B::Buffer {
-        let mut x = pass.backend.empty(pass.rows * self.d);
-        let table = pass.params.get(self.embed);
-        pass.backend.gather(table, pass.ids, &mut x, self.d, false);
-        x
+        self.embed.forward(pass)
     }
 
     fn embed_backward(
@@ -184,9 +172,7 @@ impl<B: Backend> Family<B> for GptNeox<B> {
         sink: &mut dyn GradientSink<B>,
         g: &B::Buffer,
     ) {
-        if sink.wants(self.embed) {
-            sink.lookup(pass, self.embed, &pass.plan.ids, g, self.d);
-        }
+        self.embed.backward(pass, sink, g);
     }
 
     fn block(

@@ -1,4 +1,4 @@
-//! Layers shared by the families: linear maps and norms over parameters, forward beside backward.
+//! Layers shared by the families: embeddings, linear maps and norms over parameters, forward beside backward.
 
 use crate::decoder::ForwardPass;
 use crate::lora::Adapter;
@@ -207,6 +207,59 @@ impl Linear {
                 b.dropout(&whole, rows, seed, p, &mut dropped, r, d_in);
                 b.axpy(1.0, &dropped, dx);
             }
+        }
+    }
+}
+
+/// A table of token embeddings.
+#[derive(Clone, Copy, Debug)]
+pub struct Embedding {
+    /// The table, `[V, D]`.
+    pub table: ParamId,
+    /// Width D.
+    pub d: usize,
+}
+
+impl Embedding {
+    /// Describes a table `[vocabulary, d]`.
+    pub(crate) fn new(
+        specs: &mut SpecList,
+        name: &str,
+        [vocabulary, d]: [usize; 2],
+        std: f64,
+    ) -> Self {
+        Embedding {
+            table: specs.matrix(name.into(), [vocabulary, d], "embedding", std),
+            d,
+        }
+    }
+
+    /// The head's weight: this table when `tied`, else a matrix of its own.
+    pub(crate) fn head(&self, specs: &mut SpecList, tied: bool, name: &str, std: f64) -> ParamId {
+        if tied {
+            return self.table;
+        }
+        let vocabulary = specs.0[self.table.0].shape[0];
+        specs.matrix(name.into(), [vocabulary, self.d], "head", std)
+    }
+
+    /// The embedding of every row's token, `[N, D]`.
+    pub fn forward<B: Backend>(&self, pass: &ForwardPass<'_, B>) -> B::Buffer {
+        let mut x = pass.backend.empty(pass.rows * self.d);
+        let table = pass.params.get(self.table);
+        pass.backend.gather(table, pass.ids, &mut x, self.d, false);
+        x
+    }
+
+    /// Hands the embeddings' gradient `g` `[R, D]` to the sink.
+    pub fn backward<B: Backend>(
+        &self,
+        pass: &BackwardPass<'_, B>,
+        sink: &mut dyn GradientSink<B>,
+        g: &B::Buffer,
+    ) {
+        if sink.wants(self.table) {
+            sink.lookup(pass, self.table, &pass.plan.ids, g, self.d);
         }
     }
 }

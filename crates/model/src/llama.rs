@@ -9,7 +9,7 @@
 use crate::attention::{Attention, AttentionState};
 use crate::config::LlamaConfig;
 use crate::decoder::{BlockState, Family, ForwardPass, LayerCache};
-use crate::layers::{Linear, Norm};
+use crate::layers::{Embedding, Linear, Norm};
 use crate::mlp::{GatedMlp, GatedState};
 use crate::parameters::{ParamId, SpecList};
 use crate::rope::RopeTable;
@@ -26,38 +26,27 @@ struct Block {
 
 /// A Llama model's layers.
 pub(crate) struct Llama<B: Backend> {
-    embed: ParamId,
+    embed: Embedding,
     blocks: Vec<Block>,
     norm: Norm,
     head: ParamId,
-    d: usize,
     rope: RopeTable<B>,
 }
 
 impl<B: Backend> Llama<B> {
     pub(crate) fn new(c: &LlamaConfig, specs: &mut SpecList) -> Self {
         let (d, std) = (c.hidden_size, c.initializer_range());
-        let embed = specs.matrix(
-            "model.embed_tokens.weight".into(),
-            [c.vocab_size, d],
-            "embedding",
-            std,
-        );
+        let embed = Embedding::new(specs, "model.embed_tokens.weight", [c.vocab_size, d], std);
         let blocks = (0..c.num_hidden_layers)
             .map(|i| Block::new(c, i, specs))
             .collect();
         let norm = rms_norm(specs, "model.norm", d, c);
-        let head = if c.tie_word_embeddings {
-            embed
-        } else {
-            specs.matrix("lm_head.weight".into(), [c.vocab_size, d], "head", std)
-        };
+        let head = embed.head(specs, c.tie_word_embeddings, "lm_head.weight", std);
         Llama {
             embed,
             blocks,
             norm,
             head,
-            d,
             rope: RopeTable::new(c.rope.inverse_frequencies(c.head_dim)),
         }
     }
@@ -168,10 +157,7 @@ impl<B: Backend> Family<B> for Llama<B> {
     }
 
     fn embed(&self, pass: &ForwardPass<'_, B>) -> B::Buffer {
-        let mut x = pass.backend.empty(pass.rows * self.d);
-        let table = pass.params.get(self.embed);
-        pass.backend.gather(table, pass.ids, &mut x, self.d, false);
-        x
+        self.embed.forward(pass)
     }
 
     fn embed_backward(
@@ -180,9 +166,7 @@ impl<B: Backend> Family<B> for Llama<B> {
         sink: &mut dyn GradientSink<B>,
         g: &B::Buffer,
     ) {
-        if sink.wants(self.embed) {
-            sink.lookup(pass, self.embed, &pass.plan.ids, g, self.d);
-        }
+        self.embed.backward(pass, sink, g);
     }
 
     fn block(

@@ -2,6 +2,9 @@
 
 #![allow(clippy::unwrap_used, reason = "a test may stop at once")]
 
+mod common;
+
+use common::{rows, text};
 use serde_json::Value;
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -19,17 +22,6 @@ fn unbraid(words: &[&str]) -> Output {
     let message = String::from_utf8_lossy(&output.stderr).into_owned();
     assert!(output.status.success(), "{words:?}: {message}");
     output
-}
-
-fn text(path: &Path) -> &str {
-    path.to_str().unwrap()
-}
-
-fn rows(path: &Path) -> Vec<Value> {
-    let text = fs::read_to_string(path).unwrap();
-    text.lines()
-        .map(|l| serde_json::from_str(l).unwrap())
-        .collect()
 }
 
 #[test]

@@ -2,56 +2,12 @@
 
 #![allow(clippy::unwrap_used, reason = "a test may stop at once")]
 
+mod common;
+
+use common::{done, refused, text, train};
 use std::fs::{self, File};
-use std::path::{Path, PathBuf};
-use std::process::{Command, Output, Stdio};
+use std::process::Stdio;
 use std::time::Duration;
-
-fn demo(name: &str) -> String {
-    let root = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../../demo");
-    root.join(name).to_str().unwrap().to_owned()
-}
-
-fn text(path: &Path) -> &str {
-    path.to_str().unwrap()
-}
-
-/// `unbraid train` on the demo's pairs, two steps, with further options.
-fn train(out: &Path, further: &[&str]) -> Command {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_unbraid"));
-    command
-        .args(["train", "--model-name-or-path", &demo("model")])
-        .args(["--dataset-name", &demo("preferences.jsonl")])
-        .args(["--output-dir", text(out), "--threads", "1"])
-        .args(["--max-steps", "2", "--logging-steps", "1"])
-        .args(["--per-device-train-batch-size", "2", "--geometry", "off"])
-        .args(further);
-    // Every test has its own directory, and the cache is in it.
-    command.env("UNBRAID_CACHE", out.parent().unwrap().join("cache"));
-    command
-}
-
-fn run(command: &mut Command) -> (Output, String) {
-    let output = command.output().unwrap();
-    let said = String::from_utf8_lossy(&output.stderr).into_owned();
-    assert!(!said.contains("panicked"), "{said}");
-    (output, said)
-}
-
-fn done(command: &mut Command) -> String {
-    let (output, said) = run(command);
-    assert!(output.status.success(), "{said}");
-    said
-}
-
-#[track_caller]
-fn refused(command: &mut Command, code: i32, parts: &[&str]) {
-    let (output, said) = run(command);
-    assert_eq!(output.status.code(), Some(code), "{said}");
-    for part in parts {
-        assert!(said.contains(part), "{part:?} is not in: {said}");
-    }
-}
 
 #[test]
 fn a_checkpoint_elsewhere_is_no_leave_to_overwrite() {

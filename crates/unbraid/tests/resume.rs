@@ -8,24 +8,20 @@
 #![cfg(unix)]
 #![allow(clippy::unwrap_used, reason = "a test may stop at once")]
 
+mod common;
+
+use common::demo;
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 use serde_json::Value;
 use std::collections::BTreeMap;
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::{Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
 /// Kills of each kind of run; there are three kinds.
 const KILLS: usize = 8;
-
-fn demo(name: &str) -> String {
-    let path = PathBuf::from(env!("CARGO_MANIFEST_DIR"))
-        .join("../../demo")
-        .join(name);
-    path.to_str().unwrap().to_owned()
-}
 
 /// A kind of run: the command's words, but for where it writes and from where it starts.
 struct Run {

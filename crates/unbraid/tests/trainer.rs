@@ -3,19 +3,13 @@
 
 #![allow(clippy::unwrap_used, reason = "a test may stop at once")]
 
+mod common;
+
+use common::{demo, rows, text};
 use serde_json::{Value, json};
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
-
-fn demo(name: &str) -> String {
-    let root = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../../demo");
-    root.join(name).to_str().unwrap().to_owned()
-}
-
-fn text(path: &Path) -> &str {
-    path.to_str().unwrap()
-}
 
 fn run(words: &[&str]) -> (Output, String) {
     let output = Command::new(env!("CARGO_BIN_EXE_unbraid"))
@@ -41,13 +35,6 @@ fn refused(words: &[&str]) -> String {
     assert!(!output.status.success(), "{words:?} went through");
     assert!(!message.contains("panicked"), "{message}");
     message
-}
-
-fn rows(path: &Path) -> Vec<Value> {
-    let text = fs::read_to_string(path).unwrap();
-    text.lines()
-        .map(|l| serde_json::from_str(l).unwrap())
-        .collect()
 }
 
 /// `unbraid train` on the demo's pairs, four steps, with further options.

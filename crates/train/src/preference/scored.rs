@@ -3,7 +3,7 @@
 use super::token_weights::TokenWeights;
 use super::{PreferenceTask, ReferenceLogps, ReferencedPairs, Side, TokenMask};
 use std::ops::Range;
-use unbraid_model::{Batch, Forest, Forward, LanguageModel};
+use unbraid_model::{Batch, Forest, Forward, LanguageModel, Response};
 use unbraid_objective::PairLogps;
 use unbraid_objective::weighting::pair_weight;
 use unbraid_preference::TokenizedPair;
@@ -60,6 +60,11 @@ impl Scored {
     }
 }
 
+/// Targets of a pair's two responses, which lie next to each other.
+pub(super) fn pair_targets(pair: &[Response]) -> Range<usize> {
+    pair[0].targets.start..pair[1].targets.end
+}
+
 impl<B: Backend> PreferenceTask<'_, B> {
     /// How much every target of a batch counts.
     pub(super) fn weights(
@@ -93,13 +98,15 @@ impl<B: Backend> PreferenceTask<'_, B> {
                 },
                 Side::Training,
             ) => {
-                let all = model.backend.download_f64(model.params.get(*values));
-                let own = examples.iter().zip(forest.responses.chunks_exact(2));
-                let own = own.flat_map(|(&i, pair)| {
-                    let len = pair[0].targets.len() + pair[1].targets.len();
-                    all[offsets[i]..offsets[i] + len].iter().copied()
-                });
-                constant.mask(settings, own.collect())
+                // The batch's own numbers alone: there is one for every token of the data.
+                let (b, all) = (&*model.backend, model.params.get(*values));
+                let m = forest.targets.len();
+                let mut own = b.empty(m);
+                for (&i, pair) in examples.iter().zip(forest.responses.chunks_exact(2)) {
+                    let (at, len) = (pair[0].targets.start, pair_targets(pair).len());
+                    b.copy_2d(all, offsets[i], len, &mut own, at, len, 1, len);
+                }
+                constant.mask(settings, b.download_f64(&own))
             }
         }
     }

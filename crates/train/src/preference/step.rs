@@ -1,6 +1,7 @@
 //! One micro-batch: forward, objective, measurement, remedy, backward.
 
-use super::{Measured, PreferenceTask, Scored, Side, TokenMask, clusters, targets};
+use super::scored::pair_targets;
+use super::{Judged, Measured, PreferenceTask, Scored, Side, TokenMask, clusters, targets};
 use crate::error::TrainError;
 use crate::metrics::Averages;
 use crate::pack::pack_pairs;
@@ -62,45 +63,15 @@ impl<B: Backend> PreferenceTask<'_, B> {
             .measure
             .then(|| self.before(model, &batch, step, &scored));
 
-        let mut losses = judged.losses;
-        let plain_likelihood = judged.likelihood.iter().any(|&k| k != 0.0);
-        let unfused = scored.weights.learnt.is_some() || plain_likelihood;
-        let grams = if self.settings.remedy.is_active() || unfused {
-            let responses = batch.forest.responses.len();
-            let one_walk = !unfused && GramSink::can_keep(&model.params, responses, KEPT_ELEMENTS);
-            let measured = step.measure || self.settings.remedy.is_active();
-            let (grams, own) = match measured {
-                true => {
-                    let (grams, own) = self.measure(model, &batch, &forward, &scored, one_walk);
-                    (Some(grams), own)
-                }
-                false => (None, None),
-            };
-            if let Some(grams) = &grams {
-                self.settings.remedy.apply(&mut losses, grams);
-            }
-            let update = Update {
-                clusters: clusters(&losses, &factors),
-                likelihood: &judged.likelihood,
-                factors: &factors,
-            };
-            match own {
-                Some(own) => own.apply(&model.backend, &update.clusters, gradients),
-                None => self.update(model, &batch, forward, &scored, &update, (gradients, step)),
-            }
-            grams
-        } else {
-            let clusters = clusters(&losses, &factors);
-            fused(
-                model,
-                &batch,
-                forward,
-                &scored,
-                &clusters,
-                step.measure,
-                gradients,
-            )
-        };
+        let (losses, grams) = self.walk_back(
+            model,
+            &batch,
+            forward,
+            &scored,
+            judged,
+            &factors,
+            (gradients, step),
+        );
         if let (Some(before), Some(grams)) = (before, &grams) {
             for (i, before) in before.into_iter().enumerate() {
                 self.measured.push(Measured {
@@ -118,6 +89,59 @@ impl<B: Backend> PreferenceTask<'_, B> {
             self.log_pairs(step, &scored, &losses, grams.as_deref());
         }
         Ok(())
+    }
+
+    /// Adds the gradient of judged pairs, after the remedy; their final coefficients, and what was measured of them.
+    fn walk_back(
+        &mut self,
+        model: &LanguageModel<B>,
+        batch: &Batch<B>,
+        forward: Forward<B>,
+        scored: &Scored,
+        judged: Judged,
+        factors: &[f64],
+        (gradients, step): (&mut Gradients<B>, &MicroBatch<'_>),
+    ) -> (Vec<PairLoss>, Option<Vec<Gram>>) {
+        let mut losses = judged.losses;
+        let plain_likelihood = judged.likelihood.iter().any(|&k| k != 0.0);
+        let unfused = scored.weights.learnt.is_some() || plain_likelihood;
+        let grams = if self.settings.remedy.is_active() || unfused {
+            let responses = batch.forest.responses.len();
+            let one_walk = !unfused && GramSink::can_keep(&model.params, responses, KEPT_ELEMENTS);
+            let measured = step.measure || self.settings.remedy.is_active();
+            let (grams, own) = match measured {
+                true => {
+                    let (grams, own) = self.measure(model, batch, &forward, scored, one_walk);
+                    (Some(grams), own)
+                }
+                false => (None, None),
+            };
+            if let Some(grams) = &grams {
+                self.settings.remedy.apply(&mut losses, grams);
+            }
+            let update = Update {
+                clusters: clusters(&losses, factors),
+                likelihood: &judged.likelihood,
+                factors,
+            };
+            match own {
+                Some(own) => own.apply(&model.backend, &update.clusters, gradients),
+                None => self.update(model, batch, forward, scored, &update, (gradients, step)),
+            }
+            grams
+        } else {
+            let clusters = clusters(&losses, factors);
+            fused(
+                model,
+                batch,
+                forward,
+                scored,
+                &clusters,
+                step.measure,
+                gradients,
+            )
+        };
+        (losses, grams)
     }
 
     /// The pairs' sums as the objective reads them, of the model as it is used: without dropout.
@@ -232,8 +256,7 @@ impl<B: Backend> PreferenceTask<'_, B> {
                 .iter()
                 .zip(batch.forest.responses.chunks_exact(2))
             {
-                let range = responses[0].targets.start..responses[1].targets.end;
-                let own = b.upload_f64(&mask_seeds[range]);
+                let own = b.upload_f64(&mask_seeds[pair_targets(responses)]);
                 let (at, len) = (offsets[example], b.len(&own));
                 b.copy_2d(&own, 0, len, gradient, at, len, 1, len);
             }

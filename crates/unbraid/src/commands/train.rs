@@ -92,7 +92,15 @@ fn paired(
         let sequences: Vec<_> = pairs
             .flat_map(|p| [(p.index, &p.chosen), (p.index, &p.rejected)])
             .collect();
-        match reference(config, &source, &mut model, &sequences, interrupt)? {
+        let fingerprint = reference_fingerprint(&facts);
+        match reference(
+            config,
+            fingerprint,
+            &source,
+            &mut model,
+            &sequences,
+            interrupt,
+        )? {
             Some(cache) => known = cache,
             None => {
                 eprintln!("interrupted before the first step");
@@ -172,7 +180,7 @@ fn moving_reference(
         );
     }
     let mut model = match &config.ref_model {
-        Some(name) => reference_model(name)?.1,
+        Some(name) => reference_model(name)?,
         None => load::model(source)?,
     };
     model.merge_adapter();
@@ -197,10 +205,9 @@ fn moving_reference(
     }))
 }
 
-fn reference_model(name: &str) -> Result<(Source, LanguageModel<Cpu>)> {
+fn reference_model(name: &str) -> Result<LanguageModel<Cpu>> {
     let source = load::open(name, None).context("--ref-model")?;
-    let model = load::model(&source).context("--ref-model")?;
-    Ok((source, model))
+    load::model(&source).context("--ref-model")
 }
 
 /// The reference's token log-probs of these sequences, each distinct one scored once in this machine's lifetime;
@@ -210,6 +217,7 @@ fn reference_model(name: &str) -> Result<(Source, LanguageModel<Cpu>)> {
 /// switched off, with the adapter that it came with (as TRL); or the reference model, which is then dropped.
 pub(super) fn reference(
     config: &TrainConfig,
+    fingerprint: &str,
     source: &Source,
     policy: &mut LanguageModel<Cpu>,
     sequences: &[(usize, &TokenizedSequence)],
@@ -221,15 +229,12 @@ pub(super) fn reference(
         .map(reference_model)
         .transpose()?;
     policy.set_adapter_enabled(source.adapter.is_some());
-    let (source, model) = match &loaded {
-        Some((source, model)) => (source, model),
-        None => (source, &*policy),
-    };
+    let model = loaded.as_ref().unwrap_or(policy);
     let rows = sequences.iter().map(|(row, s)| (*row, &s.ids[..]));
     load::check_fits(&model.config, rows)?;
     let arithmetic = format!("{}; {:?}", model.backend.describe(), model.params.storage());
     let mut known = match cache::reference_dir() {
-        Some(dir) => ReferenceCache::open(&dir, &load::fingerprint(source)?, &arithmetic),
+        Some(dir) => ReferenceCache::open(&dir, fingerprint, &arithmetic),
         None => ReferenceCache::in_memory(),
     };
     if let Some(note) = known.note() {
@@ -261,6 +266,13 @@ pub(super) fn resume_facts(
         facts.push(("reference_fingerprint", load::fingerprint(&reference)?));
     }
     Ok(facts)
+}
+
+/// The reference's fingerprint among the facts: its own model's, else the policy's.
+pub(super) fn reference_fingerprint<'f>(facts: &'f [(&'static str, String)]) -> &'f str {
+    let fact = |name| facts.iter().find(|(key, _)| *key == name);
+    let found = fact("reference_fingerprint").or_else(|| fact("model_fingerprint"));
+    found.map_or("", |(_, value)| value)
 }
 
 /// Writes `run.yaml`: the resolved recipe and the facts of the run.

@@ -146,7 +146,16 @@ pub(super) fn run(
         .iter()
         .flat_map(|e| [(e.index, &e.sequence), (e.index, &e.mismatched)])
         .collect();
-    let Some(known) = train::reference(config, source, &mut model, &sequences, interrupt)? else {
+    let fingerprint = train::reference_fingerprint(&facts);
+    let known = train::reference(
+        config,
+        fingerprint,
+        source,
+        &mut model,
+        &sequences,
+        interrupt,
+    )?;
+    let Some(known) = known else {
         eprintln!("interrupted before the first step");
         return Ok(End::Interrupted);
     };

@@ -1,0 +1,62 @@
+//! The binary on the demo's model, as tests run it, and what it wrote.
+
+#![allow(dead_code, reason = "not every test needs all of it")]
+
+use serde_json::Value;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output};
+
+pub fn demo(name: &str) -> String {
+    let root = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../../demo");
+    root.join(name).to_str().unwrap().to_owned()
+}
+
+pub fn text(path: &Path) -> &str {
+    path.to_str().unwrap()
+}
+
+/// The objects of a JSON-lines file.
+pub fn rows(path: &Path) -> Vec<Value> {
+    let text = fs::read_to_string(path).unwrap();
+    text.lines()
+        .map(|l| serde_json::from_str(l).unwrap())
+        .collect()
+}
+
+/// `unbraid train` on the demo's pairs, two steps, with further options.
+pub fn train(out: &Path, further: &[&str]) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_unbraid"));
+    command
+        .args(["train", "--model-name-or-path", &demo("model")])
+        .args(["--dataset-name", &demo("preferences.jsonl")])
+        .args(["--output-dir", text(out), "--threads", "1"])
+        .args(["--max-steps", "2", "--logging-steps", "1"])
+        .args(["--per-device-train-batch-size", "2", "--geometry", "off"])
+        .args(further);
+    // Every test has its own directory, and the cache is in it.
+    command.env("UNBRAID_CACHE", out.parent().unwrap().join("cache"));
+    command
+}
+
+pub fn run(command: &mut Command) -> (Output, String) {
+    let output = command.output().unwrap();
+    let said = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(!said.contains("panicked"), "{said}");
+    (output, said)
+}
+
+pub fn done(command: &mut Command) -> String {
+    let (output, said) = run(command);
+    assert!(output.status.success(), "{said}");
+    said
+}
+
+#[track_caller]
+pub fn refused(command: &mut Command, code: i32, parts: &[&str]) {
+    let (output, said) = run(command);
+    assert_eq!(output.status.code(), Some(code), "{said}");
+    for part in parts {
+        assert!(said.contains(part), "{part:?} is not in: {said}");
+    }
+}
