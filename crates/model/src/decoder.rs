@@ -18,7 +18,7 @@ use crate::sink::{BackwardPass, GradientSink, RowSpace, Seeds};
 use crate::weights::{StoredDtype, Weights};
 use std::path::Path;
 use std::sync::Arc;
-use unbraid_tensor::{AttentionLayout, Backend, Gemm, Mat, MatMut, NormCache};
+use unbraid_tensor::{AttentionLayout, Backend, Gemm, HeadBackward, Mat, MatMut, NormCache};
 
 /// What a block's forward may look at.
 pub struct ForwardPass<'a, B: Backend> {
@@ -129,6 +129,34 @@ pub struct Forward<B: Backend> {
     pub token_logps: Vec<f64>,
     /// The seed that the adapters' dropout was drawn with.
     pub dropout_seed: Option<u64>,
+}
+
+impl<B: Backend> Forward<B> {
+    /// The arguments of [`Backend::head_backward`] for this pass and the head's weight, no output asked for yet.
+    pub(crate) fn head_arguments<'a>(
+        &'a self,
+        params: &'a Parameters<B>,
+        batch: &'a Batch<B>,
+        seeds: &'a B::Buffer,
+        head: ParamId,
+    ) -> HeadBackward<'a, B> {
+        let shape = &params.specs[head.0].shape;
+        HeadBackward {
+            h: &self.h,
+            w: params.get(head),
+            lse: &self.lse,
+            softcap: self.softcap,
+            targets: &batch.target_ids,
+            seeds,
+            coefficients: None,
+            dh: None,
+            dw: None,
+            inner: &[],
+            m: batch.targets(),
+            d: shape[1],
+            v: shape[0],
+        }
+    }
 }
 
 /// Whether a forward pass keeps every block's activations or only their inputs.
@@ -308,6 +336,27 @@ impl<B: Backend> LanguageModel<B> {
         let (m, v) = (forward.token_logps.len(), self.config.vocab_size());
         let cap = self.family.logit_softcap();
         b.download_f64(&b.head_log_squares(&forward.h, w, &forward.lse, cap, m, d, v))
+    }
+
+    /// Inner products (ww, wl, ll) of the head's own gradients of each pair of responses (2i, 2i + 1), Σ (G_s·G_t)(h_s·h_t),
+    /// which need no walk back. Of a tied matrix the look-up's share is left out.
+    pub fn head_grams(&self, batch: &Batch<B>, forward: &Forward<B>) -> Vec<[f64; 3]> {
+        let (b, m) = (&*self.backend, batch.targets());
+        let head = self.family.head();
+        let seeds = b.upload_f64(&vec![1.0; m]);
+        let pairs = batch.forest.responses.chunks_exact(2);
+        let wanted: Vec<_> = pairs
+            .flat_map(|pair| {
+                let [w, l] = [&pair[0].targets, &pair[1].targets].map(Clone::clone);
+                [(w.clone(), w.clone()), (w, l.clone()), (l.clone(), l)]
+            })
+            .collect();
+        let mut args = HeadBackward {
+            inner: &wanted,
+            ..forward.head_arguments(&self.params, batch, &seeds, head)
+        };
+        let inner = b.head_backward(&mut args);
+        inner.chunks_exact(3).map(|x| [x[0], x[1], x[2]]).collect()
     }
 
     fn copy(&self, x: &B::Buffer) -> B::Buffer {

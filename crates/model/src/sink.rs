@@ -29,22 +29,8 @@ pub struct BackwardPass<'a, B: Backend> {
 impl<'a, B: Backend> BackwardPass<'a, B> {
     /// The arguments of [`Backend::head_backward`] for this pass and the head's weight, no output asked for yet.
     pub fn head_arguments(&self, head: ParamId) -> HeadBackward<'a, B> {
-        let shape = &self.params.specs[head.0].shape;
-        HeadBackward {
-            h: &self.forward.h,
-            w: self.params.get(head),
-            lse: &self.forward.lse,
-            softcap: self.forward.softcap,
-            targets: &self.batch.target_ids,
-            seeds: self.seeds,
-            coefficients: None,
-            dh: None,
-            dw: None,
-            inner: &[],
-            m: self.batch.targets(),
-            d: shape[1],
-            v: shape[0],
-        }
+        self.forward
+            .head_arguments(self.params, self.batch, self.seeds, head)
     }
 }
 

@@ -1,0 +1,144 @@
+//! One batch of pairs: token log-probs, hidden-state proxies, and the gradients' inner products.
+//!
+//! The batch is packed (no padding, prompts shared) and walked back once with unit seeds on a per-response plan, so that
+//! each response's own gradient passes by (`unbraid_geometry::GramSink`). Nothing depends on how pairs are batched but
+//! the last bits of f32.
+
+use unbraid_geometry::{Cluster, GramSink};
+use unbraid_model::{Batch, Forward, GradientPlan, Keep, LanguageModel, Response};
+use unbraid_objective::Gram;
+use unbraid_preference::TokenizedPair;
+use unbraid_tensor::Backend;
+use unbraid_train::{ScoredPair, pack_pairs};
+
+/// What the final hidden states of a pair's completions say; no gradient is needed.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct Hidden {
+    /// CHES score ⟨H_w, H_l⟩ − ‖H_w‖² with H the sum of the final hidden states over the rows that predict the
+    /// completion (Razin et al. 2024, arXiv 2410.08847).
+    pub ches: f64,
+    /// The length-normalised form ⟨H_w, H_l⟩/(L_w L_l) − ‖H_w‖²/L_w².
+    pub ches_normalized: f64,
+    /// Inner products of the head's own gradients (the look-up's share of a tied matrix left out).
+    pub head: Gram,
+}
+
+/// What was measured of one pair.
+#[derive(Clone, Debug, PartialEq)]
+pub struct PairMeasurement {
+    /// Token log-probs of both completions.
+    pub scored: ScoredPair,
+    /// From the final hidden states.
+    pub hidden: Hidden,
+    /// Inner products over all trainable parameters, in f64.
+    pub gram: Gram,
+    /// The same by parameter group, in the order of [`Measured::group_names`].
+    pub groups: Vec<Gram>,
+}
+
+/// What was measured of a batch.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Measured {
+    /// Names of the parameter groups: `embedding`, `layers.0.attention`, `layers.0.mlp`, …, `norm`, `head`.
+    pub group_names: Vec<String>,
+    /// One entry a pair, in order.
+    pub pairs: Vec<PairMeasurement>,
+}
+
+/// Measures one batch of pairs (the caller bounds its size; see `unbraid_train`'s scoring for a rule).
+pub fn measure_pairs<B: Backend>(model: &LanguageModel<B>, pairs: &[&TokenizedPair]) -> Measured {
+    let b = &*model.backend;
+    let batch = Batch::new(b, pack_pairs(pairs.iter().copied(), true));
+    let forward = model.forward(&batch, Keep::All);
+    let scored = scored(&batch, &forward);
+    let hidden = hidden(model, &batch, &forward);
+    let clusters: Vec<Cluster> = (0..pairs.len())
+        .map(|i| Cluster {
+            responses: vec![2 * i, 2 * i + 1],
+            coefficients: vec![0.0; 2],
+        })
+        .collect();
+    let plan = GradientPlan::per_response(b, &batch.forest);
+    let ones = vec![1.0; batch.targets()];
+    let params = &model.params;
+    let mut sink = GramSink::new(params, |p| params.is_trainable(p), &clusters, None);
+    model.backward(&batch, &plan, forward, &ones, &mut sink);
+    let of_pair = |((gram, scored), hidden): ((&unbraid_geometry::GroupedGram, _), _)| {
+        let groups: Vec<Gram> = gram.groups.iter().map(|g| pair_gram(g)).collect();
+        PairMeasurement {
+            scored,
+            hidden,
+            gram: groups.iter().fold(Gram::default(), |sum, g| sum.plus(*g)),
+            groups,
+        }
+    };
+    let measured = sink.grams.iter().zip(scored).zip(hidden).map(of_pair);
+    Measured {
+        pairs: measured.collect(),
+        group_names: sink.group_names.clone(),
+    }
+}
+
+/// Log-probs and hidden-state proxies of one batch of pairs, from a forward pass.
+pub fn measure_proxies<B: Backend>(
+    model: &LanguageModel<B>,
+    pairs: &[&TokenizedPair],
+) -> Vec<(ScoredPair, Hidden)> {
+    let batch = Batch::new(&*model.backend, pack_pairs(pairs.iter().copied(), true));
+    let forward = model.score(&batch);
+    let hidden = hidden(model, &batch, &forward);
+    scored(&batch, &forward).into_iter().zip(hidden).collect()
+}
+
+/// The 2 × 2 matrix of a pair.
+fn pair_gram(matrix: &[f64]) -> Gram {
+    Gram {
+        ww: matrix[0],
+        ll: matrix[3],
+        wl: matrix[1],
+    }
+}
+
+fn pairs_of<B: Backend>(batch: &Batch<B>) -> impl Iterator<Item = &[Response]> {
+    batch.forest.responses.chunks_exact(2)
+}
+
+fn scored<B: Backend>(batch: &Batch<B>, forward: &Forward<B>) -> Vec<ScoredPair> {
+    let logps = &forward.token_logps;
+    let of_pair = |pair: &[Response]| ScoredPair {
+        chosen_token_logps: logps[pair[0].targets.clone()].to_vec(),
+        rejected_token_logps: logps[pair[1].targets.clone()].to_vec(),
+    };
+    pairs_of(batch).map(of_pair).collect()
+}
+
+fn hidden<B: Backend>(
+    model: &LanguageModel<B>,
+    batch: &Batch<B>,
+    forward: &Forward<B>,
+) -> Vec<Hidden> {
+    let b = &*model.backend;
+    let d = model.config.hidden_size();
+    let heads = model.head_grams(batch, forward);
+    let sum = |response: &Response| {
+        let mut sum = b.zeros(d);
+        b.column_sum(1.0, &forward.h, response.targets.clone(), d, &mut sum);
+        sum
+    };
+    let of_pair = |(pair, head): (&[Response], [f64; 3])| {
+        let (w, l) = (sum(&pair[0]), sum(&pair[1]));
+        let (n_w, n_l) = (pair[0].targets.len() as f64, pair[1].targets.len() as f64);
+        let (wl, ww) = (b.dot(&w, 0, &l, 0, d), b.dot(&w, 0, &w, 0, d));
+        let [head_ww, head_wl, head_ll] = head;
+        Hidden {
+            ches: wl - ww,
+            ches_normalized: wl / (n_w * n_l) - ww / (n_w * n_w),
+            head: Gram {
+                ww: head_ww,
+                ll: head_ll,
+                wl: head_wl,
+            },
+        }
+    };
+    pairs_of(batch).zip(heads).map(of_pair).collect()
+}
