@@ -5,6 +5,10 @@
 //!
 //! Knows nothing of files.
 
+mod gram;
+mod heat_map;
 mod measure;
 
+pub use gram::gram_matrix;
+pub use heat_map::{HeatMap, HeatMapSettings, TokenCosines, heat_map, heat_map_in_walks};
 pub use measure::{Hidden, Measured, PairMeasurement, measure_pairs, measure_proxies};

@@ -58,8 +58,7 @@ pub fn measure_pairs<B: Backend>(model: &LanguageModel<B>, pairs: &[&TokenizedPa
             coefficients: vec![0.0; 2],
         })
         .collect();
-    let plan = GradientPlan::per_response(b, &batch.forest);
-    let ones = vec![1.0; batch.targets()];
+    let (plan, ones) = unit_plan(b, &batch);
     let params = &model.params;
     let mut sink = GramSink::new(params, |p| params.is_trainable(p), &clusters, None);
     model.backward(&batch, &plan, forward, &ones, &mut sink);
@@ -77,6 +76,12 @@ pub fn measure_pairs<B: Backend>(model: &LanguageModel<B>, pairs: &[&TokenizedPa
         pairs: measured.collect(),
         group_names: sink.group_names.clone(),
     }
+}
+
+/// A plan and seeds under which every response's own gradient passes by.
+pub(crate) fn unit_plan<B: Backend>(b: &B, batch: &Batch<B>) -> (GradientPlan<B>, Vec<f64>) {
+    let plan = GradientPlan::per_response(b, &batch.forest);
+    (plan, vec![1.0; batch.targets()])
 }
 
 /// Log-probs and hidden-state proxies of one batch of pairs, from a forward pass.

@@ -58,6 +58,8 @@ pub struct GramSink<'a, B: Backend> {
     trainable: Vec<bool>,
     head: Option<ParamId>,
     kept: Option<OwnGradients<B>>,
+    /// The coefficient of every gradient row, once it was needed.
+    row_factors: Option<B::Buffer>,
     /// Names of the parameter groups, in order of first appearance.
     pub group_names: Vec<String>,
     /// One result per cluster.
@@ -117,6 +119,7 @@ impl<'a, B: Backend> GramSink<'a, B> {
                 .collect(),
             head: None,
             kept: None,
+            row_factors: None,
             group_names,
             grams,
         }
@@ -180,6 +183,44 @@ impl<'a, B: Backend> GramSink<'a, B> {
         }
     }
 
+    /// Takes the inner products of one weight's gradients without keeping any.
+    fn linear_gram(&mut self, pass: &BackwardPass<'_, B>, x: &LinearGradient<'_, B>) {
+        let group = self.group_of[x.weight.0];
+        for (cluster, gram) in self.clusters.iter().zip(&mut self.grams) {
+            let spans = |&p: &usize| &pass.plan.responses[p][..];
+            let probes: Vec<_> = cluster.responses.iter().map(spans).collect();
+            let inner = pass.backend.linear_gram(x.a, x.g, &probes, x.d_in, x.d_out);
+            let sums = gram.groups[group].iter_mut().zip(inner);
+            sums.for_each(|(sum, inner)| *sum += inner);
+        }
+    }
+
+    /// Adds the clusters' combination of one weight's gradients: rows of a shared prompt are combined before the product.
+    fn accumulate(&mut self, pass: &BackwardPass<'_, B>, x: &LinearGradient<'_, B>) {
+        let (b, plan) = (pass.backend, pass.plan);
+        let Some(total) = self
+            .gradients
+            .as_mut()
+            .and_then(|g| g.values[x.weight.0].as_mut())
+        else {
+            return;
+        };
+        let factors = self.row_factors.get_or_insert_with(|| {
+            let rows = |p| plan.response_rows(p);
+            b.upload_f64(&row_coefficients(self.clusters, plan.rows, rows))
+        });
+        let rows = plan.activation_rows.as_ref().expect("a per-response plan");
+        let n = pass.batch.rows();
+        let mut g = b.zeros(n * x.d_out);
+        b.scatter_add(x.g, rows, Some(factors), &mut g, x.d_out);
+        b.gemm(
+            Gemm::add(x.d_out, x.d_in, n),
+            Mat::rows(&g, 0, x.d_out).t(),
+            Mat::rows(x.a, 0, x.d_in),
+            MatMut::rows(total, 0, x.d_in),
+        );
+    }
+
     /// Adds ⟨g_i, g_j⟩ of every cluster from a function of two responses.
     fn measure_pairs(&mut self, param: ParamId, mut inner: impl FnMut(usize, usize) -> f64) {
         let group = self.group_of[param.0];
@@ -241,13 +282,16 @@ impl<B: Backend> GradientSink<B> for GramSink<'_, B> {
     }
 
     fn linear(&mut self, pass: &BackwardPass<'_, B>, x: LinearGradient<'_, B>) {
-        if self.wants(x.weight) {
+        if self.wants(x.weight) && self.kept.is_some() {
             for c in 0..self.clusters.len() {
                 let responses = &self.clusters[c].responses;
                 let own: Vec<B::Buffer> =
                     responses.iter().map(|&p| own_linear(pass, &x, p)).collect();
                 self.measure(pass.backend, x.weight, c, own);
             }
+        } else if self.wants(x.weight) {
+            self.linear_gram(pass, &x);
+            self.accumulate(pass, &x);
         }
         if let Some(bias) = x.bias.filter(|&bias| self.wants(bias)) {
             self.row_sum(pass, bias, RowSpace::Gradient, x.g, x.d_out);
@@ -288,7 +332,7 @@ impl<B: Backend> GradientSink<B> for GramSink<'_, B> {
     ) {
         let (b, plan) = (pass.backend, pass.plan);
         let tied = self.head == Some(param);
-        let targets = |p: usize| pass.batch.forest.responses[p].targets.clone();
+        let targets = |p: usize| pass.plan.targets[p].clone();
         let head = tied.then(|| pass.head_arguments(param));
         self.measure_pairs(param, |p, q| {
             let (rows_p, rows_q) = (plan.response_rows(p), plan.response_rows(q));
@@ -313,7 +357,7 @@ impl<B: Backend> GradientSink<B> for GramSink<'_, B> {
             return;
         }
         self.head = Some(param);
-        let targets = |p: usize| pass.batch.forest.responses[p].targets.clone();
+        let targets = |p: usize| pass.plan.targets[p].clone();
         let mut wanted = Vec::new();
         for cluster in self.clusters {
             for (i, &p) in cluster.responses.iter().enumerate() {

@@ -5,8 +5,8 @@
 //! completions is stored and computed once. The last token of a sequence predicts nothing, so it is a target
 //! but never a row.
 //!
-//! A [`GradientPlan`] says how gradient rows relate to activation rows: summed (one gradient row per row) or
-//! per response (the shared prompt's rows once for every response, so that no two responses ever mix).
+//! A [`GradientPlan`] says how gradient rows relate to activation rows: summed (one gradient row per row), per
+//! response (the shared prompt's rows once for every response, so that no two responses ever mix), or per token.
 
 use std::ops::Range;
 use unbraid_tensor::{AttentionLayout, AttentionSegment, Backend, Span};
@@ -249,9 +249,11 @@ pub struct GradientPlan<B: Backend> {
     pub target_rows: B::Index,
     /// Attention with gradient rows.
     pub layout: AttentionLayout,
-    /// For each response its rows as runs, root first; the gradient rows of a response are contiguous.
+    /// For each response (or other probe) its rows as runs, root first; its gradient rows are contiguous.
     /// Empty when gradients are summed.
     pub responses: Vec<Vec<Span>>,
+    /// The targets of each, a range of [`Forest::targets`].
+    pub targets: Vec<Range<usize>>,
 }
 
 impl<B: Backend> GradientPlan<B> {
@@ -266,23 +268,55 @@ impl<B: Backend> GradientPlan<B> {
             target_rows: backend.index(&rows),
             layout: forest.layout(),
             responses: Vec::new(),
+            targets: Vec::new(),
         }
     }
 
     /// Every response has its own gradient rows along its whole path.
     pub fn per_response(backend: &B, forest: &Forest) -> Self {
-        let (mut rows, mut segments, mut responses) = (Vec::new(), Vec::new(), Vec::new());
+        let responses = forest.responses.iter().enumerate();
+        Self::of_probes(
+            backend,
+            forest,
+            responses.map(|(r, x)| (r, x.targets.clone())),
+        )
+    }
+
+    /// Every one of these targets has its own gradient rows, up to the row that predicts it: probe i is `targets[i]`
+    /// alone. Seeds of all other targets must be zero.
+    pub fn per_token(backend: &B, forest: &Forest, targets: &[usize]) -> Self {
+        let response = |t: usize| {
+            let holds = |r: &Response| r.targets.contains(&t);
+            let found = forest.responses.iter().position(holds);
+            found.expect("every target belongs to a response")
+        };
+        let probes = targets.iter().map(|&t| (response(t), t..t + 1));
+        Self::of_probes(backend, forest, probes)
+    }
+
+    /// Each probe is a run of targets of one response, with gradient rows of its own up to the last one's row.
+    fn of_probes(
+        backend: &B,
+        forest: &Forest,
+        probes: impl Iterator<Item = (usize, Range<usize>)>,
+    ) -> Self {
+        let (mut rows, mut segments) = (Vec::new(), Vec::new());
+        let (mut responses, mut targets) = (Vec::new(), Vec::new());
         let mut target_rows = vec![0u32; forest.targets.len()];
-        for (group, response) in forest.responses.iter().enumerate() {
+        for (group, (response, own)) in probes.enumerate() {
+            let last = own.clone().last().map(|t| forest.targets[t].row);
             let mut spans: Vec<Span> = Vec::new();
-            for &s in &response.path {
+            for &s in &forest.responses[response].path {
                 let segment = &forest.segments[s];
+                let whole = segment.start..segment.start + segment.len;
+                let ends_here = last.filter(|row| whole.contains(row));
+                let end = ends_here.map_or(whole.end, |row| row + 1);
                 let span = Span {
                     act: segment.start,
                     grad: rows.len(),
-                    len: segment.len,
+                    len: end - segment.start,
                 };
-                rows.extend((segment.start..segment.start + segment.len).map(|r| r as u32));
+                rows.extend((segment.start..end).map(|r| r as u32));
                 segments.push(AttentionSegment {
                     query: segment.start,
                     own: span,
@@ -290,8 +324,11 @@ impl<B: Backend> GradientPlan<B> {
                     group,
                 });
                 spans.push(span);
+                if ends_here.is_some() {
+                    break;
+                }
             }
-            for t in response.targets.clone() {
+            for t in own.clone() {
                 let row = forest.targets[t].row;
                 let span = spans
                     .iter()
@@ -300,6 +337,7 @@ impl<B: Backend> GradientPlan<B> {
                 target_rows[t] = (span.grad + row - span.act) as u32;
             }
             responses.push(spans);
+            targets.push(own);
         }
         let pick =
             |values: &[u32]| -> Vec<u32> { rows.iter().map(|&r| values[r as usize]).collect() };
@@ -311,6 +349,7 @@ impl<B: Backend> GradientPlan<B> {
             activation_rows: Some(backend.index(&rows)),
             layout: AttentionLayout { segments },
             responses,
+            targets,
         }
     }
 

@@ -141,7 +141,7 @@ impl RowSpace {
                 let rows = pass.plan.response_rows(p);
                 rows.start * heads..rows.end * heads
             }
-            RowSpace::Targets => pass.batch.forest.responses[p].targets.clone(),
+            RowSpace::Targets => pass.plan.targets[p].clone(),
         }
     }
 }

@@ -8,7 +8,7 @@
 //! any operation runs) and panic.
 
 use crate::arguments::{Adafactor, Adamw, Gate, Gemm, HeadBackward, Mat, MatMut, NormCache};
-use crate::layout::{AttentionLayout, AttentionShape};
+use crate::layout::{AttentionLayout, AttentionShape, Span};
 use std::ops::Range;
 
 /// A machine that holds buffers and runs operations on them.
@@ -93,6 +93,17 @@ pub trait Backend: Send + Sync + 'static {
         cy: f64,
         sum: Option<&mut Self::Buffer>,
     ) -> (f64, f64, f64);
+    /// Inner products of probes' weight gradients of one linear map, ⟨G_pᵀA_p, G_qᵀA_q⟩, `[n, n]` row-major, symmetric,
+    /// summed in f64. A probe is runs of activation rows of `a` `[N, d_in]` with their gradient rows of `g` `[R, d_out]`;
+    /// a probe's gradient rows follow each other.
+    fn linear_gram(
+        &self,
+        a: &Self::Buffer,
+        g: &Self::Buffer,
+        probes: &[&[Span]],
+        d_in: usize,
+        d_out: usize,
+    ) -> Vec<f64>;
     /// `out[j] += alpha · Σ_{i in rows} x[i, j]`, x of width `d`.
     fn column_sum(
         &self,

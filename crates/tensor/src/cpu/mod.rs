@@ -9,6 +9,7 @@
 mod attention;
 mod elementwise;
 mod embedding;
+mod gram;
 mod head;
 mod matmul;
 mod norm;
@@ -19,7 +20,7 @@ mod simd;
 use crate::arguments::{Adafactor, Adamw, Gate, Gemm, HeadBackward, Mat, MatMut, NormCache};
 use crate::backend::Backend;
 use crate::dropout::Mask;
-use crate::layout::{AttentionLayout, AttentionShape};
+use crate::layout::{AttentionLayout, AttentionShape, Span};
 pub use pool::CpuBuffer;
 use std::ops::Range;
 use std::sync::Arc;
@@ -135,6 +136,16 @@ impl Backend for CpuBackend {
         sum: Option<&mut CpuBuffer>,
     ) -> (f64, f64, f64) {
         elementwise::gram_and_add(x, y, cx as f32, cy as f32, sum.map(|s| &mut s[..]))
+    }
+    fn linear_gram(
+        &self,
+        a: &CpuBuffer,
+        g: &CpuBuffer,
+        probes: &[&[Span]],
+        d_in: usize,
+        d_out: usize,
+    ) -> Vec<f64> {
+        gram::linear_gram(&self.pool, (a, d_in), (g, d_out), probes, None)
     }
     fn column_sum(
         &self,

@@ -5,6 +5,7 @@
 //! (`tests/gradients.rs`, `tests/parity.rs`). Left out on purpose: any cleverness.
 
 mod attention;
+mod gram;
 mod head;
 mod optimizer;
 mod pointwise;
@@ -13,7 +14,7 @@ use crate::arguments::{Adafactor, Adamw, Gate, Gemm, HeadBackward, Mat, MatMut, 
 use crate::backend::Backend;
 use crate::bf16;
 use crate::dropout::Mask;
-use crate::layout::{AttentionLayout, AttentionShape};
+use crate::layout::{AttentionLayout, AttentionShape, Span};
 use pointwise::{gate_with_slope, gelu_with_slope};
 use std::ops::Range;
 
@@ -136,6 +137,16 @@ impl Backend for NaiveBackend {
             self.dot(y, 0, y, 0, n),
             self.dot(x, 0, y, 0, n),
         )
+    }
+    fn linear_gram(
+        &self,
+        a: &Vec<f64>,
+        g: &Vec<f64>,
+        probes: &[&[Span]],
+        d_in: usize,
+        d_out: usize,
+    ) -> Vec<f64> {
+        gram::linear_gram((a, d_in), (g, d_out), probes)
     }
     fn column_sum(
         &self,

@@ -1,0 +1,310 @@
+//! Inner products of probes' weight gradients of one linear map, ⟨G_pᵀA_p, G_qᵀA_q⟩, by the cheapest of three ways.
+//!
+//! Probe p has T_p rows; together they touch N activation rows. Multiply-adds, with K = AAᵀ `[N, N]`:
+//!
+//! - [`Way::Ghost`]: Σ_{s,t} K_st (G_p G_qᵀ)_st for each pair of probes: N²·d_in + Σ_{p≤q} T_p T_q·d_out. Few probes of
+//!   moderate length (a preference pair).
+//! - [`Way::Projected`]: ⟨G_p, K G_q⟩ with K applied once to every probe: N²·d_in + Σ_p N·T_p·d_out + n²·N·d_out. Many
+//!   probes over the same short rows (a token heat map).
+//! - [`Way::Formed`]: the gradients themselves, a slice of output rows at a time: Σ_p T_p·d_in·d_out + n²/2·d_in·d_out.
+//!   Long sequences, narrow maps (adapters), many probes over different rows (a batch Gram).
+//!
+//! Products are in f32; sums over rows and slices in f64. The first is the ghost norm of Li et al. 2022 (arXiv
+//! 2110.05679, §4), extended to pairs; the second is the same with a factor applied early. All three are compared with the
+//! naive backend in `tests/gram.rs`.
+
+use super::elementwise;
+use super::matmul::{Parallelism, raw};
+use super::pool::{self, CpuBuffer, Pool};
+use super::simd::{lane_sum_f64, simd};
+use crate::layout::Span;
+use rayon::prelude::*;
+use std::ops::Range;
+use std::sync::Arc;
+
+/// Buffers of one slice hold about this many floats (16 MiB for each of the two sides).
+const SLICE: usize = 1 << 22;
+
+/// Sums of products are cut after so many terms and go on in f64.
+const TERMS: usize = 1 << 13;
+
+/// A number written and read again costs as much as about so many multiply-adds.
+const TRAFFIC: usize = 24;
+
+/// How inner products are found.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Way {
+    /// From row products alone.
+    Ghost,
+    /// From output gradients and their projections on the rows.
+    Projected,
+    /// From the gradients themselves.
+    Formed,
+}
+
+/// The linear map's raw material.
+struct Map<'a> {
+    a: &'a [f32],
+    g: &'a [f32],
+    d_in: usize,
+    d_out: usize,
+    probes: &'a [&'a [Span]],
+}
+
+impl Map<'_> {
+    /// Rows of probe `p`.
+    fn len(&self, p: usize) -> usize {
+        self.probes[p].iter().map(|s| s.len).sum()
+    }
+
+    /// First gradient row of probe `p`; its rows follow each other.
+    fn first(&self, p: usize) -> usize {
+        self.probes[p].first().map_or(0, |s| s.grad)
+    }
+
+    /// The activation rows that any probe touches, as one run.
+    fn rows(&self) -> Range<usize> {
+        let spans = || self.probes.iter().flat_map(|p| p.iter());
+        let start = spans().map(|s| s.act).min().unwrap_or(0);
+        start..spans().map(|s| s.act + s.len).max().unwrap_or(0)
+    }
+
+    /// The cheapest way, in multiply-adds.
+    fn way(&self) -> Way {
+        let (n, rows) = (self.probes.len(), self.rows().len());
+        let lens: Vec<usize> = (0..n).map(|p| self.len(p)).collect();
+        let total: usize = lens.iter().sum();
+        let squares: usize = lens.iter().map(|t| t * t).sum();
+        let pairs = n * (n + 1) / 2;
+        let k = rows * rows * self.d_in;
+        let ghost = k + (total * total + squares) / 2 * self.d_out;
+        let projected = k + (total + n * n + TRAFFIC * n) * rows * self.d_out;
+        let formed = (total + pairs + TRAFFIC * n) * self.d_in * self.d_out;
+        let cheapest = [
+            (ghost, Way::Ghost),
+            (projected, Way::Projected),
+            (formed, Way::Formed),
+        ];
+        cheapest.into_iter().min_by_key(|x| x.0).expect("three").1
+    }
+
+    /// Panics unless every row lies in its buffer and each probe's gradient rows follow each other.
+    fn check(&self) {
+        for probe in self.probes {
+            let mut next = probe.first().map_or(0, |s| s.grad);
+            for span in *probe {
+                assert_eq!(span.grad, next, "a probe's gradient rows are contiguous");
+                next += span.len;
+                assert!((span.act + span.len) * self.d_in <= self.a.len());
+            }
+            assert!(next * self.d_out <= self.g.len());
+        }
+    }
+
+    /// K = AAᵀ over the run of rows.
+    fn row_products(&self, pool: &Arc<Pool>, rows: &Range<usize>) -> CpuBuffer {
+        let n = rows.len();
+        let mut k = pool::take(pool, n * n);
+        let a = self.a[rows.start * self.d_in..].as_ptr();
+        let all = Parallelism::Rayon(0);
+        // SAFETY: `check` has put the rows inside `a`; k holds n² floats and is ours.
+        unsafe {
+            let (x, y) = ((a, self.d_in, 1), (a, 1, self.d_in));
+            raw(n, n, self.d_in, 1.0, x, y, 0.0, (k.as_mut_ptr(), n), all);
+        }
+        k
+    }
+}
+
+/// See [`crate::Backend::linear_gram`]; `way` overrules the choice.
+pub(super) fn linear_gram(
+    pool: &Arc<Pool>,
+    (a, d_in): (&[f32], usize),
+    (g, d_out): (&[f32], usize),
+    probes: &[&[Span]],
+    way: Option<Way>,
+) -> Vec<f64> {
+    let map = Map {
+        a,
+        g,
+        d_in,
+        d_out,
+        probes,
+    };
+    map.check();
+    match way.unwrap_or_else(|| map.way()) {
+        Way::Ghost => ghost(&map, pool),
+        Way::Projected => projected(&map, pool),
+        Way::Formed => formed(&map, pool),
+    }
+}
+
+fn ghost(map: &Map<'_>, pool: &Arc<Pool>) -> Vec<f64> {
+    let (n, rows) = (map.probes.len(), map.rows());
+    let k = map.row_products(pool, &rows);
+    let mut gram = vec![0.0; n * n];
+    for p in 0..n {
+        for q in p..n {
+            let (m, width) = (map.len(p), map.len(q));
+            let mut products = pool::take(pool, m * width);
+            let row = |p: usize| map.g[map.first(p) * map.d_out..].as_ptr();
+            let (x, y) = ((row(p), map.d_out, 1), (row(q), 1, map.d_out));
+            let c = (products.as_mut_ptr(), width);
+            // SAFETY: both probes' rows lie inside `g` (checked); `products` holds m·width floats and is ours.
+            unsafe {
+                let all = Parallelism::Rayon(0);
+                raw(m, width, map.d_out, 1.0, x, y, 0.0, c, all);
+            }
+            let at = |p: usize| {
+                let (first, start) = (map.first(p), rows.start);
+                let runs = map.probes[p].iter();
+                runs.map(move |s| (s.grad - first, s.act - start, s.len))
+            };
+            let mut inner = 0.0;
+            for (i, act, len) in at(p) {
+                for r in 0..len {
+                    for (j, other, count) in at(q) {
+                        let k = &k[(act + r) * rows.len() + other..][..count];
+                        let x = &products[(i + r) * width + j..][..count];
+                        let row = || lane_sum_f64(count, |c| f64::from(k[c]) * f64::from(x[c]));
+                        inner += simd(row);
+                    }
+                }
+            }
+            gram[p * n + q] = inner;
+            gram[q * n + p] = inner;
+        }
+    }
+    gram
+}
+
+/// Slices of a width whose buffers of `floats` a unit of width stay below [`SLICE`].
+fn slices(width: usize, floats: usize) -> impl Iterator<Item = Range<usize>> {
+    let step = (SLICE / floats.max(1)).max(16).min(width.max(1));
+    (0..width)
+        .step_by(step)
+        .map(move |start| start..(start + step).min(width))
+}
+
+fn projected(map: &Map<'_>, pool: &Arc<Pool>) -> Vec<f64> {
+    let (n, rows) = (map.probes.len(), map.rows());
+    let k = map.row_products(pool, &rows);
+    let count = rows.len();
+    let mut gram = vec![0.0; n * n];
+    for columns in slices(map.d_out, n * count) {
+        let (width, size) = (columns.len(), count * columns.len());
+        let (mut left, mut right) = (pool::take(pool, n * size), pool::take(pool, n * size));
+        let both = left.par_chunks_mut(size).zip(right.par_chunks_mut(size));
+        both.enumerate().for_each(|(p, (own, seen))| {
+            own.fill(0.0);
+            let mut beta = 0.0;
+            for span in map.probes[p] {
+                for r in 0..span.len {
+                    let from = (span.grad + r) * map.d_out + columns.start;
+                    let to = (span.act - rows.start + r) * width;
+                    own[to..to + width].copy_from_slice(&map.g[from..from + width]);
+                }
+                let g = map.g[span.grad * map.d_out + columns.start..].as_ptr();
+                let k = k[span.act - rows.start..].as_ptr();
+                let (x, y) = ((k, count, 1), (g, map.d_out, 1));
+                let c = (seen.as_mut_ptr(), width);
+                // SAFETY: the span's rows and these columns lie inside `g` (checked), its columns inside K; `seen` holds
+                // count·width floats and is this task's alone.
+                unsafe {
+                    raw(
+                        count,
+                        width,
+                        span.len,
+                        1.0,
+                        x,
+                        y,
+                        beta,
+                        c,
+                        Parallelism::None,
+                    );
+                }
+                beta = 1.0;
+            }
+            if beta == 0.0 {
+                seen.fill(0.0);
+            }
+        });
+        add_products(&left, &right, n, size, &mut gram);
+    }
+    // ⟨G_p, K G_q⟩ is symmetric but for rounding.
+    for p in 0..n {
+        for q in 0..p {
+            let mean = 0.5 * (gram[p * n + q] + gram[q * n + p]);
+            (gram[p * n + q], gram[q * n + p]) = (mean, mean);
+        }
+    }
+    gram
+}
+
+fn formed(map: &Map<'_>, pool: &Arc<Pool>) -> Vec<f64> {
+    let n = map.probes.len();
+    let mut gram = vec![0.0; n * n];
+    let few = if n < 8 { 16 } else { 1 }; // few probes: keep a slice in the cache
+    for outputs in slices(map.d_out, few * n * map.d_in) {
+        let size = outputs.len() * map.d_in;
+        let mut own = pool::take(pool, n * size);
+        let form = |p: usize, own: &mut [f32], parallelism: Parallelism| {
+            let mut beta = 0.0;
+            for span in map.probes[p] {
+                let g = map.g[span.grad * map.d_out + outputs.start..].as_ptr();
+                let a = map.a[span.act * map.d_in..].as_ptr();
+                let (x, y) = ((g, 1, map.d_out), (a, map.d_in, 1));
+                let (m, c) = (outputs.len(), (own.as_mut_ptr(), map.d_in));
+                // SAFETY: the span's rows lie inside `a` and `g` (checked); `own` holds m·d_in floats, this task's alone.
+                unsafe {
+                    raw(m, map.d_in, span.len, 1.0, x, y, beta, c, parallelism);
+                }
+                beta = 1.0;
+            }
+            if beta == 0.0 {
+                own.fill(0.0);
+            }
+        };
+        if n < 8 {
+            let each = own.chunks_mut(size).enumerate();
+            each.for_each(|(p, own)| form(p, own, Parallelism::Rayon(0)));
+        } else {
+            let each = own.par_chunks_mut(size).enumerate();
+            each.for_each(|(p, own)| form(p, own, Parallelism::None));
+        }
+        match n {
+            2 => {
+                let (x, y) = own[..2 * size].split_at(size);
+                let (xx, yy, xy) = elementwise::gram_and_add(x, y, 0.0, 0.0, None);
+                let sums = [xx, xy, xy, yy];
+                gram.iter_mut().zip(sums).for_each(|(g, s)| *g += s);
+            }
+            _ => add_products(&own, &own, n, size, &mut gram),
+        }
+    }
+    gram
+}
+
+/// Adds x yᵀ of two `[n, len]` matrices to `gram` `[n, n]`, in f64 after every [`TERMS`] terms.
+fn add_products(x: &[f32], y: &[f32], n: usize, len: usize, gram: &mut [f64]) {
+    let pieces: Vec<usize> = (0..len).step_by(TERMS).collect();
+    let part = |&start: &usize| {
+        let k = TERMS.min(len - start);
+        let mut c = vec![0f32; n * n];
+        let (x, y) = (x[start..].as_ptr(), y[start..].as_ptr());
+        let to = (c.as_mut_ptr(), n);
+        // SAFETY: columns start..start + k of both `[n, len]` matrices; c holds n² floats and is ours.
+        unsafe {
+            let none = Parallelism::None;
+            raw(n, n, k, 1.0, (x, len, 1), (y, 1, len), 0.0, to, none);
+        }
+        c
+    };
+    for group in pieces.chunks(64) {
+        let parts: Vec<Vec<f32>> = group.par_iter().map(part).collect();
+        for part in parts {
+            let sums = gram.iter_mut().zip(part);
+            sums.for_each(|(g, x)| *g += f64::from(x));
+        }
+    }
+}
