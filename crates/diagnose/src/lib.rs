@@ -8,7 +8,26 @@
 mod gram;
 mod heat_map;
 mod measure;
+mod step;
+mod record;
+mod similarity;
+mod statistics;
+mod summary;
+mod sweep;
+mod what_if;
 
 pub use gram::gram_matrix;
 pub use heat_map::{HeatMap, HeatMapSettings, TokenCosines, heat_map, heat_map_in_walks};
 pub use measure::{Hidden, Measured, PairMeasurement, measure_pairs, measure_proxies};
+pub use step::{SingleStep, StepEffect, StepSettings};
+pub use record::{
+    FIELDS, GRADIENT_FIELDS, Gradients, GroupRow, Named, Outcome, PairRow, StepRow,
+};
+pub use similarity::{edit_distance, shared_tokens};
+pub use statistics::{mean, median, pearson, quantile, sorted, spearman};
+pub use summary::{
+    Agreement, Cases, Facts, GroupSummary, ObjectiveSummary, PROXIES, PointSummary, ProxySummary,
+    StepSummary, Summary, SummaryBuilder, SweepSummary,
+};
+pub use sweep::{Sweep, SweepError, SweepSpec, Swept, Tally};
+pub use what_if::{WhatIf, WhatIfSettings};

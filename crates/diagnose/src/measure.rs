@@ -51,7 +51,9 @@ pub fn measure_pairs<B: Backend>(model: &LanguageModel<B>, pairs: &[&TokenizedPa
     let batch = Batch::new(b, pack_pairs(pairs.iter().copied(), true));
     let forward = model.forward(&batch, Keep::All);
     let scored = scored(&batch, &forward);
-    let hidden = hidden(model, &batch, &forward);
+    let sums = hidden_sums(model, &batch, &forward);
+    let head = model.params.is_trainable(model.head());
+    let frozen = (!head).then(|| model.head_grams(&batch, &forward));
     let clusters: Vec<Cluster> = (0..pairs.len())
         .map(|i| Cluster {
             responses: vec![2 * i, 2 * i + 1],
@@ -62,6 +64,11 @@ pub fn measure_pairs<B: Backend>(model: &LanguageModel<B>, pairs: &[&TokenizedPa
     let params = &model.params;
     let mut sink = GramSink::new(params, |p| params.is_trainable(p), &clusters, None);
     model.backward(&batch, &plan, forward, &ones, &mut sink);
+    let heads = frozen.unwrap_or_else(|| {
+        let of_pair = |x: &Vec<f64>| [x[0], x[1], x[3]];
+        sink.heads.iter().map(of_pair).collect()
+    });
+    let hidden = sums.into_iter().zip(heads).map(Hidden::new);
     let of_pair = |((gram, scored), hidden): ((&unbraid_geometry::GroupedGram, _), _)| {
         let groups: Vec<Gram> = gram.groups.iter().map(|g| pair_gram(g)).collect();
         PairMeasurement {
@@ -91,7 +98,9 @@ pub fn measure_proxies<B: Backend>(
 ) -> Vec<(ScoredPair, Hidden)> {
     let batch = Batch::new(&*model.backend, pack_pairs(pairs.iter().copied(), true));
     let forward = model.score(&batch);
-    let hidden = hidden(model, &batch, &forward);
+    let sums = hidden_sums(model, &batch, &forward).into_iter();
+    let heads = model.head_grams(&batch, &forward);
+    let hidden = sums.zip(heads).map(Hidden::new);
     scored(&batch, &forward).into_iter().zip(hidden).collect()
 }
 
@@ -117,33 +126,44 @@ fn scored<B: Backend>(batch: &Batch<B>, forward: &Forward<B>) -> Vec<ScoredPair>
     pairs_of(batch).map(of_pair).collect()
 }
 
-fn hidden<B: Backend>(
+/// Inner products of a pair's summed final hidden states, with the lengths of the completions.
+struct HiddenSums {
+    ww: f64,
+    wl: f64,
+    chosen_len: f64,
+    rejected_len: f64,
+}
+
+impl Hidden {
+    fn new((sums, [ww, wl, ll]): (HiddenSums, [f64; 3])) -> Self {
+        let (n_w, n_l) = (sums.chosen_len, sums.rejected_len);
+        Hidden {
+            ches: sums.wl - sums.ww,
+            ches_normalized: sums.wl / (n_w * n_l) - sums.ww / (n_w * n_w),
+            head: Gram { ww, ll, wl },
+        }
+    }
+}
+
+fn hidden_sums<B: Backend>(
     model: &LanguageModel<B>,
     batch: &Batch<B>,
     forward: &Forward<B>,
-) -> Vec<Hidden> {
-    let b = &*model.backend;
-    let d = model.config.hidden_size();
-    let heads = model.head_grams(batch, forward);
+) -> Vec<HiddenSums> {
+    let (b, d) = (&*model.backend, model.config.hidden_size());
     let sum = |response: &Response| {
         let mut sum = b.zeros(d);
         b.column_sum(1.0, &forward.h, response.targets.clone(), d, &mut sum);
         sum
     };
-    let of_pair = |(pair, head): (&[Response], [f64; 3])| {
+    let of_pair = |pair: &[Response]| {
         let (w, l) = (sum(&pair[0]), sum(&pair[1]));
-        let (n_w, n_l) = (pair[0].targets.len() as f64, pair[1].targets.len() as f64);
-        let (wl, ww) = (b.dot(&w, 0, &l, 0, d), b.dot(&w, 0, &w, 0, d));
-        let [head_ww, head_wl, head_ll] = head;
-        Hidden {
-            ches: wl - ww,
-            ches_normalized: wl / (n_w * n_l) - ww / (n_w * n_w),
-            head: Gram {
-                ww: head_ww,
-                ll: head_ll,
-                wl: head_wl,
-            },
+        HiddenSums {
+            ww: b.dot(&w, 0, &w, 0, d),
+            wl: b.dot(&w, 0, &l, 0, d),
+            chosen_len: pair[0].targets.len() as f64,
+            rejected_len: pair[1].targets.len() as f64,
         }
     };
-    pairs_of(batch).zip(heads).map(of_pair).collect()
+    pairs_of(batch).map(of_pair).collect()
 }

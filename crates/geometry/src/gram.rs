@@ -64,6 +64,9 @@ pub struct GramSink<'a, B: Backend> {
     pub group_names: Vec<String>,
     /// One result per cluster.
     pub grams: Vec<GroupedGram>,
+    /// Of each cluster the n × n matrix of the head's own gradients (of a tied matrix without the look-up's share); empty
+    /// while the head is frozen.
+    pub heads: Vec<Vec<f64>>,
 }
 
 /// Every response's own gradients: parameter, cluster, one buffer a response. Coefficients that depend on the inner
@@ -122,6 +125,7 @@ impl<'a, B: Backend> GramSink<'a, B> {
             row_factors: None,
             group_names,
             grams,
+            heads: Vec::new(),
         }
     }
 
@@ -183,13 +187,35 @@ impl<'a, B: Backend> GramSink<'a, B> {
         }
     }
 
+    /// Whether training and geometry of pairs share the responses' formed gradients: they are needed for the sum anyway, but
+    /// then a shared prompt's rows go in once for each response. Counted in multiply-adds.
+    fn forming_is_cheaper(&self, pass: &BackwardPass<'_, B>, x: &LinearGradient<'_, B>) -> bool {
+        /// A number written and read again costs as much as about so many multiply-adds.
+        const TRAFFIC: usize = 24;
+        if self.gradients.is_none() || self.clusters.iter().any(|c| c.responses.len() != 2) {
+            return false;
+        }
+        let (rows, n) = (pass.plan.rows, pass.batch.rows());
+        let formed = (rows + 2 * TRAFFIC * self.clusters.len()) * x.d_in * x.d_out;
+        let products = |cluster: &Cluster| {
+            let len = |i: usize| pass.plan.response_rows(cluster.responses[i]).len();
+            let (w, l) = (len(0), len(1));
+            (w * w + l * l + w * l) * x.d_out + (w + l) * (w + l) / 2 * x.d_in
+        };
+        let ghost: usize = self.clusters.iter().map(products).sum();
+        formed <= ghost + n * (x.d_in * x.d_out + TRAFFIC * x.d_out)
+    }
+
     /// Takes the inner products of one weight's gradients without keeping any.
     fn linear_gram(&mut self, pass: &BackwardPass<'_, B>, x: &LinearGradient<'_, B>) {
-        let group = self.group_of[x.weight.0];
-        for (cluster, gram) in self.clusters.iter().zip(&mut self.grams) {
-            let spans = |&p: &usize| &pass.plan.responses[p][..];
-            let probes: Vec<_> = cluster.responses.iter().map(spans).collect();
-            let inner = pass.backend.linear_gram(x.a, x.g, &probes, x.d_in, x.d_out);
+        let (group, plan) = (self.group_of[x.weight.0], pass.plan);
+        let spans = |&p: &usize| &plan.responses[p][..];
+        let probes = |cluster: &Cluster| cluster.responses.iter().map(spans).collect();
+        let clusters: Vec<Vec<_>> = self.clusters.iter().map(probes).collect();
+        let inner = pass
+            .backend
+            .linear_grams(x.a, x.g, &clusters, x.d_in, x.d_out);
+        for (gram, inner) in self.grams.iter_mut().zip(inner) {
             let sums = gram.groups[group].iter_mut().zip(inner);
             sums.for_each(|(sum, inner)| *sum += inner);
         }
@@ -282,7 +308,7 @@ impl<B: Backend> GradientSink<B> for GramSink<'_, B> {
     }
 
     fn linear(&mut self, pass: &BackwardPass<'_, B>, x: LinearGradient<'_, B>) {
-        if self.wants(x.weight) && self.kept.is_some() {
+        if self.wants(x.weight) && (self.kept.is_some() || self.forming_is_cheaper(pass, &x)) {
             for c in 0..self.clusters.len() {
                 let responses = &self.clusters[c].responses;
                 let own: Vec<B::Buffer> =
@@ -383,8 +409,20 @@ impl<B: Backend> GradientSink<B> for GramSink<'_, B> {
             ..*args
         };
         let mut inner = pass.backend.head_backward(&mut args).into_iter();
-        self.measure_pairs(param, |_, _| {
-            inner.next().expect("one product per wanted pair")
-        });
+        let group = self.group_of[param.0];
+        for gram in &mut self.grams {
+            let mut own = GroupedGram {
+                n: gram.n,
+                groups: vec![vec![0.0; gram.n * gram.n]],
+            };
+            for i in 0..gram.n {
+                for j in i..gram.n {
+                    let inner = inner.next().expect("one product per wanted pair");
+                    own.add(0, i, j, inner);
+                    gram.add(group, i, j, inner);
+                }
+            }
+            self.heads.push(own.groups.swap_remove(0));
+        }
     }
 }

@@ -257,6 +257,11 @@ impl<B: Backend> LanguageModel<B> {
         self.save_extras(dir)
     }
 
+    /// The head's weight; the embedding's when tied.
+    pub fn head(&self) -> ParamId {
+        self.family.head()
+    }
+
     pub(crate) fn family(&self) -> &dyn Family<B> {
         &*self.family
     }

@@ -3,19 +3,34 @@
 use sha2::{Digest, Sha256};
 
 use crate::sft::SftDataset;
-use crate::tokenize::TokenizedDataset;
+use crate::tokenize::{TokenizedDataset, TokenizedPair};
 use crate::unpaired::UnpairedDataset;
 
 /// Of pairs: indices, weights, prompt lengths, ids.
 pub fn data_fingerprint(dataset: &TokenizedDataset) -> String {
-    let mut hash = Fingerprint::default();
-    for pair in &dataset.pairs {
+    let mut hash = PairFingerprint::default();
+    dataset.pairs.iter().for_each(|pair| hash.add(pair));
+    hash.finish()
+}
+
+/// [`data_fingerprint`] of pairs that pass by one after another.
+#[derive(Default)]
+pub struct PairFingerprint(Fingerprint);
+
+impl PairFingerprint {
+    /// Takes the next pair in.
+    pub fn add(&mut self, pair: &TokenizedPair) {
+        let hash = &mut self.0;
         hash.number(pair.index as u64);
         hash.number(pair.weight.to_bits());
         hash.sequence(pair.chosen.prompt_len, &pair.chosen.ids);
         hash.sequence(pair.rejected.prompt_len, &pair.rejected.ids);
     }
-    hash.finish()
+
+    /// The fingerprint of all of them.
+    pub fn finish(self) -> String {
+        self.0.finish()
+    }
 }
 
 /// Of judged completions: indices, weights, labels, prompt lengths, ids.

@@ -16,6 +16,7 @@
 //! token ids of a run are in memory). A `.json` document that is not a list is read whole, as is a compressed Parquet
 //! file.
 
+mod blocks;
 mod convert;
 mod error;
 mod fingerprint;
@@ -33,14 +34,17 @@ mod table;
 mod tokenize;
 mod unpaired;
 
+pub use blocks::PairBlocks;
 pub use error::{PreferenceError, Result};
-pub use fingerprint::{data_fingerprint, sft_fingerprint, unpaired_fingerprint};
+pub use fingerprint::{
+    PairFingerprint, data_fingerprint, sft_fingerprint, unpaired_fingerprint,
+};
 pub use prompt::split_prompt;
 pub use row::{ACCEPTED_SHAPES, Content, Location, Row, RowKind};
 pub use sft::{
     SftDataset, SftOptions, SftReport, SftSequence, pack_best_fit, stream_sft, tokenize_sft,
 };
-pub use source::{DatasetSource, RowReader, load_rows, stream_rows};
+pub use source::{DatasetSource, RowReader, load_rows, stream_rows, stream_whole_rows};
 pub use tokenize::{
     Mismatch, PairText, TokenizationReport, TokenizedDataset, TokenizedPair, TokenizedSequence,
     encode_text, stream_pairs, tokenize_pairs,

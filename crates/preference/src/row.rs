@@ -138,6 +138,9 @@ pub struct Row {
     pub weight: f64,
     /// What it says.
     pub kind: RowKind,
+    /// All its columns as they were read, where they were asked for
+    /// ([`stream_whole_rows`](crate::stream_whole_rows)).
+    pub columns: Option<Map<String, Value>>,
 }
 
 impl Row {
@@ -194,32 +197,47 @@ impl Row {
             location,
             weight,
             kind,
+            columns: None,
         })
     }
 }
 
-/// Which column holds plain text: `text`, or the one that the user names.
+/// Which column holds plain text: `text`, or the one that the user names; and whether rows keep all their columns.
 #[derive(Debug, Clone, Default)]
-pub(crate) struct TextField(Option<Arc<str>>);
+pub(crate) struct TextField {
+    name: Option<Arc<str>>,
+    whole: bool,
+}
 
 impl TextField {
-    pub(crate) fn new(name: Option<&str>) -> Self {
-        Self(name.filter(|name| *name != "text").map(Arc::from))
+    pub(crate) fn new(name: Option<&str>, whole: bool) -> Self {
+        Self {
+            name: name.filter(|name| *name != "text").map(Arc::from),
+            whole,
+        }
+    }
+
+    /// Whether a column is loaded from a table.
+    pub(crate) fn loads(&self, column: &str) -> bool {
+        self.whole || self.reads(column)
     }
 
     /// Whether a column is read at all.
     pub(crate) fn reads(&self, column: &str) -> bool {
-        COLUMNS.contains(&column) || self.0.as_deref() == Some(column)
+        COLUMNS.contains(&column) || self.name.as_deref() == Some(column)
     }
 
     /// The row of these columns.
     pub(crate) fn row(&self, location: Location, mut columns: Columns) -> Result<Row> {
-        if let Some(name) = &self.0
+        let whole = self.whole.then(|| columns.values.clone());
+        if let Some(name) = &self.name
             && let Some(text) = columns.values.remove(&**name)
         {
             columns.values.insert("text".into(), text);
         }
-        Row::from_columns(location, columns)
+        let mut row = Row::from_columns(location, columns)?;
+        row.columns = whole;
+        Ok(row)
     }
 }
 

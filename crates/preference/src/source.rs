@@ -38,10 +38,24 @@ pub fn load_rows(source: &DatasetSource) -> Result<Vec<Row>> {
 /// [`PreferenceError`] when there is no such data set; the iterator's errors name the file and the line or row, and
 /// a data set without rows yields [`PreferenceError::Empty`]. After an error the iterator ends.
 pub fn stream_rows(source: &DatasetSource) -> Result<RowReader> {
+    open(source, false)
+}
+
+/// As [`stream_rows`], with every [`Row::columns`]: also those that no shape needs. Of a table, a cell whose type has no
+/// counterpart in JSON (a date, binary) is null there.
+///
+/// # Errors
+/// As [`stream_rows`].
+pub fn stream_whole_rows(source: &DatasetSource) -> Result<RowReader> {
+    open(source, true)
+}
+
+fn open(source: &DatasetSource, whole: bool) -> Result<RowReader> {
     let mut files = files(source)?;
     files.reverse();
     Ok(RowReader {
         source: source.clone(),
+        whole,
         files,
         rows: None,
         count: 0,
@@ -52,6 +66,8 @@ pub fn stream_rows(source: &DatasetSource) -> Result<RowReader> {
 /// Rows of a data set's files, one file after another; see [`stream_rows`].
 pub struct RowReader {
     source: DatasetSource,
+    /// Whether rows keep all their columns.
+    whole: bool,
     /// Files to come, the next one last.
     files: Vec<(PathBuf, FileType)>,
     rows: Option<Rows>,
@@ -69,7 +85,7 @@ impl RowReader {
             let Some((path, file_type)) = self.files.pop() else {
                 break;
             };
-            let text = TextField::new(self.source.text_field.as_deref());
+            let text = TextField::new(self.source.text_field.as_deref(), self.whole);
             match rows_of_file(&path, file_type, &text) {
                 Ok(rows) => self.rows = Some(rows),
                 Err(error) => return Some(Err(error)),

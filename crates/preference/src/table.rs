@@ -14,7 +14,7 @@ use arrow_schema::{ArrowError, SchemaRef};
 use parquet::arrow::ProjectionMask;
 use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
 use parquet::file::reader::ChunkReader;
-use serde_json::Map;
+use serde_json::{Map, Value};
 
 use crate::convert::cell;
 use crate::error::{PreferenceError, Result};
@@ -51,7 +51,7 @@ fn open_parquet(
     let wanted = names
         .iter()
         .enumerate()
-        .filter(|(_, name)| text_field.reads(name))
+        .filter(|(_, name)| text_field.loads(name))
         .map(|(at, _)| at);
     let projection = ProjectionMask::roots(builder.parquet_schema(), wanted);
     let batches = builder.with_projection(projection).build().map_err(text)?;
@@ -152,13 +152,18 @@ impl Table {
         let mut values = Map::new();
         let schema = batch.schema_ref();
         for (field, column) in schema.fields().iter().zip(batch.columns()) {
-            if self.text.reads(field.name()) {
-                let value = cell(column.as_ref(), at).map_err(|reason| {
-                    let (row, column) = (self.number, field.name());
-                    self.fault(format!("row {row}, column `{column}`: {reason}"))
-                })?;
-                values.insert(field.name().clone(), value);
+            if !self.text.loads(field.name()) {
+                continue;
             }
+            let value = match cell(column.as_ref(), at) {
+                Ok(value) => value,
+                Err(_) if !self.text.reads(field.name()) => Value::Null,
+                Err(reason) => {
+                    let (row, column) = (self.number, field.name());
+                    return Err(self.fault(format!("row {row}, column `{column}`: {reason}")));
+                }
+            };
+            values.insert(field.name().clone(), value);
         }
         let names = self.names.clone();
         self.text

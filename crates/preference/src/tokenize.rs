@@ -206,15 +206,15 @@ pub(crate) fn checked_limit(max_length: Option<usize>) -> Result<usize> {
 }
 
 /// A data set that is being tokenised.
-struct Pairs<'t> {
+pub(crate) struct Pairs<'t> {
     tok: &'t Tokenizer,
     limit: usize,
     keep_text: bool,
-    dataset: TokenizedDataset,
+    pub(crate) dataset: TokenizedDataset,
 }
 
 impl<'t> Pairs<'t> {
-    fn new(tok: &'t Tokenizer, max_length: Option<usize>, keep_text: bool) -> Result<Self> {
+    pub(crate) fn new(tok: &'t Tokenizer, max_length: Option<usize>, keep_text: bool) -> Result<Self> {
         Ok(Pairs {
             tok,
             limit: checked_limit(max_length)?,
@@ -227,7 +227,7 @@ impl<'t> Pairs<'t> {
     }
 
     /// Adds the rows that come next.
-    fn add(&mut self, rows: &[Row]) -> Result<()> {
+    pub(crate) fn add(&mut self, rows: &[Row]) -> Result<()> {
         let TokenizedDataset { pairs, report } = &mut self.dataset;
         let first = report.total;
         // In parallel, but gathered in order: the first bad row is the one that is reported.

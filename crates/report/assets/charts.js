@@ -7,17 +7,19 @@ const Charts = (() => {
     light: {
       ink: "#1d2430", soft: "#5b6472", rule: "#d9dee6", ground: "#ffffff",
       chosen: "#0063a8", rejected: "#c94f00", margin: "#00805e", plain: "#4a5364",
-      ideal: "#2a8f5b", both_fall: "#8b2f62", both_rise: "#d9bd57", other: "#b4bac4",
+      ideal: "#2a8f5b", both_fall: "#8b2f62", both_rise: "#d9bd57", reversed: "#3b4a63", other: "#b4bac4",
+      diverging: ["#08457e", "#3f7fb8", "#9cc3e2", "#f4f4f1", "#f3b98a", "#d06f24", "#8c3600"],
       runs: ["#0063a8", "#c94f00", "#00805e", "#a8487f", "#8a6d00", "#3d8fc9", "#5b6472", "#6a4fb0"],
     },
     dark: {
       ink: "#e8ebf0", soft: "#a5adba", rule: "#39414e", ground: "#171b22",
       chosen: "#5cb3f0", rejected: "#f58f4a", margin: "#3ecfa4", plain: "#c3cad6",
-      ideal: "#3fae78", both_fall: "#c2608f", both_rise: "#e6cf78", other: "#6b7482",
+      ideal: "#3fae78", both_fall: "#c2608f", both_rise: "#e6cf78", reversed: "#93a9d1", other: "#6b7482",
+      diverging: ["#8fd0ff", "#4a9ad6", "#28567c", "#1f242d", "#7d4a1e", "#d9812f", "#ffc48a"],
       runs: ["#5cb3f0", "#f58f4a", "#3ecfa4", "#e08fc0", "#d8bd4a", "#9ad0f5", "#a5adba", "#b09cf0"],
     },
   };
-  const marks = { chosen: "circle", rejected: "triangle", margin: "diamond" };
+  const marks = { chosen: "circle", rejected: "triangle", margin: "diamond", ideal: "circle", both_fall: "triangle", both_rise: "diamond" };
   const runMarks = ["circle", "triangle", "diamond", "rect", "pin", "arrow", "roundRect", "emptyCircle"];
   // More points than this go to a canvas: one SVG element a point would make the page slow.
   const svgLimit = 2000;
@@ -41,16 +43,21 @@ const Charts = (() => {
     return { header, rows };
   }
 
-  /* [x, y] of the rows that belong to the series. Empty cells are left out, `nan` stays as a gap. */
+  const named = { bars: true, stackedbars: true, columns: true, stackedcolumns: true };
+
+  /* [x, y] of the rows that belong to the series, and the pair's index where the table has one. Empty cells are left
+     out, `nan` stays as a gap. */
   function points(table, series, named) {
     const at = (name) => table.header.indexOf(name);
-    const x = at(series.x), y = at(series.y);
+    const x = at(series.x), y = at(series.y), index = at("index");
     const labels = Object.entries(series.rows).map(([name, value]) => [at(name), value]);
     const out = [];
     for (const row of table.rows) {
       if (!labels.every(([index, value]) => row[index] === value)) continue;
       if (row[x] === "" || row[y] === "") continue;
-      out.push([named ? row[x] : Number(row[x]), row[y] === "nan" ? NaN : Number(row[y])]);
+      const point = [named ? row[x] : Number(row[x]), row[y] === "nan" ? NaN : Number(row[y])];
+      if (index >= 0) point.push(Number(row[index]));
+      out.push(point);
     }
     return out;
   }
@@ -137,7 +144,153 @@ const Charts = (() => {
     };
   }
 
+  /* --- bars, columns, histograms --- */
+
+  /* Names on the axis of the panel, in the order of their first appearance. */
+  function names(panel, table) {
+    return [...new Set(panel.series.flatMap((series) => points(table, series, true).map((p) => p[0])))];
+  }
+
+  function stackedBar(panel, series, table, palette) {
+    const upright = panel.kind !== "stackedbars";
+    const data = points(table, series, true).map(([name, value]) => (upright ? [name, value] : [value, name]));
+    return {
+      type: "bar", name: series.name, data, animation: false, color: colour(series.role, palette),
+      stack: panel.kind === "columns" ? undefined : "all", barMaxWidth: upright ? 40 : 16, barGap: "0%", barCategoryGap: upright ? "28%" : "22%",
+      itemStyle: panel.kind === "columns" ? {} : { borderColor: palette.ground, borderWidth: 0.5 }, emphasis: { disabled: true },
+    };
+  }
+
+  function histogram(series, table, palette) {
+    const data = points(table, series);
+    return {
+      type: "bar", name: series.name, data, animation: false, color: colour(series.role, palette), stack: "all",
+      barCategoryGap: "0%", itemStyle: { borderColor: palette.ground, borderWidth: 0.5 }, emphasis: { disabled: true },
+    };
+  }
+
+  /* --- the plane of pairs --- */
+  const bend = (panel, v) => (panel.asinh ? Math.asinh(2 * v) : v);
+  const unbend = (panel, t) => (panel.asinh ? Math.sinh(t) / 2 : t);
+
+  /* Range of one coordinate as it is drawn, always with the condition's line at 1 inside. */
+  function range(panel, table, k) {
+    const all = panel.series.flatMap((series) => points(table, series).map((p) => bend(panel, p[k]))).filter(Number.isFinite);
+    const lo = all.reduce((a, b) => Math.min(a, b), bend(panel, 0.9)), hi = all.reduce((a, b) => Math.max(a, b), bend(panel, 1.1));
+    const pad = 0.05 * (hi - lo);
+    return [lo - pad, hi + pad];
+  }
+
+  function planeTicks(panel, [lo, hi]) {
+    if (!panel.asinh) return undefined;
+    const sizes = [0.3, 1, 3, 10, 30, 100, 1000, 1e4, 1e5, 1e6];
+    const ticks = [...sizes.map((v) => -v).reverse(), 0, ...sizes].map((v) => bend(panel, v)).filter((t) => t >= lo && t <= hi);
+    return ticks;
+  }
+
+  function plane(panel, table, palette) {
+    const [xs, ys] = [range(panel, table, 0), range(panel, table, 1)];
+    const one = bend(panel, 1);
+    const clouds = panel.series.map((series) => {
+      const cloud = scatterSeries(series, table, palette);
+      cloud.data = cloud.data.map(([x, y, index]) => [bend(panel, x), bend(panel, y), index, x, y]);
+      return { ...cloud, z: 3, cursor: "pointer" };
+    });
+    const total = clouds.reduce((sum, cloud) => sum + cloud.data.length, 0);
+    clouds.forEach((cloud) => Object.assign(cloud, { symbolSize: total > 1500 ? 5 : total > 100 ? 7 : 10, itemStyle: { opacity: total > 1500 ? 0.55 : 0.8 } }));
+    const area = (name, role, from, to, position) => [
+      { coord: from, itemStyle: { color: palette[role], opacity: 0.1 }, label: { show: true, formatter: name, position, color: palette.soft, fontSize: 13, fontStyle: "italic", distance: 8 } },
+      { coord: to },
+    ];
+    const [left, right] = xs, [low, high] = ys;
+    const areas = [
+      area("ideal", "ideal", [left, low], [one, one], "insideBottomLeft"),
+      area("both fall", "both_fall", [one, low], [right, one], "insideBottomRight"),
+      area("both rise", "both_rise", [left, one], [one, high], "insideTopLeft"),
+    ];
+    const ground = {
+      type: "line", name: "conditions", data: [], silent: true, animation: false, z: 1, tooltip: { show: false },
+      markArea: { silent: true, animation: false, data: areas },
+      markLine: { silent: true, symbol: "none", animation: false, label: { show: false }, lineStyle: { color: palette.ink, width: 1.5, type: "solid" }, data: [{ xAxis: one }, { yAxis: one }] },
+    };
+    return [ground, bound(panel, palette, xs, ys, 1), bound(panel, palette, xs, ys, -1), ...clouds];
+  }
+
+  /* x·y = 1 where x and y have one sign; beyond it no pair can lie. */
+  function bound(panel, palette, xs, ys, sign) {
+    const side = [xs, ys].map(([lo, hi]) => unbend(panel, sign > 0 ? hi : lo) * sign);
+    const data = [];
+    if (side[0] > 0 && side[1] > 0 && side[0] * side[1] > 1) {
+      const steps = 160, from = Math.log(1 / side[1]), to = Math.log(side[0]);
+      for (let i = 0; i <= steps; i++) {
+        const x = Math.exp(from + ((to - from) * i) / steps);
+        data.push([bend(panel, sign * x), bend(panel, sign / x)]);
+      }
+      if (sign < 0) data.reverse();
+    }
+    return {
+      type: "line", name: "bound", data, symbol: "none", silent: true, animation: false, z: 1, tooltip: { show: false },
+      lineStyle: { color: palette.soft, width: 1, type: [3, 3] }, areaStyle: { origin: sign > 0 ? "end" : "start", color: palette.soft, opacity: 0.14 },
+    };
+  }
+
+  /* --- heat maps --- */
+
+  /* Names of rows and columns, cells as [column, row, √-scaled value, value]. Parsed once for each series. */
+  const matrices = new WeakMap();
+  function matrix(panel, table) {
+    if (matrices.has(panel)) return matrices.get(panel);
+    const [series] = panel.series;
+    const at = (name) => table.header.indexOf(name);
+    const [label, wanted] = Object.entries(series.rows)[0];
+    const rows = new Map(), columns = new Map(), cells = [];
+    const place = (map, name) => { if (!map.has(name)) map.set(name, map.size); return map.get(name); };
+    for (const row of table.rows) {
+      if (row[at(label)] !== wanted) continue;
+      const y = place(rows, row[at(series.y)]), x = place(columns, row[at(series.x)]);
+      const value = Number(row[at(series.value)]);
+      if (row[at(series.value)] !== "" && Number.isFinite(value)) cells.push([x, y, Math.sign(value) * Math.sqrt(Math.abs(value)), value]);
+    }
+    const found = { rows: [...rows.keys()], columns: [...columns.keys()], cells };
+    matrices.set(panel, found);
+    return found;
+  }
+
+  /* The token without its position. */
+  const bare = (name) => name.replace(/^\d+ /, "");
+
+  /* Square cells in the given width, at least as large as a label needs; the drawing may be wider than that. */
+  function heatSize(panel, table, width) {
+    const { rows, columns } = matrix(panel, table);
+    const label = 8 + 6.4 * Math.min(12, Math.max(...[...rows, ...columns].map((name) => bare(name).length)));
+    const cell = Math.max(13, Math.min(30, Math.floor((width - label - 14) / columns.length)));
+    return { label, cell, width: Math.ceil(label + cell * columns.length + 14), height: Math.ceil(label + cell * rows.length + 6) };
+  }
+
+  function heatOption(panel, table, palette, size, standalone) {
+    const { rows, columns, cells } = matrix(panel, table);
+    const top = standalone ? 56 : 0;
+    const axis = (data, more) => ({
+      type: "category", data, axisTick: { show: false }, axisLine: { show: false }, splitLine: { show: false }, ...more,
+      axisLabel: { interval: 0, color: palette.ink, fontSize: 11, formatter: bare, width: size.label - 8, overflow: "truncate", ellipsis: "…", margin: 4, ...more.axisLabel },
+    });
+    return {
+      grid: { left: size.label, top: top + size.label, width: size.cell * columns.length, height: size.cell * rows.length, outerBoundsMode: "none" },
+      xAxis: axis(columns, { position: "top", axisLabel: { rotate: -90 } }),
+      yAxis: axis(rows, { inverse: true }),
+      visualMap: { show: false, type: "continuous", min: -1, max: 1, dimension: 2, inRange: { color: palette.diverging } },
+      series: [{
+        type: "heatmap", name: panel.title, data: cells, animation: false, progressive: 0,
+        itemStyle: size.cell >= 12 ? { borderColor: palette.ground, borderWidth: size.cell >= 18 ? 1 : 0.5 } : {},
+        emphasis: { itemStyle: { borderColor: palette.ink, borderWidth: 2 } },
+      }],
+    };
+  }
+
   function drawn(panel, table, palette) {
+    if (panel.kind === "plane") return plane(panel, table, palette);
+    if (panel.kind === "histogram") return panel.series.map((series) => histogram(series, table, palette));
+    if (panel.kind !== "bars" && named[panel.kind]) return panel.series.map((series) => stackedBar(panel, series, table, palette));
     if (panel.kind === "scatter") {
       const clouds = panel.series.map((series) => scatterSeries(series, table, palette));
       const all = clouds.flatMap((cloud) => cloud.data);
@@ -165,16 +318,43 @@ const Charts = (() => {
     const steps = { ...common, type: "value", scale: true, splitLine: { show: false }, name: panel.x_label, nameGap: 26, minInterval: 1 };
     switch (panel.kind) {
       case "bars": {
-        const names = [...new Set(panel.series.flatMap((series) => points(table, series, true).map((p) => p[0])))];
-        const wide = { ...common, type: "category", data: names, inverse: true, splitLine: { show: false }, axisLabel: { color: palette.ink, width: 110, overflow: "truncate" } };
+        const wide = { ...common, type: "category", data: names(panel, table), inverse: true, splitLine: { show: false }, axisLabel: { color: palette.ink, width: 110, overflow: "truncate" } };
         return { x: { ...value, name: panel.x_label, nameGap: 26, splitNumber: 3 }, y: wide };
       }
       case "scatter":
         return { x: { ...value, scale: true, name: panel.x_label, nameGap: 26, splitNumber: 4 }, y: { ...value, scale: true } };
+      case "stackedbars": {
+        const side = { ...common, type: "category", data: names(panel, table), inverse: true, splitLine: { show: false }, axisLabel: { color: palette.ink, width: 130, overflow: "truncate", interval: 0 } };
+        return { x: { ...value, min: 0, max: 1, name: panel.x_label, nameGap: 26 }, y: side };
+      }
+      case "columns":
+      case "stackedcolumns": {
+        const below = { ...common, type: "category", data: names(panel, table), name: panel.x_label, nameGap: 26, splitLine: { show: false }, axisLabel: { ...common.axisLabel, formatter: plainNumber } };
+        return { x: below, y: panel.kind === "stackedcolumns" && panel.percent ? { ...value, min: 0, max: 1 } : value };
+      }
+      case "histogram": {
+        const middles = [...new Set(panel.series.flatMap((series) => points(table, series).map((p) => p[0])))].sort((a, b) => a - b);
+        const half = middles.length > 1 ? (middles[1] - middles[0]) / 2 : 0.5;
+        // A whole number of half bins, lest the ends show the noise of floating point.
+        const end = (v) => Number((Math.round(v / half) * half).toPrecision(6)) + 0;
+        return { x: { ...value, splitLine: { show: false }, name: panel.x_label, nameGap: 26, min: end(middles[0] - half), max: end(middles[middles.length - 1] + half) }, y: { ...value, minInterval: 1 } };
+      }
+      case "plane": {
+        const side = (k, more) => {
+          const [min, max] = range(panel, table, k);
+          const ticks = planeTicks(panel, [min, max]);
+          const shown = { ...common.axisLabel, formatter: (t) => number(Number(unbend(panel, t).toPrecision(3))), customValues: ticks, showMinLabel: Boolean(ticks), showMaxLabel: Boolean(ticks) };
+          return { ...value, min, max, axisLabel: shown, splitLine: { show: false }, axisTick: { show: true, customValues: ticks, lineStyle: { color: palette.rule } }, ...more };
+        };
+        return { x: side(0, { name: panel.x_label, nameGap: 26 }), y: side(1, {}) };
+      }
       case "stack":
         return { x: { ...steps, min: from, max: to }, y: { ...value, min: 0, max: 1 } };
       default:
-        return { x: { ...steps, min: from, max: to }, y: panel.percent ? { ...value, min: 0, max: 1 } : { ...value, scale: !panel.guide } };
+        // Only steps are whole numbers.
+        const plainSteps = panel.x_label === "optimizer step";
+        const x = plainSteps ? { ...steps, min: from, max: to } : { ...steps, minInterval: 0 };
+        return { x, y: panel.percent ? { ...value, min: 0, max: 1 } : { ...value, scale: !panel.guide } };
     }
   }
 
@@ -184,23 +364,35 @@ const Charts = (() => {
     return Math.ceil(width / 690);
   }
 
-  /* The option for one panel. `standalone` adds title and legend, which the page otherwise writes in HTML. */
-  function option(panel, table, theme, standalone) {
+  /* A number that is a name on an axis, such as 0.1; other names stay as they are. */
+  function plainNumber(name) {
+    return name !== "" && Number.isFinite(Number(name)) ? number(Number(name)) : name;
+  }
+
+  /* The option for one panel. `standalone` adds title and legend, which the page otherwise writes in HTML; `size` is
+     that of a heat map. */
+  function option(panel, table, theme, standalone, size) {
     const palette = palettes[theme];
+    const heat = panel.kind === "heatmap";
+    const common = frame(panel, table, palette, standalone);
+    if (heat) return { ...common, ...heatOption(panel, table, palette, size || heatSize(panel, table, 700), standalone), legend: { show: false } };
     const { x, y } = axes(panel, table, palette);
-    const series = drawn(panel, table, palette);
-    const flat = panel.kind === "lines" || panel.kind === "stack";
+    return { ...common, xAxis: x, yAxis: y, series: drawn(panel, table, palette) };
+  }
+
+  /* What all panels have: ground, title, legend, margins, tooltip. */
+  function frame(panel, table, palette, standalone) {
+    const flat = panel.kind === "lines" || panel.kind === "stack" || panel.kind === "histogram" || (named[panel.kind] && panel.kind !== "bars");
     return {
       animation: false, backgroundColor: standalone ? palette.ground : "transparent",
       textStyle: { fontFamily: "system-ui, -apple-system, 'Segoe UI', Roboto, sans-serif", color: palette.ink },
       title: standalone ? { text: panel.title, subtext: panel.y_label, left: 12, top: 6, textStyle: { fontSize: 15, color: palette.ink }, subtextStyle: { color: palette.soft } } : undefined,
       legend: { show: Boolean(standalone), top: 50, left: 8, textStyle: { color: palette.ink }, data: [...new Set(panel.series.map((one) => one.name))] },
       grid: { left: 6, right: 20, top: standalone ? 56 + 24 * legendRows(panel) : 12, bottom: 6, outerBoundsMode: "same", outerBoundsContain: "all" },
-      xAxis: x, yAxis: y, series,
       tooltip: {
         show: !standalone, trigger: flat ? "axis" : "item", confine: true, transitionDuration: 0,
         backgroundColor: palette.ground, borderColor: palette.rule, textStyle: { color: palette.ink, fontSize: 13 },
-        axisPointer: { type: "line", label: { show: false }, lineStyle: { color: palette.soft } },
+        axisPointer: { type: named[panel.kind] || panel.kind === "histogram" ? "shadow" : "line", label: { show: false }, lineStyle: { color: palette.soft } },
         formatter: (hit) => tooltip(panel, Array.isArray(hit) ? hit : [hit]),
       },
     };
@@ -209,17 +401,47 @@ const Charts = (() => {
   function tooltip(panel, hits) {
     const escape = echarts.format.encodeHTML;
     const [first] = hits;
+    if (panel.kind === "heatmap") {
+      const { rows, columns } = matrices.get(panel);
+      const [x, y, , value] = first.value;
+      return `${escape(rows[y])} × ${escape(columns[x])}: <b>${number(value)}</b>`;
+    }
+    if (panel.kind === "plane") {
+      const [, , index, x, y] = first.value;
+      return `${first.marker}${escape(first.seriesName)}<br>${escape(panel.x_label)}: <b>${number(x)}</b><br>${escape(panel.y_label)}: <b>${number(y)}</b>${about(index)}`;
+    }
     if (panel.kind === "scatter") {
-      return `${first.marker}${escape(first.seriesName)}<br>${escape(panel.x_label)}: <b>${number(first.value[0])}</b><br>${escape(panel.y_label)}: <b>${number(first.value[1])}</b>`;
+      return `${first.marker}${escape(first.seriesName)}<br>${escape(panel.x_label)}: <b>${number(first.value[0])}</b><br>${escape(panel.y_label)}: <b>${number(first.value[1])}</b>${about(first.value[2])}`;
     }
     if (panel.kind === "bars") return `${first.marker}${escape(first.seriesName)}, ${escape(String(first.value[1]))}: <b>${number(first.value[0], panel.percent)}</b>`;
-    const lines = hits.map((hit) => `${hit.marker}${escape(hit.seriesName)}: <b>${number(hit.value[1], panel.percent)}</b>`);
-    return [`step ${first.value[0]}`, ...lines].join("<br>");
+    const lying = panel.kind === "stackedbars";
+    const shown = named[panel.kind] || panel.kind === "histogram" ? hits.filter((hit) => hit.value[lying ? 0 : 1] !== 0) : hits;
+    const lines = shown.map((hit) => `${hit.marker}${escape(hit.seriesName)}: <b>${number(hit.value[lying ? 0 : 1], panel.percent)}</b>`);
+    return [head(panel, first), ...lines].join("<br>");
+  }
+
+  /* First line of a tooltip over an axis. */
+  function head(panel, hit) {
+    const escape = echarts.format.encodeHTML;
+    const at = hit.value[panel.kind === "stackedbars" ? 1 : 0];
+    if (panel.kind === "stackedbars") return escape(String(at));
+    if (panel.x_label === "optimizer step") return `step ${at}`;
+    return `${escape(panel.x_label)} ${named[panel.kind] ? escape(plainNumber(String(at))) : number(at)}`;
+  }
+
+  /* The pair behind a point, where the page has its text: `Charts.describe` is set by pairs.js. */
+  function about(index) {
+    if (!Number.isFinite(index)) return "";
+    const text = api.describe(index);
+    const escape = echarts.format.encodeHTML;
+    return `<br>pair ${index}${text ? `<div style="max-width:320px;white-space:normal;overflow-wrap:anywhere">${escape(text)}</div>` : ""}`;
   }
 
   function renderer(panel, table) {
-    return panel.kind === "scatter" && table.rows.length * panel.series.length > svgLimit ? "canvas" : "svg";
+    if (panel.kind === "heatmap") return matrix(panel, table).cells.length > svgLimit ? "canvas" : "svg";
+    return (panel.kind === "scatter" || panel.kind === "plane") && table.rows.length * panel.series.length > svgLimit ? "canvas" : "svg";
   }
 
-  return { palettes, parseCsv, points, number, colour, option, renderer };
+  const api = { palettes, named, parseCsv, points, names, matrix, bare, heatSize, number, colour, option, renderer, describe: () => "" };
+  return api;
 })();

@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 pub enum ReportError {
     /// The directory has no `metrics.jsonl`.
     #[error(
-        "`{}` is not a run: it holds no metrics.jsonl\nhint: give the output directory of `unbraid train`",
+        "`{}` is not a run: it holds no metrics.jsonl\nhint: give an output directory of `unbraid train` or `unbraid diagnose`",
         dir.display()
     )]
     NotARun {
@@ -29,9 +29,49 @@ pub enum ReportError {
         /// Lines that are not JSON objects with a `step`.
         unreadable: usize,
     },
+    /// The directory holds no file of a diagnosis.
+    #[error(
+        "`{}` is not a diagnosis: it holds none of geometry.jsonl, proxies.jsonl, series.jsonl\nhint: give the output \
+         directory of `unbraid diagnose`",
+        dir.display()
+    )]
+    NotADiagnosis {
+        /// The directory that was given.
+        dir: PathBuf,
+    },
+    /// The file exists, yet no line of it is a pair (or a checkpoint of a series).
+    #[error(
+        "`{}` holds no row\nhint: a diagnosis that is stopped before its first pair leaves nothing to show; run it again",
+        path.display()
+    )]
+    NoPairs {
+        /// The file of rows.
+        path: PathBuf,
+    },
     /// A comparison of nothing was asked for.
     #[error("no run to compare\nhint: unbraid report RUN…")]
     NoRuns,
+    /// Runs and diagnoses were given together.
+    #[error(
+        "`{}` is a run and `{}` a diagnosis: they have nothing to compare\nhint: give either runs or diagnoses",
+        run.display(),
+        diagnosis.display()
+    )]
+    Mixed {
+        /// The first run.
+        run: PathBuf,
+        /// The first diagnosis.
+        diagnosis: PathBuf,
+    },
+    /// A series of checkpoints was given among several diagnoses.
+    #[error(
+        "`{}` is a series of diagnoses: only single ones can be compared\nhint: give the directories of its checkpoints",
+        dir.display()
+    )]
+    SeriesToCompare {
+        /// The series.
+        dir: PathBuf,
+    },
     /// The operating system refused.
     #[error("cannot {action} `{}`: {source}", path.display())]
     Io {

@@ -49,7 +49,7 @@ pub(crate) struct Figure {
 }
 
 /// How a panel is drawn.
-#[derive(Debug, Clone, Copy, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub(crate) enum Kind {
     /// y against x, connected.
@@ -60,6 +60,21 @@ pub(crate) enum Kind {
     Scatter,
     /// One group of bars per row; x holds names.
     Bars,
+    /// Lying bars of one name each, the series' shares end to end from 0 to 1; x holds names.
+    StackedBars,
+    /// Upright bars side by side for each name in x.
+    Columns,
+    /// Upright bars on top of each other for each name in x; what is negative is stacked below zero.
+    StackedColumns,
+    /// Counts stacked over equally wide bins that touch; x holds the bins' middles.
+    Histogram,
+    /// Points of pairs among the conditions x = 1 and y = 1, drawn as lines, and the bound x·y = 1, drawn as a curve
+    /// in the two quadrants where x and y have the same sign; [`Panel::asinh`] says how the axes are scaled.
+    Plane,
+    /// Cells of [`Series::value`] from −1 to 1, coloured by sign·√|value| on a diverging scale so that small values stay
+    /// visible; x and y hold the names of columns and rows in
+    /// the order of their first appearance, the first row at the top.
+    HeatMap,
 }
 
 /// One chart.
@@ -77,6 +92,8 @@ pub(crate) struct Panel {
     pub(crate) percent: bool,
     /// Draw a line at y = 0 (lines) or y = x (scatter).
     pub(crate) guide: bool,
+    /// Both axes are scaled by asinh(2 v): straight near zero, logarithmic far from it, for ratios with outliers.
+    pub(crate) asinh: bool,
     /// What is drawn.
     pub(crate) series: Vec<Series>,
 }
@@ -99,9 +116,11 @@ pub(crate) enum Role {
     BothFall,
     /// Case: both up.
     BothRise,
-    /// Pairs that stand still or move in reverse.
+    /// Case: chosen down, rejected up.
+    Reversed,
+    /// Pairs that stand still (or move in reverse, where the two are not told apart).
     Other,
-    /// The n-th run of a comparison.
+    /// The n-th of a comparison: a run, a part of a sum.
     Run(usize),
 }
 
@@ -130,6 +149,8 @@ pub(crate) struct Series {
     pub(crate) x: String,
     /// Column of the ordinate.
     pub(crate) y: String,
+    /// Column of a heat map's values, otherwise empty.
+    pub(crate) value: String,
     /// Rows of the centred moving mean drawn over the raw values; 0 or 1 for none.
     pub(crate) smooth: usize,
 }
@@ -151,6 +172,7 @@ impl Series {
             rows,
             x: x.into(),
             y: y.into(),
+            value: String::new(),
             smooth: 0,
         }
     }
@@ -182,6 +204,7 @@ impl Panel {
             y_label: y_label.into(),
             percent: false,
             guide: false,
+            asinh: false,
             series: Vec::new(),
         }
     }

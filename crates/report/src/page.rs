@@ -3,6 +3,7 @@
 //! Charting library: Apache ECharts 6.1.0, see `assets/README.md`. All text from records passes [`escape`]; the
 //! figures' data is JSON in which `<` is written `\u003c`, so that no value can end the script element.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
 
 use serde_json::to_string;
@@ -13,6 +14,8 @@ const STYLE: &str = include_str!("../assets/report.css");
 const ECHARTS: &str = include_str!("../assets/echarts.min.js");
 const CHARTS: &str = include_str!("../assets/charts.js");
 const PAGE: &str = include_str!("../assets/page.js");
+/// The table of pairs of a diagnosis.
+pub(crate) const PAIRS: &str = include_str!("../assets/pairs.js");
 
 /// Nothing is loaded: a value that slipped through as markup could not fetch anything either.
 const POLICY: &str = "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; img-src data: blob:; \
@@ -36,6 +39,21 @@ pub(crate) struct Page {
     pub(crate) sections: Vec<Section>,
     /// Settings and other sheets below everything else.
     pub(crate) sheets_html: String,
+    /// What only some kinds of page have.
+    pub(crate) extras: Extras,
+}
+
+/// Parts of a page that most do without.
+#[derive(Default)]
+pub(crate) struct Extras {
+    /// Figures below the sections.
+    pub(crate) later: Vec<Figure>,
+    /// Figures, by their anchor, that show one panel at a time.
+    pub(crate) tabs: BTreeSet<String>,
+    /// Markup below the panels of a figure, by its anchor.
+    pub(crate) below: BTreeMap<String, String>,
+    /// Further scripts, run before those of the page.
+    pub(crate) scripts: Vec<&'static str>,
 }
 
 /// A part of the page that is no figure.
@@ -52,7 +70,8 @@ impl Page {
     /// The whole file.
     pub(crate) fn render(&self) -> String {
         let title = escape(&self.title);
-        let data = to_string(&self.figures)
+        let figures: Vec<&Figure> = self.figures.iter().chain(&self.extras.later).collect();
+        let data = to_string(&figures)
             .expect("figures hold only text, numbers and lists")
             .replace('<', "\\u003c");
         let mut html = String::with_capacity(ECHARTS.len() + data.len() + 65_536);
@@ -93,7 +112,7 @@ impl Page {
         put(&self.navigation());
         self.figures
             .iter()
-            .for_each(|figure| put(&figure_html(figure)));
+            .for_each(|figure| put(&self.figure_html(figure)));
         self.sections.iter().for_each(|section| {
             put(&format!(
                 "<section class=\"sheet\" id=\"{}\"><h2>{}</h2>\n{}</section>\n",
@@ -102,6 +121,10 @@ impl Page {
                 section.html
             ));
         });
+        self.extras
+            .later
+            .iter()
+            .for_each(|figure| put(&self.figure_html(figure)));
         put(&self.sheets_html);
         put(&format!(
             "</main>\n<footer><p>Made by Unbraid {} from the run's records alone. Charts: Apache ECharts 6.1.0 \
@@ -112,7 +135,8 @@ impl Page {
         put(&format!(
             "<script type=\"application/json\" id=\"figures\">{data}</script>\n"
         ));
-        for script in [ECHARTS, CHARTS, PAGE] {
+        let further = self.extras.scripts.iter().copied();
+        for script in [ECHARTS, CHARTS].into_iter().chain(further).chain([PAGE]) {
             put("<script>\n");
             put(script);
             put("</script>\n");
@@ -131,7 +155,12 @@ impl Page {
             .sections
             .iter()
             .map(|section| (section.id.clone(), &section.title));
-        for (anchor, title) in figures.chain(sections) {
+        let later = self
+            .extras
+            .later
+            .iter()
+            .map(|figure| (format!("fig-{}", figure.id), &figure.title));
+        for (anchor, title) in figures.chain(sections).chain(later) {
             push(
                 &mut html,
                 format_args!("<li><a href=\"#{anchor}\">{}</a></li>", escape(title)),
@@ -139,23 +168,29 @@ impl Page {
         }
         html + "</ol></nav>\n"
     }
-}
 
-fn figure_html(figure: &Figure) -> String {
-    let (id, title, caption) = (&figure.id, escape(&figure.title), escape(&figure.caption));
-    let made = match &figure.command {
-        Some(command) => format!("Made by <code>{}</code>", escape(command)),
-        None => "The command that made it is not recorded in run.yaml.".to_string(),
-    };
-    format!(
-        "<figure class=\"figure\" id=\"fig-{id}\">\n<h2>{title}</h2>\n<figcaption>{caption}</figcaption>\n\
-         <div class=\"panels\"></div>\n<div class=\"actions\">\
-         <button type=\"button\" data-save=\"csv\" aria-label=\"Save the numbers of {title} as CSV\">Save CSV</button>\
-         <button type=\"button\" data-save=\"svg\" aria-label=\"Save the drawing of {title} as SVG\">Save SVG</button>\
-         <details class=\"numbers\"><summary>Numbers as a table</summary>\
-         <div class=\"scroll\" tabindex=\"0\" role=\"region\" aria-label=\"Numbers of {title}\"></div></details></div>\n\
-         <p class=\"made\">{made}</p>\n</figure>\n"
-    )
+    fn figure_html(&self, figure: &Figure) -> String {
+        let (id, title, caption) = (&figure.id, escape(&figure.title), escape(&figure.caption));
+        let made = match &figure.command {
+            Some(command) => format!("Made by <code>{}</code>", escape(command)),
+            None => "The command that made it is not recorded in run.yaml.".to_string(),
+        };
+        let tabs = if self.extras.tabs.contains(id) {
+            " data-tabs"
+        } else {
+            ""
+        };
+        let below = self.extras.below.get(id).map_or("", String::as_str);
+        format!(
+            "<figure class=\"figure\" id=\"fig-{id}\"{tabs}>\n<h2>{title}</h2>\n<figcaption>{caption}</figcaption>\n\
+             <div class=\"panels\"></div>\n{below}<div class=\"actions\">\
+             <button type=\"button\" data-save=\"csv\" aria-label=\"Save the numbers of {title} as CSV\">Save CSV</button>\
+             <button type=\"button\" data-save=\"svg\" aria-label=\"Save the drawing of {title} as SVG\">Save SVG</button>\
+             <details class=\"numbers\"><summary>Numbers as a table</summary>\
+             <div class=\"scroll\" tabindex=\"0\" role=\"region\" aria-label=\"Numbers of {title}\"></div></details></div>\n\
+             <p class=\"made\">{made}</p>\n</figure>\n"
+        )
+    }
 }
 
 /// A collapsible sheet of preformatted text.
@@ -271,7 +306,7 @@ mod tests {
 
     #[test]
     fn scripts_and_styles_cannot_end_their_element() {
-        for script in [ECHARTS, CHARTS, PAGE] {
+        for script in [ECHARTS, CHARTS, PAIRS, PAGE] {
             let lower = script.to_lowercase();
             assert!(!lower.contains("</script") && !lower.contains("<!--"));
         }

@@ -111,7 +111,14 @@ impl Rows {
             self.derive(&format!("geometry/norm_sq_{side}"), |row| {
                 row.get(&key).map(|norm| norm * norm)
             });
+            self.derive(&format!("geometry/ratio_{side}"), |row| {
+                let norm = row.get(&key)?;
+                Some(row.get("geometry/inner")? / (norm * norm))
+            });
         }
+        self.derive("geometry/bound", |row| {
+            row.get("geometry/ratio_chosen").map(|_| 1.0)
+        });
         self.derive("geometry/other", |row| {
             let named = row.get("geometry/ideal")?
                 + row.get("geometry/both_fall")?
@@ -371,7 +378,7 @@ fn parse_row(line: &[u8]) -> Option<(u64, BTreeMap<String, f64>)> {
 }
 
 /// Python's `json` writes `NaN`, `Infinity` and `-Infinity`, which are not JSON; outside strings they become `null`.
-fn without_bare_nan(text: &str) -> String {
+pub(crate) fn without_bare_nan(text: &str) -> String {
     let mut out = String::with_capacity(text.len());
     // Every second piece between quotes is a string; an escaped quote does not end it.
     let (mut in_string, mut rest) = (false, text);

@@ -1,10 +1,13 @@
-//! The figures of one run: seven of every preference run, and two that only some log.
+//! The figures of one run: seven of every preference run, and those that only some record.
 //!
 //! They follow the questions a reader has, in order: what happened to chosen and rejected (the paper's Figures 1 to
 //! 3, arXiv 2410.13828), did training go well, and what the gradients say about it. A figure whose columns were not
-//! logged is left out; that geometry is missing is said in the page's notes.
+//! logged is left out; that geometry is missing is said in the page's notes. Figures from files beside
+//! `metrics.jsonl` are made in `gram_split.rs` and `predictions.rs`.
 
 use crate::figure::{Figure, Kind, MAX_ROWS, Panel, Role, Series, Table, window};
+use crate::gram_split::{self, Splits};
+use crate::predictions::{self, Predictions};
 use crate::record::RunRecord;
 use crate::verdict::{Basis, agreement, percent};
 
@@ -12,7 +15,11 @@ const TRAIN: (&str, &str) = ("split", "train");
 const EVAL: (&str, &str) = ("split", "eval");
 
 /// The figures, and the largest k for which only every k-th row is shown.
-pub(crate) fn figures(run: &RunRecord) -> (Vec<Figure>, usize) {
+pub(crate) fn figures(
+    run: &RunRecord,
+    splits: &Splits,
+    predictions: &Predictions,
+) -> (Vec<Figure>, usize) {
     let mut maker = Maker {
         run,
         command: run.command(),
@@ -27,7 +34,10 @@ pub(crate) fn figures(run: &RunRecord) -> (Vec<Figure>, usize) {
     maker.optimizer();
     maker.geometry();
     maker.cases();
+    let of_the_batch = gram_split::figures(splits, maker.command.as_ref());
+    maker.figures.extend(of_the_batch);
     maker.prediction();
+    maker.figures.extend(predictions::figure(predictions, run));
     (maker.figures, maker.thinned)
 }
 
@@ -297,10 +307,29 @@ impl Maker<'_> {
             "geometry/norm_sq_rejected",
         );
         put(&mut size, "⟨g_w, g_l⟩", Role::Margin, "geometry/inner");
+        let mut ratios = Panel::over_steps("Ratios", "⟨g_w, g_l⟩ over a squared norm");
+        let (over_w, over_l) = ("⟨g_w, g_l⟩ / ‖g_w‖²", "⟨g_w, g_l⟩ / ‖g_l‖²");
+        put(&mut ratios, over_w, Role::Chosen, "geometry/ratio_chosen");
+        put(
+            &mut ratios,
+            over_l,
+            Role::Rejected,
+            "geometry/ratio_rejected",
+        );
+        if !ratios.series.is_empty() {
+            let bound = Series::new(
+                "DPO's condition: below 1",
+                Role::Plain,
+                TRAIN,
+                "step",
+                "geometry/bound",
+            );
+            ratios.series.push(bound.dashed());
+        }
         let caption = "g_w and g_l are the gradients of the chosen and the rejected log-prob, averaged over the measured \
                        pairs. Under DPO chosen rises only while ⟨g_w, g_l⟩ stays below ‖g_w‖², and rejected falls only while \
-                       it stays below ‖g_l‖²; the closer the cosine is to 1, the harder that is. The squares on the right \
-                       are those of the logged mean norms.";
+                       it stays below ‖g_l‖²; the closer the cosine is to 1, the harder that is. The ratios say the same \
+                       with 1 as the border; they and the squares are taken of the logged means.";
         let keys = [
             "geometry/cosine",
             "geometry/inner",
@@ -308,13 +337,16 @@ impl Maker<'_> {
             "geometry/grad_norm_rejected",
             "geometry/norm_sq_chosen",
             "geometry/norm_sq_rejected",
+            "geometry/ratio_chosen",
+            "geometry/ratio_rejected",
+            "geometry/bound",
         ];
         self.add(
             "geometry",
             "Gradient entanglement",
             caption,
             &keys,
-            vec![cosine, size],
+            vec![cosine, size, ratios],
         );
     }
 
@@ -392,6 +424,11 @@ impl Maker<'_> {
             panel
                 .series
                 .push(line("predicted", Role::Plain, &predicted).dashed());
+            let update = format!("geometry/update_{side}");
+            if self.run.train.has(&update) {
+                let update = line("of the actual update", Role::Margin, &update);
+                panel.series.push(update.dashed());
+            }
             lines.push(panel);
             words.extend(self.agreement_words(side, &predicted, &realised));
         }
@@ -402,12 +439,15 @@ impl Maker<'_> {
         if !words.is_empty() {
             caption += &format!(" {}.", words.join(". "));
         }
-        let keys = [
-            "geometry/predicted_chosen",
-            "geometry/realised_chosen",
-            "geometry/predicted_rejected",
-            "geometry/realised_rejected",
-        ];
+        let keys = ["chosen", "rejected"].map(|side| {
+            let key = |kind: &str| format!("geometry/{kind}_{side}");
+            [key("predicted"), key("update"), key("realised")]
+        });
+        // Only newer runs know the update's first order.
+        let keys = keys.iter().flatten().map(String::as_str);
+        let keys: Vec<&str> = keys
+            .filter(|key| !key.contains("update") || self.run.train.has(key))
+            .collect();
         let panels = std::iter::once(scatter).chain(lines).collect();
         self.add(
             "prediction",

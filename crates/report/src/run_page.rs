@@ -3,7 +3,9 @@
 use std::path::{Path, PathBuf};
 
 use crate::error::Result;
+use crate::gram_split;
 use crate::page::{self, Page, escape, number, push, signed};
+use crate::predictions;
 use crate::record::RunRecord;
 use crate::run_figures::{capitalised, figures};
 use crate::token_mask;
@@ -13,7 +15,8 @@ use crate::write::write_atomically;
 /// Writes `report.html` into the run's directory and gives its path.
 ///
 /// Reads `metrics.jsonl` (one JSON object per logged step, keys as `unbraid train` writes them), and, when present,
-/// `run.yaml`, `token_mask.jsonl` (a JSON object per shown pair: `index`, `chosen_tokens`, `chosen_share`,
+/// `run.yaml`, `gram.jsonl` (per measured step the origin of each response's predicted change), `predictions.jsonl` (per
+/// pair of a step what was predicted and what came), `token_mask.jsonl` (a JSON object per shown pair: `index`, `chosen_tokens`, `chosen_share`,
 /// `rejected_tokens`, `rejected_share`, optional `prompt`; shares from 0 to 1) and `summary.json`. Damaged lines, values that are not finite and resumed runs are noted on the page.
 /// The file is replaced atomically; the same records give the same bytes.
 ///
@@ -24,12 +27,16 @@ use crate::write::write_atomically;
 pub fn write_run_report(run_dir: &Path) -> Result<PathBuf> {
     let run = RunRecord::read(run_dir)?;
     let path = run_dir.join("report.html");
-    write_atomically(&path, &render(&run))?;
+    write_atomically(&path, &page(&run).render())?;
     Ok(path)
 }
 
-fn render(run: &RunRecord) -> String {
+/// The page before it is written.
+pub(crate) fn page(run: &RunRecord) -> Page {
+    let (splits, damaged_splits) = gram_split::read(run);
+    let (predictions, damaged_predictions) = predictions::read(&run.dir);
     let mut notes = run.notes.clone();
+    notes.extend(damaged_splits.into_iter().chain(damaged_predictions));
     if run.unpaired() {
         notes.push("this run judged single rows, not pairs: “chosen” are the completions labelled good, “rejected” those \
                     labelled bad; a step whose rows are all of one kind has no point on the other side".to_string());
@@ -37,7 +44,7 @@ fn render(run: &RunRecord) -> String {
         notes.push("no gradients were measured in this run: `--geometry every` or `--geometry N` adds cosines, cases and \
                     predictions".to_string());
     }
-    let (figures, thinned) = figures(run);
+    let (figures, thinned) = figures(run, &splits, &predictions);
     if thinned > 1 {
         notes.push(format!("figures and their tables show one in {thinned} logged steps; metrics.jsonl has all of them"));
     }
@@ -57,8 +64,8 @@ fn render(run: &RunRecord) -> String {
         figures,
         sections: token_mask::section(&run.masked).into_iter().collect(),
         sheets_html: sheets,
+        extras: page::Extras::default(),
     }
-    .render()
 }
 
 /// Model, data and objective, as far as the settings name them.
@@ -222,7 +229,7 @@ fn geometry_tiles(geometry: &Geometry) -> String {
 }
 
 /// `value` is markup, the rest text.
-fn tile(label: &str, value: &str, more: &str) -> String {
+pub(crate) fn tile(label: &str, value: &str, more: &str) -> String {
     format!(
         "<div class=\"tile\"><dt>{}</dt><dd><div class=\"value\">{value}</div><div class=\"more\">{}</div></dd></div>\n",
         escape(label),

@@ -93,17 +93,17 @@ pub trait Backend: Send + Sync + 'static {
         cy: f64,
         sum: Option<&mut Self::Buffer>,
     ) -> (f64, f64, f64);
-    /// Inner products of probes' weight gradients of one linear map, ⟨G_pᵀA_p, G_qᵀA_q⟩, `[n, n]` row-major, symmetric,
-    /// summed in f64. A probe is runs of activation rows of `a` `[N, d_in]` with their gradient rows of `g` `[R, d_out]`;
-    /// a probe's gradient rows follow each other.
-    fn linear_gram(
+    /// Inner products of probes' weight gradients of one linear map, ⟨G_pᵀA_p, G_qᵀA_q⟩, for all p, q of each cluster:
+    /// `[n, n]` row-major, symmetric, summed in f64. A probe is runs of activation rows of `a` `[N, d_in]` with their
+    /// gradient rows of `g` `[R, d_out]`; a probe's gradient rows follow each other.
+    fn linear_grams(
         &self,
         a: &Self::Buffer,
         g: &Self::Buffer,
-        probes: &[&[Span]],
+        clusters: &[Vec<&[Span]>],
         d_in: usize,
         d_out: usize,
-    ) -> Vec<f64>;
+    ) -> Vec<Vec<f64>>;
     /// `out[j] += alpha · Σ_{i in rows} x[i, j]`, x of width `d`.
     fn column_sum(
         &self,
@@ -323,6 +323,10 @@ pub trait Backend: Send + Sync + 'static {
         d: usize,
         v: usize,
     ) -> Self::Buffer;
+    /// Derivative of each scored row's seeded log-prob as the weight moves along `direction` `[V, D]`, `[M]`:
+    /// seed_s Σ_v (1(y_s = v) − softmax(z_s)_v)·dz/d(h wᵀ)·⟨h_s, direction_v⟩, never storing `[M, V]`. Of `args` the
+    /// outputs are not touched.
+    fn head_direction(&self, args: &HeadBackward<'_, Self>, direction: &Self::Buffer) -> Vec<f64>;
 
     // ---- optimizer ----------------------------------------------------------------------------------------
 

@@ -187,6 +187,24 @@ fn head(run: &mut Run) {
     run.keep("head logps", &logps);
     let squares = run.b.head_log_squares(&h, &w, &lse, None, m, d, v);
     run.keep("head log squares", &squares);
+    let along = run.values(v * d);
+    let args = HeadBackward {
+        h: &h,
+        w: &w,
+        lse: &lse,
+        softcap: None,
+        targets: &targets,
+        seeds: &seeds,
+        coefficients: None,
+        dh: None,
+        dw: None,
+        inner: &[],
+        m,
+        d,
+        v,
+    };
+    let direction = run.b.head_direction(&args, &along);
+    run.keep_scalars("head direction", &direction);
     let (mut dh, mut dw) = (run.values(m * d), run.values(v * d));
     let inner = run.b.head_backward(&mut HeadBackward {
         h: &h,

@@ -19,7 +19,9 @@ mod sampler;
 mod schedule;
 mod score;
 mod sft_task;
+mod snapshot;
 mod state;
+mod step_rows;
 mod trainer;
 mod unpaired_task;
 
@@ -29,16 +31,19 @@ pub use metrics::{Averages, MetricsFile};
 pub use optimizer::{Optimizer, OptimizerKind};
 pub use pack::{pack_pairs, pack_sequences};
 pub use preference::{
-    Decode, MaskSettings, MovingReference, PreferenceSettings, PreferenceTask, ReferenceLogps,
-    ReferencedPairs, Remedy, TokenMask,
+    ChangeSplit, Decode, MaskSettings, MovingReference, PreferenceSettings, PreferenceTask,
+    ReferenceLogps, ReferencedPairs, Remedy, TokenMask, split_changes,
 };
 pub use record::PairRecord;
 pub use reference::{ReferenceCache, SequenceKey, score_reference};
 pub use resume::{Checkpoint, RunIdentity};
-pub use run::run;
+pub use run::{clip_factor, run};
 pub use sampler::{Sampler, SamplingOrder};
 pub use schedule::{Ramp, Schedule, ScheduleKind};
 pub use score::{ScoredPair, score_pairs};
 pub use sft_task::SftTask;
-pub use trainer::{BestModel, Cadence, Observer, Outcome, Settings, Task, TrainingPlan};
+pub use snapshot::{Snapshot, effects};
+pub use trainer::{
+    BestModel, Cadence, Observer, Outcome, Settings, StepRecord, Task, TrainingPlan,
+};
 pub use unpaired_task::{ReferencedExamples, UnpairedTask};

@@ -9,7 +9,9 @@ use crate::error::TrainError;
 use crate::metrics::{Averages, MetricsFile};
 use crate::optimizer::{Optimizer, restore_masters};
 use crate::resume::Checkpoint;
+use crate::snapshot::Snapshot;
 use crate::state::{Best, TrainerState, checkpoint_name};
+use crate::step_rows::StepRows;
 use crate::trainer::{Observer, Outcome, Settings, Task, TrainingPlan};
 use serde_json::{Map, Value};
 use std::path::{Path, PathBuf};
@@ -29,6 +31,10 @@ struct Run<'a, B: Backend> {
     observer: &'a mut dyn Observer,
     optimizer: Optimizer<B>,
     metrics: MetricsFile,
+    /// `predictions.jsonl`.
+    predictions: StepRows,
+    /// `gram.jsonl`.
+    grams: StepRows,
     /// Where it stands; the time of its window is up to `window_start`.
     state: TrainerState,
     window_start: Instant,
@@ -61,6 +67,8 @@ pub fn run<B: Backend>(
     let path = files.output_dir.join("metrics.jsonl");
     let mut run = Run {
         metrics: MetricsFile::create(&path, &state.history)?,
+        predictions: StepRows::cut_back(files.output_dir.join("predictions.jsonl"), state.step)?,
+        grams: StepRows::cut_back(files.output_dir.join("gram.jsonl"), state.step)?,
         origin: files.resume.as_ref().map(|c| c.path().to_owned()),
         window_start: Instant::now(),
         model,
@@ -146,9 +154,10 @@ fn remove_if_there(path: &Path) -> Result<(), TrainError> {
     }
 }
 
-/// Whether the optimizer step with this number (the first is 1) is measured; the first always is, unless off.
-fn measures(geometry_every: Option<u64>, step: u64) -> bool {
-    geometry_every.is_some_and(|n| step == 1 || step.is_multiple_of(n.max(1)))
+/// Whether what is measured `every` so many optimizer steps is in the one with this number (the first is 1); the first
+/// always is, unless off.
+fn measures(every: Option<u64>, step: u64) -> bool {
+    every.is_some_and(|n| step == 1 || step.is_multiple_of(n.max(1)))
 }
 
 impl<B: Backend> Run<'_, B> {
@@ -176,12 +185,27 @@ impl<B: Backend> Run<'_, B> {
         }
         let scale = clip_factor(norm, self.settings.max_grad_norm);
         let rate = self.settings.schedule.rate(step - 1);
+        if measures(self.settings.gram_every, step)
+            && let Some(record) = self.task.batch_gram(self.model, rate, scale)
+        {
+            metrics.merge(&record.metrics);
+            self.grams.write(step, record.rows)?;
+        }
+        let explain = measures(self.settings.update_every, step) && self.task.explains_updates();
+        let snapshot = explain.then(|| Snapshot::take(&*backend, &self.model.params));
         let params = &mut self.model.params;
         self.optimizer
             .step(&backend, params, gradients, rate, scale);
         let seconds = started.elapsed().as_secs_f64();
         if measure {
             metrics.merge(&self.task.after_step(self.model, rate, scale));
+        }
+        if let Some(mut snapshot) = snapshot {
+            // The gradients are used up: Δθ may lie in their memory.
+            let (model, task) = (&mut *self.model, &mut *self.task);
+            let record = task.update_effects(model, &mut snapshot, gradients, rate, scale);
+            metrics.merge(&record.metrics);
+            self.predictions.write(step, record.rows)?;
         }
         self.state.step = step;
 
@@ -353,6 +377,8 @@ impl<B: Backend> Run<'_, B> {
         self.check_weights()?;
         let paused = Instant::now();
         self.observer.before_save(step);
+        self.predictions.sync()?;
+        self.grams.sync()?;
         self.state.saved.retain(|&earlier| earlier < step);
         self.state.saved.push(step);
         let mut state = self.state.clone();
@@ -418,7 +444,7 @@ impl<B: Backend> Run<'_, B> {
 }
 
 /// Factor on the gradient, as `torch.nn.utils.clip_grad_norm_`: max/(norm + 1e-6), at most 1.
-fn clip_factor(norm: f64, max_grad_norm: f64) -> f64 {
+pub fn clip_factor(norm: f64, max_grad_norm: f64) -> f64 {
     if max_grad_norm <= 0.0 {
         1.0
     } else {

@@ -8,6 +8,7 @@ use crate::optimizer::OptimizerKind;
 use crate::record::PairRecord;
 use crate::sampler::Sampler;
 use crate::schedule::Schedule;
+use crate::snapshot::Snapshot;
 use serde_json::{Map, Value};
 use std::path::Path;
 use unbraid_model::{Gradients, LanguageModel};
@@ -39,6 +40,36 @@ pub trait Task<B: Backend> {
         learning_rate: f64,
         grad_scale: f64,
     ) -> Averages;
+
+    /// Called before the optimizer's step where the batch Gram matrix is wanted: how much every example's response would
+    /// move by whose gradient. `None` for a task that has no such thing.
+    fn batch_gram(
+        &mut self,
+        _model: &LanguageModel<B>,
+        _learning_rate: f64,
+        _grad_scale: f64,
+    ) -> Option<StepRecord> {
+        None
+    }
+
+    /// Whether [`Task::update_effects`] has something to say; if not, no snapshot is taken for it.
+    fn explains_updates(&self) -> bool {
+        false
+    }
+
+    /// Called last of all after a step whose update is to be explained: what it did to the step's examples to first order,
+    /// beside prediction and reality. `snapshot` holds the parameters from before the step, `delta` is memory for Δθ; the
+    /// model must be left as it was found, to the bit.
+    fn update_effects(
+        &mut self,
+        _model: &mut LanguageModel<B>,
+        _snapshot: &mut Snapshot<B>,
+        _delta: &mut Gradients<B>,
+        _learning_rate: f64,
+        _grad_scale: f64,
+    ) -> StepRecord {
+        StepRecord::default()
+    }
 
     /// Metrics of the held-out examples, without prefix; `None` when there are none, and as soon as `stop` (asked
     /// between batches) says so: the loop asks it again and evaluates after the run is resumed.
@@ -96,6 +127,15 @@ pub trait Task<B: Backend> {
     }
 }
 
+/// What a task has to say of one step, for a file of its own and for the metrics.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct StepRecord {
+    /// Rows without their step.
+    pub rows: Vec<Map<String, Value>>,
+    /// Metrics of the step.
+    pub metrics: Averages,
+}
+
 /// When something is due.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Cadence {
@@ -134,6 +174,10 @@ pub struct Settings {
     pub save: Option<Cadence>,
     /// Measure geometry in the first step and every so many steps.
     pub geometry_every: Option<u64>,
+    /// Set prediction against reality in the first step and every so many steps: [`Task::update_effects`].
+    pub update_every: Option<u64>,
+    /// Record the batch Gram matrix in the first step and every so many steps: [`Task::batch_gram`].
+    pub gram_every: Option<u64>,
     /// Which checkpoint is the best one, if it matters.
     pub best: Option<BestModel>,
 }

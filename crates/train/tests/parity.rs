@@ -136,6 +136,8 @@ fn train<B: Backend>(
         eval_on_start: false,
         save: None,
         geometry_every,
+        update_every: None,
+        gram_every: None,
         best: None,
     };
     let batch = t["pairs_per_step"].as_u64().unwrap() as usize / accumulation;

@@ -22,6 +22,7 @@ fn help_is_as_recorded() {
         "train",
         "sft",
         "score",
+        "diagnose",
         "generate",
         "merge",
         "inspect",
@@ -68,7 +69,8 @@ fn help_is_found_in_every_usual_way() {
 fn help_lists_nothing_that_is_not_built() {
     let train = shown(&["train", "--help"]);
     for (option, built) in [
-        ("--gram-every", false),
+        ("--gram-every", true),
+        ("--update-every", true),
         ("--use-peft", true),
         ("--remedy", true),
         ("--learning-rate", true),

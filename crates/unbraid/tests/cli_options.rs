@@ -198,6 +198,16 @@ fn special_values_are_read() {
         train(&["--geometry", "25"]).trainer.geometry,
         Geometry::EachNth(25)
     );
+    let (update, gram) = (Geometry::EachNth(50), Geometry::Off);
+    let default = train(&[]);
+    assert_eq!(
+        (default.update_every, default.trainer.gram_every),
+        (update, gram)
+    );
+    let given = train(&["--update-every", "off", "--gram_every", "5"]);
+    assert_eq!(given.update_every, Geometry::Off);
+    assert_eq!(given.trainer.gram_every, Geometry::EachNth(5));
+    assert_eq!(train(&["--update_every", "0"]).update_every, Geometry::Off);
     assert_eq!(
         train(&["--max-length", "none"]).data.max_length,
         MaxLength(None)
@@ -334,7 +344,7 @@ fn an_unknown_option_names_the_nearest() {
 
 #[test]
 fn a_command_that_is_not_built_is_not_known() {
-    for name in ["diagnose", "data", "theory", "reproduce"] {
+    for name in ["data", "theory", "reproduce"] {
         assert!(
             matches!(line(&[name]), Err(CliError::UnknownCommand { .. })),
             "{name}"
@@ -518,7 +528,7 @@ fn every_option_of_the_contract_exists_in_both_spellings() {
         use-peft lora-r lora-alpha lora-dropout lora-target-modules report-to run-name geometry gram-every";
     let objective = "ref-model loss-type loss-weights beta label-smoothing simpo-gamma cpo-alpha reference-free \
         precompute-ref-log-probs sync-ref-model ref-model-mixup-alpha ref-model-sync-steps ld-alpha f-divergence-type \
-        use-weighting rpo-alpha remedy npo-scale token-mask mask-epsilon mask-sharpness mask-l1 semantics";
+        use-weighting update-every rpo-alpha remedy npo-scale token-mask mask-epsilon mask-sharpness mask-l1 semantics";
     let contract = [
         ("train", vec![model, data, trainer, objective]),
         ("sft", vec![model, data, trainer, "packing"]),

@@ -44,11 +44,12 @@ impl Run {
         }
     }
 
-    /// Full fine-tuning with AdamW, accumulation, geometry, and a logging window that straddles checkpoints.
+    /// Full fine-tuning with AdamW, accumulation, geometry, predictions, Gram matrices, and a logging window that straddles checkpoints.
     fn full() -> Self {
         Run::new(&format!(
             "train --dataset-name {} --eval-dataset {} --eval-strategy steps --eval-steps 6 --eval-on-start \
-             --gradient-accumulation-steps 2 --geometry 4 --weight-decay 0.01 --warmup-steps 3",
+             --gradient-accumulation-steps 2 --geometry 4 --update-every 6 --gram-every 4 --weight-decay 0.01 \
+             --warmup-steps 3",
             demo("preferences.jsonl"),
             demo("preferences-test.jsonl")
         ))

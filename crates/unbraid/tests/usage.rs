@@ -131,12 +131,23 @@ fn settings_without_effect_are_named() {
     for words in silent {
         assert!(notes("train", words).is_empty(), "{words:?}");
     }
-    let said = notes("sft", &["--geometry", "every", "--momentum", "0.9"]);
+    let said = notes("train", &["--geometry", "off", "--update-every", "4"]);
+    assert_eq!(said, ["update_every: no effect with geometry off"]);
+    let sft = [
+        "--geometry",
+        "every",
+        "--momentum",
+        "0.9",
+        "--gram-every",
+        "4",
+    ];
+    let said = notes("sft", &sft);
     assert_eq!(said[0], "momentum: no effect without optim sgd");
-    assert!(
-        said[1].starts_with("geometry: no effect in sft"),
-        "{said:?}"
-    );
+    for (said, option) in said[1..].iter().zip(["geometry", "gram_every"]) {
+        let note = format!("{option}: no effect in sft");
+        assert!(said.starts_with(&note), "{said:?}");
+    }
+    assert_eq!(said.len(), 3);
     assert!(notes("sft", &["--geometry", "off"]).is_empty() && notes("sft", &[]).is_empty());
 }
 

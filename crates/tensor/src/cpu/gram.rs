@@ -11,7 +11,7 @@
 //!
 //! Products are in f32; sums over rows and slices in f64. The first is the ghost norm of Li et al. 2022 (arXiv
 //! 2110.05679, §4), extended to pairs; the second is the same with a factor applied early. All three are compared with the
-//! naive backend in `tests/gram.rs`.
+//! naive backend in `gram_tests.rs`.
 
 use super::elementwise;
 use super::matmul::{Parallelism, raw};
@@ -49,6 +49,8 @@ struct Map<'a> {
     d_in: usize,
     d_out: usize,
     probes: &'a [&'a [Span]],
+    /// Of products that are large enough to be shared.
+    parallelism: Parallelism,
 }
 
 impl Map<'_> {
@@ -106,36 +108,47 @@ impl Map<'_> {
         let n = rows.len();
         let mut k = pool::take(pool, n * n);
         let a = self.a[rows.start * self.d_in..].as_ptr();
-        let all = Parallelism::Rayon(0);
         // SAFETY: `check` has put the rows inside `a`; k holds n² floats and is ours.
         unsafe {
             let (x, y) = ((a, self.d_in, 1), (a, 1, self.d_in));
-            raw(n, n, self.d_in, 1.0, x, y, 0.0, (k.as_mut_ptr(), n), all);
+            let c = (k.as_mut_ptr(), n);
+            raw(n, n, self.d_in, 1.0, x, y, 0.0, c, self.parallelism);
         }
         k
     }
 }
 
-/// See [`crate::Backend::linear_gram`]; `way` overrules the choice.
-pub(super) fn linear_gram(
+/// See [`crate::Backend::linear_grams`]; `way` overrules the choice. Many clusters are shared out among the threads, each
+/// done by one; of few, each is done by all.
+pub(super) fn linear_grams(
     pool: &Arc<Pool>,
     (a, d_in): (&[f32], usize),
     (g, d_out): (&[f32], usize),
-    probes: &[&[Span]],
+    clusters: &[Vec<&[Span]>],
     way: Option<Way>,
-) -> Vec<f64> {
-    let map = Map {
-        a,
-        g,
-        d_in,
-        d_out,
-        probes,
+) -> Vec<Vec<f64>> {
+    let one = |probes: &Vec<&[Span]>, parallelism: Parallelism| {
+        let map = Map {
+            a,
+            g,
+            d_in,
+            d_out,
+            probes,
+            parallelism,
+        };
+        map.check();
+        match way.unwrap_or_else(|| map.way()) {
+            Way::Ghost => ghost(&map, pool),
+            Way::Projected => projected(&map, pool),
+            Way::Formed => formed(&map, pool),
+        }
     };
-    map.check();
-    match way.unwrap_or_else(|| map.way()) {
-        Way::Ghost => ghost(&map, pool),
-        Way::Projected => projected(&map, pool),
-        Way::Formed => formed(&map, pool),
+    if clusters.len() < rayon::current_num_threads() {
+        let each = clusters.iter();
+        each.map(|c| one(c, Parallelism::Rayon(0))).collect()
+    } else {
+        let each = clusters.par_iter();
+        each.map(|c| one(c, Parallelism::None)).collect()
     }
 }
 
@@ -152,8 +165,7 @@ fn ghost(map: &Map<'_>, pool: &Arc<Pool>) -> Vec<f64> {
             let c = (products.as_mut_ptr(), width);
             // SAFETY: both probes' rows lie inside `g` (checked); `products` holds m·width floats and is ours.
             unsafe {
-                let all = Parallelism::Rayon(0);
-                raw(m, width, map.d_out, 1.0, x, y, 0.0, c, all);
+                raw(m, width, map.d_out, 1.0, x, y, 0.0, c, map.parallelism);
             }
             let at = |p: usize| {
                 let (first, start) = (map.first(p), rows.start);
@@ -267,7 +279,7 @@ fn formed(map: &Map<'_>, pool: &Arc<Pool>) -> Vec<f64> {
         };
         if n < 8 {
             let each = own.chunks_mut(size).enumerate();
-            each.for_each(|(p, own)| form(p, own, Parallelism::Rayon(0)));
+            each.for_each(|(p, own)| form(p, own, map.parallelism));
         } else {
             let each = own.par_chunks_mut(size).enumerate();
             each.for_each(|(p, own)| form(p, own, Parallelism::None));
@@ -308,3 +320,7 @@ fn add_products(x: &[f32], y: &[f32], n: usize, len: usize, gram: &mut [f64]) {
         }
     }
 }
+
+#[cfg(test)]
+#[path = "gram_tests.rs"]
+mod tests;

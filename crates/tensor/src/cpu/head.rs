@@ -203,6 +203,29 @@ pub(super) fn backward(args: &mut HeadBackward<'_, CpuBackend>) -> Vec<f64> {
         .collect()
 }
 
+/// See [`crate::Backend::head_direction`].
+pub(super) fn direction(args: &HeadBackward<'_, CpuBackend>, direction: &CpuBuffer) -> Vec<f64> {
+    let (m, d, v) = (args.m, args.d, args.v);
+    let (lse, seeds, targets) = (&args.lse[..], &args.seeds[..], &args.targets[..]);
+    let (mut g, mut moved) = (Vec::new(), Vec::new());
+    let mut sums = vec![0f64; m];
+    for (chunk, w) in chunks(args.w, m, d, v) {
+        let width = chunk.len();
+        logits(args.h, &w, m, d, width, &mut g);
+        let along = direction.floats(chunk.start * d..chunk.end * d);
+        logits(args.h, &along, m, d, width, &mut moved);
+        let rows = g.par_chunks_mut(width).zip(moved.par_chunks(width));
+        rows.zip(&mut sums)
+            .enumerate()
+            .for_each(|(s, ((g, moved), sum))| {
+                let target = (targets[s] as usize).checked_sub(chunk.start);
+                output_gradient(g, lse[s], seeds[s], target, args.softcap);
+                *sum += simd(|| lane_sum_f64(width, |j| f64::from(g[j]) * f64::from(moved[j])));
+            });
+    }
+    sums
+}
+
 /// Replaces a row's logits of one chunk by G = seed·(onehot − softmax), times the cap's derivative. `target` counts
 /// from the chunk's start and may lie behind its end.
 fn output_gradient(

@@ -137,15 +137,15 @@ impl Backend for CpuBackend {
     ) -> (f64, f64, f64) {
         elementwise::gram_and_add(x, y, cx as f32, cy as f32, sum.map(|s| &mut s[..]))
     }
-    fn linear_gram(
+    fn linear_grams(
         &self,
         a: &CpuBuffer,
         g: &CpuBuffer,
-        probes: &[&[Span]],
+        clusters: &[Vec<&[Span]>],
         d_in: usize,
         d_out: usize,
-    ) -> Vec<f64> {
-        gram::linear_gram(&self.pool, (a, d_in), (g, d_out), probes, None)
+    ) -> Vec<Vec<f64>> {
+        gram::linear_grams(&self.pool, (a, d_in), (g, d_out), clusters, None)
     }
     fn column_sum(
         &self,
@@ -380,6 +380,9 @@ impl Backend for CpuBackend {
         let mut out = self.empty(m);
         head::log_squares(h, w, lse, softcap, d, v, &mut out);
         out
+    }
+    fn head_direction(&self, args: &HeadBackward<'_, Self>, direction: &CpuBuffer) -> Vec<f64> {
+        head::direction(args, direction)
     }
 
     fn adamw(

@@ -16,8 +16,9 @@ use std::sync::{Arc, Mutex};
 
 /// Below this many floats the system allocator is fast enough.
 const SMALLEST_POOLED: usize = 4096;
-/// Buffers kept beyond this total (in floats, 1 GiB) are returned to the system.
-const KEPT_AT_MOST: usize = 1 << 28;
+/// Buffers kept beyond this total (in floats, 4 GiB) are returned to the system. What is kept was in use at one time, so this
+/// bounds what a run holds after its largest batch, not its peak.
+const KEPT_AT_MOST: usize = 1 << 30;
 
 /// The shelf of free buffers.
 #[derive(Default)]

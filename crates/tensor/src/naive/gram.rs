@@ -2,7 +2,7 @@
 
 use crate::layout::Span;
 
-/// See [`crate::Backend::linear_gram`].
+/// One cluster's matrix, see [`crate::Backend::linear_grams`].
 pub(super) fn linear_gram(
     (a, d_in): (&[f64], usize),
     (g, d_out): (&[f64], usize),

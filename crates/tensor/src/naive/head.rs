@@ -111,6 +111,19 @@ pub(super) fn backward(args: &mut HeadBackward<'_, NaiveBackend>) -> Vec<f64> {
     args.inner.iter().map(|(p, q)| inner(p, q)).collect()
 }
 
+/// See [`crate::Backend::head_direction`].
+pub(super) fn direction(args: &HeadBackward<'_, NaiveBackend>, direction: &[f64]) -> Vec<f64> {
+    let d = args.d;
+    let row = |s: usize| -> f64 {
+        let h = &args.h[s * d..][..d];
+        let gradient = output_gradient(args, s).into_iter().enumerate();
+        gradient
+            .map(|(t, g)| g * dot(h, &direction[t * d..][..d]))
+            .sum()
+    };
+    (0..args.m).map(row).collect()
+}
+
 /// See [`crate::Backend::tied_inner`].
 pub(super) fn tied_inner(
     g: &[f64],

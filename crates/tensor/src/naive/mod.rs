@@ -138,15 +138,16 @@ impl Backend for NaiveBackend {
             self.dot(x, 0, y, 0, n),
         )
     }
-    fn linear_gram(
+    fn linear_grams(
         &self,
         a: &Vec<f64>,
         g: &Vec<f64>,
-        probes: &[&[Span]],
+        clusters: &[Vec<&[Span]>],
         d_in: usize,
         d_out: usize,
-    ) -> Vec<f64> {
-        gram::linear_gram((a, d_in), (g, d_out), probes)
+    ) -> Vec<Vec<f64>> {
+        let gram = |probes: &Vec<&[Span]>| gram::linear_gram((a, d_in), (g, d_out), probes);
+        clusters.iter().map(gram).collect()
     }
     fn column_sum(
         &self,
@@ -453,6 +454,9 @@ impl Backend for NaiveBackend {
         v: usize,
     ) -> Vec<f64> {
         head::log_squares(h, w, lse, softcap, m, d, v)
+    }
+    fn head_direction(&self, args: &HeadBackward<'_, Self>, direction: &Vec<f64>) -> Vec<f64> {
+        head::direction(args, direction)
     }
 
     fn adamw(

@@ -85,6 +85,12 @@ fn head<B: Backend>(
         ("lse", b.download_f64(&lse)),
         ("log_squares", b.download_f64(&squares)),
     ];
+    let along = b.upload_f64(&Random::new(53).values(v * d));
+    let args = HeadBackward {
+        softcap,
+        ..arguments(&x, &lse, [m, d, v])
+    };
+    out.push(("direction", b.head_direction(&args, &along)));
     for coefficients in [None, Some(&x.coefficients)] {
         let (mut dh, mut dw) = (poison(b, m * d), b.upload_f64(&before));
         let returned = b.head_backward(&mut HeadBackward {
@@ -116,6 +122,30 @@ fn logps_and_gradients() {
     for (m, d, v) in shapes {
         parity!(HEAD, head(m, d, v, 3.0, None::<f64>));
         parity!(HEAD, head(m, d, v, 3.0, Some(2.0)));
+    }
+}
+
+/// The rows' derivatives along a direction add up to its inner product with the weight's gradient.
+#[test]
+fn a_direction_meets_the_weight_gradient() {
+    let (b, [m, d, v]) = (&NaiveBackend, [7, 5, 300]);
+    for softcap in [None, Some(2.0)] {
+        let x = inputs(b, m, d, v, 3.0);
+        let (_, lse) = b.head_logps(&x.h, &x.w, &x.targets, softcap, m, d, v);
+        let along = Random::new(53).values(v * d);
+        let mut dw = b.zeros(v * d);
+        let mut args = HeadBackward {
+            dw: Some(&mut dw),
+            softcap,
+            ..arguments(&x, &lse, [m, d, v])
+        };
+        let rows: f64 = b.head_direction(&args, &along).iter().sum();
+        b.head_backward(&mut args);
+        let whole = b.dot(&dw, 0, &along, 0, v * d);
+        assert!(
+            (rows - whole).abs() < 1e-12 * whole.abs().max(1.0),
+            "{rows} {whole}"
+        );
     }
 }
 

@@ -7,19 +7,23 @@
 //! numbers before any weight's gradient can be scaled, and a learnt token mask has a penalty that belongs to
 //! no completion's gradient: there the measurement is a walk of its own, over the same kept activations.
 
+mod batch_gram;
 mod moving_reference;
 mod remedy;
 mod scored;
 mod shares;
+mod split;
 mod step;
 mod token_weights;
+mod update;
 
 use crate::error::TrainError;
 use crate::metrics::Averages;
 use crate::pack::pack_pairs;
 use crate::record::PairRecord;
-use crate::score::{ScoredPair, batches, score_pairs};
-use crate::trainer::Task;
+use crate::score::{ScoredPair, batches};
+use crate::snapshot::Snapshot;
+use crate::trainer::{StepRecord, Task};
 use scored::Scored;
 use std::path::Path;
 use token_weights::{Constant, TokenWeights};
@@ -32,6 +36,7 @@ use unbraid_tensor::Backend;
 
 pub use moving_reference::MovingReference;
 pub use remedy::Remedy;
+pub use split::{ChangeSplit, split_changes};
 pub use token_weights::{MaskSettings, TokenMask};
 
 /// Summed log-probs of a pair under the reference.
@@ -148,17 +153,23 @@ impl<'a> ReferencedPairs<'a> {
     }
 }
 
-/// What was measured of a pair in the last measured step.
-struct Measured {
+/// What is known of a pair of the last step.
+struct SteppedPair {
     example: usize,
-    /// Weight of each token, where not all are 1.
-    weights: Option<(Vec<f64>, Vec<f64>)>,
-    before: (f64, f64),
-    gram: Gram,
     d_w: f64,
     d_l: f64,
     /// Factor of this pair's loss in the step's loss.
     share: f64,
+    /// What was measured of it, in a measured step.
+    measured: Option<Measured>,
+}
+
+struct Measured {
+    gram: Gram,
+    /// What the objective reads of its two completions, before the step.
+    before: (f64, f64),
+    /// By how much the step changed that.
+    realised: Option<(f64, f64)>,
 }
 
 /// A margin objective on pairs.
@@ -169,7 +180,9 @@ pub struct PreferenceTask<'a, B: Backend> {
     moving: Option<MovingReference<B>>,
     /// Texts of tokens, one each, for what the run writes for people; without it no tokens are shown.
     pub decode: Option<Decode<'a>>,
-    measured: Vec<Measured>,
+    stepped: Vec<SteppedPair>,
+    /// Micro-batches of the last step.
+    micro_batches: usize,
     records: Vec<PairRecord>,
 }
 
@@ -214,7 +227,8 @@ impl<'a, B: Backend> PreferenceTask<'a, B> {
             settings,
             moving,
             decode: None,
-            measured: Vec::new(),
+            stepped: Vec::new(),
+            micro_batches: 0,
             records: Vec::new(),
         }
     }
@@ -301,16 +315,16 @@ impl<'a, B: Backend> PreferenceTask<'a, B> {
 }
 
 /// The geometry of one measured pair, under TRL-style keys (SPEC §4).
-fn record_geometry(metrics: &mut Averages, m: &Measured) {
-    let (chosen, rejected) = predicted_change(m.gram, m.d_w, m.d_l);
+fn record_geometry(metrics: &mut Averages, pair: &SteppedPair, m: &Measured) {
+    let (chosen, rejected) = predicted_change(m.gram, pair.d_w, pair.d_l);
     let case = classify(chosen, rejected);
     let share = |c: Case| f64::from(u8::from(case == c));
     metrics.add("geometry/grad_norm_chosen", m.gram.ww.sqrt());
     metrics.add("geometry/grad_norm_rejected", m.gram.ll.sqrt());
     metrics.add("geometry/inner", m.gram.wl);
     metrics.add("geometry/cosine", m.gram.cosine());
-    metrics.add("geometry/d_w", m.d_w);
-    metrics.add("geometry/d_l", m.d_l);
+    metrics.add("geometry/d_w", pair.d_w);
+    metrics.add("geometry/d_l", pair.d_l);
     metrics.add("geometry/ideal", share(Case::Ideal));
     metrics.add("geometry/both_fall", share(Case::BothFall));
     metrics.add("geometry/both_rise", share(Case::BothRise));
@@ -326,7 +340,8 @@ impl<B: Backend> Task<B> for PreferenceTask<'_, B> {
         measure: bool,
     ) -> Result<Averages, TrainError> {
         let mut metrics = Averages::default();
-        self.measured.clear();
+        self.stepped.clear();
+        self.micro_batches = micro_batches.len();
         self.records.clear();
         for (i, examples) in micro_batches.iter().enumerate() {
             let of_step = step::MicroBatch {
@@ -341,16 +356,18 @@ impl<B: Backend> Task<B> for PreferenceTask<'_, B> {
             self.micro_batch(model, gradients, &of_step, &mut metrics)?;
         }
         if measure {
-            for m in &self.measured {
-                record_geometry(&mut metrics, m);
+            for pair in &self.stepped {
+                if let Some(measured) = &pair.measured {
+                    record_geometry(&mut metrics, pair, measured);
+                }
             }
         }
         Ok(metrics)
     }
 
     /// Predicted: the first-order change under plain gradient descent with this step's learning rate and
-    /// clipping, from the pair's own term of the loss. Realised: what the optimizer's step did. Both of the weighted
-    /// sums, where tokens are weighted.
+    /// clipping, from the pair's own term of the loss. Realised: what the optimizer's step did. Both of what the
+    /// objective reads: weighted sums, where tokens are weighted.
     fn after_step(
         &mut self,
         model: &LanguageModel<B>,
@@ -358,22 +375,46 @@ impl<B: Backend> Task<B> for PreferenceTask<'_, B> {
         grad_scale: f64,
     ) -> Averages {
         let mut metrics = Averages::default();
-        let measured = self.measured.iter();
-        let pairs: Vec<&TokenizedPair> = measured.map(|m| &self.train.pairs[m.example]).collect();
-        let after = score_pairs(model, &pairs, |_| true);
-        for (m, after) in self.measured.iter().zip(&after) {
-            let rate = learning_rate * grad_scale * m.share;
-            let (chosen, rejected) = predicted_change(m.gram, m.d_w, m.d_l);
+        let after = self.readings(model);
+        for (pair, after) in self.stepped.iter_mut().zip(after) {
+            let rate = learning_rate * grad_scale * pair.share;
+            let Some(measured) = &mut pair.measured else {
+                continue;
+            };
+            let (chosen, rejected) = predicted_change(measured.gram, pair.d_w, pair.d_l);
             metrics.add("geometry/predicted_chosen", rate * chosen);
             metrics.add("geometry/predicted_rejected", rate * rejected);
-            let after = match &m.weights {
-                None => after.into(),
-                Some(weights) => ReferenceLogps::weighted(after, weights),
-            };
-            metrics.add("geometry/realised_chosen", after.chosen - m.before.0);
-            metrics.add("geometry/realised_rejected", after.rejected - m.before.1);
+            let before = measured.before;
+            let (chosen, rejected) = (after.0 - before.0, after.1 - before.1);
+            metrics.add("geometry/realised_chosen", chosen);
+            metrics.add("geometry/realised_rejected", rejected);
+            measured.realised = Some((chosen, rejected));
         }
         metrics
+    }
+
+    fn batch_gram(
+        &mut self,
+        model: &LanguageModel<B>,
+        learning_rate: f64,
+        grad_scale: f64,
+    ) -> Option<StepRecord> {
+        Some(self.record_gram(model, learning_rate * grad_scale))
+    }
+
+    fn explains_updates(&self) -> bool {
+        true
+    }
+
+    fn update_effects(
+        &mut self,
+        model: &mut LanguageModel<B>,
+        snapshot: &mut Snapshot<B>,
+        delta: &mut Gradients<B>,
+        learning_rate: f64,
+        grad_scale: f64,
+    ) -> StepRecord {
+        self.explain_update(model, snapshot, delta, learning_rate * grad_scale)
     }
 
     fn on_step_end(&mut self, model: &LanguageModel<B>, step: u64) -> Result<(), TrainError> {

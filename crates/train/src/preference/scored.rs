@@ -39,10 +39,23 @@ impl Scored {
         self.penalties.extend(other.penalties);
     }
 
-    /// Weights of pair `i`'s tokens, where not all are 1.
-    pub(super) fn token_weights(&self, forest: &Forest, i: usize) -> Option<(Vec<f64>, Vec<f64>)> {
-        let of = |r: usize| self.weights.weights[forest.responses[r].targets.clone()].to_vec();
-        self.weighted.then(|| (of(2 * i), of(2 * i + 1)))
+    /// What the objective reads of every pair's completions: weighted sums of log-probs; of log-ratios under a learnt
+    /// mask, whose weights change with the model.
+    pub(super) fn readings(&self, forest: &Forest) -> Vec<(f64, f64)> {
+        let weights = &self.weights;
+        let token = |t: usize| match &weights.learnt {
+            None => weights.weights[t] * self.token_logps[t],
+            Some(_) => weights.weights[t] * self.log_ratio(t),
+        };
+        let sum = |r: &Response| r.targets.clone().map(token).sum::<f64>();
+        let pairs = forest.responses.chunks_exact(2);
+        pairs.map(|pair| (sum(&pair[0]), sum(&pair[1]))).collect()
+    }
+
+    /// Log-ratio of one target, where the reference is known by token.
+    fn log_ratio(&self, t: usize) -> f64 {
+        let reference = self.reference_tokens.get(t).copied().unwrap_or(0.0);
+        self.token_logps[t] - reference
     }
 
     /// Derivative of a completion's weighted log-ratio with respect to each token's u: s'_i times the token's
@@ -51,12 +64,8 @@ impl Scored {
         let Some(learnt) = &self.weights.learnt else {
             return Vec::new();
         };
-        let ratio = |t: usize| {
-            let reference = self.reference_tokens.get(t).copied().unwrap_or(0.0);
-            self.token_logps[t] - reference
-        };
         let slopes = learnt.slopes.iter().enumerate();
-        slopes.map(|(t, slope)| slope * ratio(t)).collect()
+        slopes.map(|(t, slope)| slope * self.log_ratio(t)).collect()
     }
 }
 
@@ -108,6 +117,27 @@ impl<B: Backend> PreferenceTask<'_, B> {
                 }
                 constant.mask(settings, b.download_f64(&own))
             }
+        }
+    }
+
+    /// A batch's weights and token log-probs, and the reference's where a learnt mask weighs them anew; no sums.
+    pub(super) fn by_token(
+        &self,
+        model: &LanguageModel<B>,
+        batch: &Batch<B>,
+        forward: &Forward<B>,
+        side: Side,
+        examples: &[usize],
+    ) -> Scored {
+        let reference_tokens = match self.settings.mask.settings() {
+            Some(_) => self.reference_tokens(batch, self.side(side), examples),
+            None => Vec::new(),
+        };
+        Scored {
+            weights: self.weights(model, &batch.forest, forward, side, examples),
+            token_logps: forward.token_logps.clone(),
+            reference_tokens,
+            ..Scored::default()
         }
     }
 

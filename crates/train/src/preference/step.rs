@@ -1,7 +1,9 @@
 //! One micro-batch: forward, objective, measurement, remedy, backward.
 
 use super::scored::pair_targets;
-use super::{Judged, Measured, PreferenceTask, Scored, Side, TokenMask, clusters, targets};
+use super::{
+    Judged, Measured, PreferenceTask, Scored, Side, SteppedPair, TokenMask, clusters, targets,
+};
 use crate::error::TrainError;
 use crate::metrics::Averages;
 use crate::pack::pack_pairs;
@@ -11,7 +13,8 @@ use std::path::Path;
 use unbraid_geometry::{Cluster, GramSink, OwnGradients, row_coefficients};
 use unbraid_model::weights::write_file_atomic;
 use unbraid_model::{
-    Accumulate, Batch, Forward, GradientPlan, Gradients, LanguageModel, ProbeSeeds, Response, Seeds,
+    Accumulate, Batch, Forest, Forward, GradientPlan, Gradients, LanguageModel, ProbeSeeds,
+    Response, Seeds,
 };
 use unbraid_objective::condition::{classify, predicted_change};
 use unbraid_objective::remedy::Calibration;
@@ -72,18 +75,19 @@ impl<B: Backend> PreferenceTask<'_, B> {
             &factors,
             (gradients, step),
         );
-        if let (Some(before), Some(grams)) = (before, &grams) {
-            for (i, before) in before.into_iter().enumerate() {
-                self.measured.push(Measured {
-                    example: step.examples[i],
-                    weights: scored.token_weights(&batch.forest, i),
-                    before,
+        let measured = before.zip(grams.as_ref());
+        for (i, &example) in step.examples.iter().enumerate() {
+            self.stepped.push(SteppedPair {
+                example,
+                d_w: losses[i].d_w,
+                d_l: losses[i].d_l,
+                share: factors[i],
+                measured: measured.as_ref().map(|(before, grams)| Measured {
                     gram: grams[i],
-                    d_w: losses[i].d_w,
-                    d_l: losses[i].d_l,
-                    share: factors[i],
-                });
-            }
+                    before: before[i],
+                    realised: None,
+                }),
+            });
         }
         if self.settings.log_pairs {
             self.log_pairs(step, &scored, &losses, grams.as_deref());
@@ -144,7 +148,7 @@ impl<B: Backend> PreferenceTask<'_, B> {
         (losses, grams)
     }
 
-    /// The pairs' sums as the objective reads them, of the model as it is used: without dropout.
+    /// What the objective reads of the pairs, of the model as it is used: without dropout.
     fn before(
         &self,
         model: &LanguageModel<B>,
@@ -153,18 +157,16 @@ impl<B: Backend> PreferenceTask<'_, B> {
         scored: &Scored,
     ) -> Vec<(f64, f64)> {
         if step.dropout_seed.is_none() {
-            let logps = scored.logps.iter();
-            return logps.map(|p| (p.chosen, p.rejected)).collect();
+            return scored.readings(&batch.forest);
         }
-        let (logps, weights) = (model.token_logps(batch), &scored.weights.weights);
-        let sum = |r: &Response| r.targets.clone().map(|t| logps[t] * weights[t]).sum();
-        let pairs = batch.forest.responses.chunks_exact(2);
-        pairs.map(|pair| (sum(&pair[0]), sum(&pair[1]))).collect()
+        let forward = model.score(batch);
+        let tokens = self.by_token(model, batch, &forward, Side::Training, step.examples);
+        tokens.readings(&batch.forest)
     }
 
     /// The pairs' Gram matrices from a walk that keeps the activations and changes nothing, and with `keep` the
     /// responses' own gradients.
-    fn measure(
+    pub(super) fn measure(
         &self,
         model: &LanguageModel<B>,
         batch: &Batch<B>,
@@ -192,18 +194,22 @@ impl<B: Backend> PreferenceTask<'_, B> {
         let seeds = self.seeds(&scored.weights.weights, &slopes);
         model.backward_again(batch, &plan, forward, seeds, &mut sink);
         let mut grams = grams(&sink);
-        if let TokenMask::Free { .. } = self.settings.mask {
-            // The free numbers are parameters too; a pair's own are its alone.
-            for (gram, responses) in grams.iter_mut().zip(batch.forest.responses.chunks_exact(2)) {
-                let own = |r: usize| {
-                    let slopes = &slopes[responses[r].targets.clone()];
-                    slopes.iter().map(|x| x * x).sum::<f64>()
-                };
-                gram.ww += own(0);
-                gram.ll += own(1);
-            }
+        let free = self.free_norms(&batch.forest, &slopes);
+        for (gram, own) in grams.iter_mut().zip(free.chunks_exact(2)) {
+            gram.ww += own[0];
+            gram.ll += own[1];
         }
         (grams, sink.take_own())
+    }
+
+    /// What a `free` mask's numbers add to each response's squared gradient norm: they are parameters too, and a
+    /// response's own are its alone.
+    pub(super) fn free_norms(&self, forest: &Forest, slopes: &[f64]) -> Vec<f64> {
+        let TokenMask::Free { .. } = self.settings.mask else {
+            return vec![0.0; forest.responses.len()];
+        };
+        let squares = |r: &Response| slopes[r.targets.clone()].iter().map(|x| x * x).sum();
+        forest.responses.iter().map(squares).collect()
     }
 
     /// The training gradient with coefficients that are final.
@@ -264,7 +270,7 @@ impl<B: Backend> PreferenceTask<'_, B> {
     }
 
     /// Seeds of a walk; a `head` mask is a probe of the final hidden states.
-    fn seeds<'s>(&self, token_logps: &'s [f64], mask: &'s [f64]) -> Seeds<'s> {
+    pub(super) fn seeds<'s>(&self, token_logps: &'s [f64], mask: &'s [f64]) -> Seeds<'s> {
         let probe = match self.settings.mask {
             TokenMask::Head { weight, bias, .. } => Some(ProbeSeeds {
                 weight,

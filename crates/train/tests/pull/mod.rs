@@ -172,6 +172,8 @@ pub fn case() -> Case {
             eval_on_start: true,
             save: every(3),
             geometry_every: Some(2),
+            update_every: None,
+            gram_every: None,
             best: None,
         },
         plan: TrainingPlan { sampler, total: 12 },

@@ -2,11 +2,13 @@
 
 use std::path::Path;
 
-use super::commands::{Command, GenerateConfig, SftConfig, TrainConfig, TrainerOptions};
+use super::commands::{
+    Command, DiagnoseConfig, GenerateConfig, ObjectiveArgs, SftConfig, TrainConfig, TrainerOptions,
+};
 use super::compat;
 use super::error::CliError;
 use super::notes;
-use super::values::{KeyValues, Optim, Steps, Strategy, below_one};
+use super::values::{KeyValues, Optim, Parameters, Steps, Strategy, below_one};
 use unbraid_train::ScheduleKind;
 
 /// Checks a parsed command; gives notes on settings without effect.
@@ -18,6 +20,7 @@ pub(super) fn check(command: &Command) -> Result<Vec<String>, CliError> {
         Command::Train(config) => train(config),
         Command::Sft(config) => sft(config),
         Command::Generate(config) => generate(config),
+        Command::Diagnose(config) => diagnose(config),
         _ => Ok(Vec::new()),
     }
 }
@@ -30,7 +33,14 @@ fn conflict<T>(message: impl Into<String>, hint: impl Into<String>) -> Result<T,
 }
 
 fn train(config: &TrainConfig) -> Result<Vec<String>, CliError> {
-    let objective = &config.objective;
+    objective(&config.objective, config.ref_model.as_deref())?;
+    let mut all = trainer(&config.trainer, &config.data.dataset_name)?;
+    all.append(&mut notes::train(config));
+    Ok(all)
+}
+
+/// What `train` and `diagnose` ask of an objective.
+fn objective(objective: &ObjectiveArgs, ref_model: Option<&str>) -> Result<(), CliError> {
     let (types, weights) = (objective.loss_type.len(), objective.loss_weights.len());
     if weights != 0 && weights != types {
         return conflict(
@@ -44,19 +54,81 @@ fn train(config: &TrainConfig) -> Result<Vec<String>, CliError> {
             "give at least one weight other than 0",
         );
     }
-    if let Some(reference) = config
-        .ref_model
-        .as_ref()
-        .filter(|_| objective.reference_free)
-    {
+    if let Some(reference) = ref_model.filter(|_| objective.reference_free) {
         return conflict(
             format!("reference_free leaves the reference out, but ref_model is {reference}"),
             "give one of the two",
         );
     }
-    let mut all = trainer(&config.trainer, &config.data.dataset_name)?;
-    all.append(&mut notes::train(config));
-    Ok(all)
+    Ok(())
+}
+
+fn diagnose(config: &DiagnoseConfig) -> Result<Vec<String>, CliError> {
+    objective(&config.objective, config.ref_model.as_deref())?;
+    if config.parameters == Some(Parameters::All) && config.lora.use_peft {
+        return conflict(
+            "parameters all measures the whole model, and use_peft attaches an adapter to it",
+            "give one of the two",
+        );
+    }
+    export(config)?;
+    if let Some(dir) = &config.checkpoints {
+        let one_model = [
+            ("export_filtered", config.export_filtered.is_some()),
+            ("gram", config.gram),
+            ("proxies_only", config.proxies_only),
+            ("use_peft", config.lora.use_peft),
+        ];
+        if let Some((option, _)) = one_model.iter().find(|(_, given)| *given) {
+            return conflict(
+                format!(
+                    "{option} is for one model, and checkpoints names a series ({})",
+                    dir.display()
+                ),
+                "leave one of the two out",
+            );
+        }
+    }
+    if config.proxies_only && config.gram {
+        return conflict(
+            "gram needs gradients, and proxies_only measures none",
+            "leave one of the two out",
+        );
+    }
+    Ok(notes::diagnose(config))
+}
+
+/// What is exported of a diagnosis, and by which number.
+fn export(config: &DiagnoseConfig) -> Result<(), CliError> {
+    let (file, quantile) = (&config.export_filtered, config.keep_below);
+    if file.is_some() != quantile.is_some() || (file.is_none() && config.filter_by.is_some()) {
+        return conflict(
+            "export_filtered and keep_below go together: where to write, and what share to keep",
+            "--export-filtered kept.jsonl --keep-below 0.5",
+        );
+    }
+    if let Some(file) = file {
+        let name = file.to_string_lossy().to_ascii_lowercase();
+        if !(name.ends_with(".jsonl") || name.ends_with(".jsonl.gz")) {
+            return conflict(
+                format!("export_filtered writes JSON lines, not {}", file.display()),
+                "give a name that ends in .jsonl or .jsonl.gz",
+            );
+        }
+    }
+    let Some(field) = &config.filter_by else {
+        return Ok(());
+    };
+    let gradients = unbraid_diagnose::GRADIENT_FIELDS;
+    let there = |name: &&str| !(config.proxies_only && gradients.contains(name));
+    let known: Vec<&str> = unbraid_diagnose::FIELDS.into_iter().filter(there).collect();
+    if !known.contains(&field.as_str()) {
+        return conflict(
+            format!("filter_by {field} is no number of a row"),
+            format!("one of {}", known.join(", ")),
+        );
+    }
+    Ok(())
 }
 
 fn sft(config: &SftConfig) -> Result<Vec<String>, CliError> {

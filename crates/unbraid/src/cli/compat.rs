@@ -11,6 +11,8 @@
 //! `ScriptArguments`, `DatasetMixtureConfig`, and older names that recipes still carry. `tests/cli_recipe.rs` checks that
 //! every one of the former is in a class.
 
+use std::sync::OnceLock;
+
 use super::error::{CliError, Place};
 use super::recipe::{Setting, Value};
 
@@ -31,7 +33,7 @@ const ALIASES: &[(&str, &str)] = &[
     ("torch_dtype", "dtype"),
 ];
 
-/// Without effect on results, in `train` and `sft`.
+/// Without effect on results, in `train`, `sft` and `diagnose`.
 #[rustfmt::skip]
 const IGNORED: &[&str] = &[
     // How the work is done, not what is computed.
@@ -72,7 +74,6 @@ const NOT_YET: &[(&str, &[&str])] = &[
     ("datasets", &[]),
     ("disable_dropout", &["true"]),
     ("eval_delay", &["0"]),
-    ("gram_every", &["0"]),
     ("group_by_length", &["true", "false"]),
     ("ignore_data_skip", &["false"]),
     ("label_smoothing_factor", &["0"]),
@@ -117,6 +118,37 @@ const SFT_NOT_YET: &[(&str, &[&str])] = &[
     ("packing_strategy", &["bfd"]),
     ("shuffle_dataset", &["false"]),
 ];
+
+/// Options on objectives that `diagnose` has with `train`, and that mean something in training only: which tokens count
+/// there, when the reference moves, what is dropped.
+#[rustfmt::skip]
+const DIAGNOSE_IGNORED: &[&str] = &[
+    "ld_alpha", "lora_dropout", "mask_epsilon", "mask_l1", "mask_learning_rate", "mask_sharpness", "precompute_ref_log_probs",
+    "ref_model_mixup_alpha", "ref_model_sync_steps", "sync_ref_model", "token_mask", "use_weighting",
+];
+
+/// Whether `diagnose` takes a key for a training recipe's sake: one of `train`'s that it has not itself.
+fn diagnose_ignores(key: &str) -> bool {
+    use clap::CommandFactory as _;
+    static OWN: OnceLock<Vec<String>> = OnceLock::new();
+    static TRAINS: OnceLock<Vec<String>> = OnceLock::new();
+    let keys = |name: &str| {
+        let root = super::commands::Cli::command();
+        let command = root.find_subcommand(name);
+        let args = command.into_iter().flat_map(clap::Command::get_arguments);
+        args.map(|arg| arg.get_id().to_string()).collect()
+    };
+    let knows = |keys: &Vec<String>| keys.iter().any(|known| known == key);
+    if DIAGNOSE_IGNORED.contains(&key) {
+        return true;
+    }
+    if knows(OWN.get_or_init(|| keys("diagnose"))) {
+        return false;
+    }
+    let trains = knows(TRAINS.get_or_init(|| keys("train")));
+    let listed = TRAIN_NOT_YET.iter().chain(NOT_YET);
+    trains || IGNORED.contains(&key) || listed.into_iter().any(|(known, _)| *known == key)
+}
 
 /// Trackers that a run can write to, besides `metrics.jsonl`.
 pub(super) const TRACKERS: &[&str] = &["tensorboard", "all"];
@@ -181,6 +213,7 @@ pub(super) fn rule(command: &str, key: &str) -> Option<Rule> {
     let own = match command {
         "train" => TRAIN_NOT_YET,
         "sft" => SFT_NOT_YET,
+        "diagnose" => return diagnose_ignores(key).then_some(Rule::Ignored),
         _ => return None,
     };
     if IGNORED.contains(&key) {

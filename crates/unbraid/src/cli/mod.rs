@@ -23,15 +23,15 @@ mod values;
 use std::ffi::OsString;
 
 pub use commands::{
-    Command, DataArgs, DemoConfig, GenerateConfig, InspectConfig, LoraArgs, MergeConfig, ModelArgs,
-    ObjectiveArgs, ObjectivesConfig, ReportConfig, ScoreConfig, SftConfig, TrainConfig,
+    Command, DataArgs, DemoConfig, DiagnoseConfig, GenerateConfig, InspectConfig, LoraArgs, MergeConfig, ModelArgs,
+    ObjectiveArgs, ObjectivesConfig, ReportConfig, ReportFormat, ScoreConfig, SftConfig, TrainConfig,
     TrainerOptions,
 };
 pub use error::{CliError, Place};
 pub use recipe::to_recipe;
 pub use values::{
     Device, Dtype, FDivergence, Geometry, KeyValues, LrSchedulerType, MaxLength, NpoScale, Optim,
-    Remedy, Resume, SamplingStrategy, Semantics, Steps, Strategy, TokenMask,
+    Parameters, Remedy, Resume, SamplingStrategy, Semantics, Steps, Strategy, TokenMask,
 };
 
 /// A command line, resolved.

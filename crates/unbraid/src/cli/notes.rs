@@ -7,8 +7,8 @@ use clap::Parser as _;
 use serde::Serialize;
 use serde_json::Value;
 
-use super::commands::{Cli, Command, LoraArgs, SftConfig, TrainConfig, TrainerOptions};
-use super::values::{Geometry, LrSchedulerType, Optim, Remedy, TokenMask};
+use super::commands::{Cli, Command, DiagnoseConfig, LoraArgs, SftConfig, TrainConfig, TrainerOptions};
+use super::values::{Geometry, LrSchedulerType, Optim, Parameters, Remedy, TokenMask};
 
 /// Options that are read only under a condition.
 struct Conditional {
@@ -54,6 +54,11 @@ pub(super) fn train(config: &TrainConfig) -> Vec<String> {
             "without token_mask head or free",
         ),
         when(
+            config.trainer.geometry != Geometry::Off,
+            &["update_every"],
+            "with geometry off",
+        ),
+        when(
             moves,
             &["ref_model_mixup_alpha", "ref_model_sync_steps"],
             "without sync_ref_model",
@@ -75,8 +80,72 @@ pub(super) fn sft(config: &SftConfig) -> Vec<String> {
         &["geometry"],
         "in sft: it relates the two completions of a pair",
     ));
+    rules.push(when(
+        false,
+        &["gram_every"],
+        "in sft: it relates the completions of pairs",
+    ));
     unread("sft", config, &rules)
 }
+
+/// Notes on a `diagnose` command.
+pub(super) fn diagnose(config: &DiagnoseConfig) -> Vec<String> {
+    let (series, gradients) = (config.checkpoints.is_some(), !config.proxies_only);
+    let one = !series && gradients;
+    let rules = [
+        when(
+            config.objective.remedy == Remedy::Normalized,
+            &["npo_scale"],
+            "without remedy normalized",
+        ),
+        when(
+            config.lora.use_peft || config.parameters == Some(Parameters::Lora),
+            LORA,
+            "without use_peft",
+        ),
+        when(config.gram, &["gram_pairs"], "without gram"),
+        when(
+            config.heatmap > 0 && one,
+            &["heatmap_tokens", "heatmap_group"],
+            "without heat maps",
+        ),
+        when(
+            config.step_pairs > 0 && one,
+            &["optim", "weight_decay", "adam_epsilon", "max_grad_norm"],
+            "without steps (step_pairs)",
+        ),
+        when(
+            !config.sweep.is_empty(),
+            &["sweep_objective"],
+            "without sweep",
+        ),
+        when(
+            gradients,
+            &["objectives", "sweep", "step_pairs", "heatmap"],
+            "with proxies_only: they need gradients",
+        ),
+        when(
+            !series,
+            &["step_pairs", "heatmap"],
+            "with checkpoints: of a series only the rows are measured",
+        ),
+        when(
+            !config.names_a_model_in_vain(),
+            &["model_name_or_path"],
+            "with checkpoints, which names the models",
+        ),
+    ];
+    unread("diagnose", config, &rules)
+}
+
+const LORA: &[&str] = &[
+    "lora_r",
+    "lora_alpha",
+    "lora_dropout",
+    "lora_target_modules",
+    "lora_modules_to_save",
+    "use_rslora",
+];
 
 fn shared(options: &TrainerOptions, lora: &LoraArgs) -> Vec<Conditional> {
     let adam: (&[&str], &str) = match options.optim {
@@ -110,14 +179,7 @@ fn shared(options: &TrainerOptions, lora: &LoraArgs) -> Vec<Conditional> {
         ),
         when(
             lora.use_peft,
-            &[
-                "lora_r",
-                "lora_alpha",
-                "lora_dropout",
-                "lora_target_modules",
-                "lora_modules_to_save",
-                "use_rslora",
-            ],
+            LORA,
             "without use_peft",
         ),
     ]
@@ -150,6 +212,7 @@ fn default(command: &str) -> Option<Value> {
     match Cli::try_parse_from(line).ok()?.command {
         Command::Train(config) => serde_json::to_value(&config).ok(),
         Command::Sft(config) => serde_json::to_value(&config).ok(),
+        Command::Diagnose(config) => serde_json::to_value(&config).ok(),
         _ => None,
     }
 }

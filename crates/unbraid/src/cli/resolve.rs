@@ -7,19 +7,20 @@
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
+use clap::builder::ArgPredicate;
 use clap::error::{ContextKind, ContextValue, ErrorKind};
 use clap::{Arg, ArgAction, CommandFactory as _, FromArgMatches as _};
 
 use super::Parsed;
 use super::argv::{self, Words};
 use super::check;
-use super::commands::Cli;
+use super::commands::{Cli, NO_MODEL};
 use super::compat::{self, Rule};
 use super::error::{CliError, Place};
 use super::recipe::{self, Setting, Value};
 
 /// Commands that take a recipe.
-const RECIPE_COMMANDS: &[&str] = &["train", "sft"];
+const RECIPE_COMMANDS: &[&str] = &["train", "sft", "diagnose"];
 
 /// Key of `run.yaml` under which a run records versions and fingerprints; skipped when the file is used as a recipe.
 const RUN_RECORD: &str = "unbraid";
@@ -52,6 +53,12 @@ fn complete(command: clap::Command, name: &str) -> clap::Command {
         .arg(help.help_heading(None::<&str>));
     let command = match name {
         "sft" => command.mut_arg("learning_rate", |arg| arg.default_value("2e-5")),
+        "diagnose" => command.mut_arg("model_name_or_path", |arg| {
+            // A series of checkpoints names its models itself.
+            arg.required(false)
+                .required_unless_present("checkpoints")
+                .default_value_if("checkpoints", ArgPredicate::IsPresent, NO_MODEL)
+        }),
         _ => command,
     };
     if !RECIPE_COMMANDS.contains(&name) {
@@ -349,8 +356,10 @@ fn try_alone(
     place: &Place,
 ) -> Result<(), CliError> {
     let line = [name.to_owned()].into_iter().chain(assignment.words());
-    let Err(error) = leaf.clone().try_get_matches_from(line) else {
-        return Ok(());
+    let error = match leaf.clone().try_get_matches_from(line) {
+        // What a whole line needs, one option does not have.
+        Err(error) if error.kind() != ErrorKind::MissingRequiredArgument => error,
+        _ => return Ok(()),
     };
     let value = match error.get(ContextKind::InvalidValue) {
         Some(ContextValue::String(value)) => value.clone(),

@@ -359,7 +359,18 @@ pub enum FDivergence {
     AlphaDivergence,
 }
 
-/// How often in-run geometry is measured: `off`, `every` (optimizer step) or each Nth step.
+/// Parameters over which a diagnosis takes gradients.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, ValueEnum)]
+#[serde(rename_all = "snake_case")]
+#[value(rename_all = "snake_case")]
+pub enum Parameters {
+    /// Every parameter of the model; an adapter is merged first.
+    All,
+    /// The low-rank adapter's: the one that the model has, else a fresh one.
+    Lora,
+}
+
+/// How often a training run measures something: `off`, `every` (optimizer step) or each Nth step.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Geometry {
     /// Never.
@@ -377,6 +388,17 @@ impl FromStr for Geometry {
             ("every", _) => Ok(Self::EachNth(1)),
             (_, Ok(n)) => Ok(Self::EachNth(n)),
             _ => Err("expected off, every or a number of steps".into()),
+        }
+    }
+}
+
+impl Geometry {
+    /// Steps from one measurement to the next; `None` for never.
+    #[must_use]
+    pub fn steps(self) -> Option<u64> {
+        match self {
+            Self::Off => None,
+            Self::EachNth(n) => Some(n),
         }
     }
 }

@@ -12,6 +12,7 @@ macro_rules! bail_usage {
 mod adapt;
 mod cache;
 mod demo;
+mod diagnose;
 mod generate;
 mod inspect;
 mod load;
@@ -84,6 +85,7 @@ pub fn run(command: Command) -> Result<End> {
         Command::Train(config) => train::run(&config, &interrupt),
         Command::Sft(config) => sft::run(&config, &interrupt),
         Command::Score(config) => score::run(&config, &interrupt),
+        Command::Diagnose(config) => diagnose::run(&config, &interrupt),
         Command::Generate(config) => generate::run(&config, &interrupt),
         Command::Merge(config) => merge::run(&config),
         Command::Inspect(config) => inspect::run(&config),
@@ -132,6 +134,7 @@ fn threads(command: &Command) -> Option<usize> {
         Command::Train(config) => config.model.threads,
         Command::Sft(config) => config.model.threads,
         Command::Score(config) => config.model.threads,
+        Command::Diagnose(config) => config.model.threads,
         Command::Generate(config) => config.model.threads,
         Command::Merge(config) => config.model.threads,
         Command::Demo(config) => config.threads,

@@ -7,7 +7,7 @@ use unbraid_objective::{Objective, ObjectiveOptions, describe};
 use unbraid_train::{MaskSettings, Remedy};
 
 /// What the options say about objectives.
-fn options(args: &ObjectiveArgs) -> ObjectiveOptions {
+pub(crate) fn options(args: &ObjectiveArgs) -> ObjectiveOptions {
     let divergence = match args.f_divergence_type {
         cli::FDivergence::ReverseKl => None,
         cli::FDivergence::ForwardKl => Some("forward_kl"),

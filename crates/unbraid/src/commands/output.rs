@@ -132,9 +132,8 @@ pub(crate) fn write_run_yaml<C: Serialize>(
 ) -> Result<()> {
     let mut text = crate::cli::to_recipe(config)?;
     text.push_str("unbraid:\n");
-    let command: Vec<String> = std::env::args().map(|a| shell_word(&a)).collect();
     let version = env!("CARGO_PKG_VERSION").to_owned();
-    let all = [("command", command.join(" ")), ("version", version)];
+    let all = [("command", command_line()), ("version", version)];
     for (key, value) in all
         .iter()
         .map(|(k, v)| (*k, v))
@@ -144,6 +143,12 @@ pub(crate) fn write_run_yaml<C: Serialize>(
         text.push_str(&format!("  {key}: {}\n", Value::from(value.as_str())));
     }
     Ok(write_file_atomic(&dir.join("run.yaml"), text.as_bytes())?)
+}
+
+/// The command that runs, as one would type it.
+pub(crate) fn command_line() -> String {
+    let words: Vec<String> = std::env::args().map(|word| shell_word(&word)).collect();
+    words.join(" ")
 }
 
 /// An argument as one would type it.

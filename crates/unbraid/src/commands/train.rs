@@ -73,6 +73,7 @@ fn paired(
     let plan = training::plan(options, config.model.seed, lengths.collect());
     let mut facts = resume_facts(config, &source, data_fingerprint(&train))?;
     let start = training::start(config, options, &plan, &facts)?;
+    let start = start.explaining_updates(config.update_every);
     let reads_reference = objective.needs_reference() && !config.objective.reference_free;
     let mut settings =
         PreferenceSettings::new(objective, objective::reward_beta(&config.objective));

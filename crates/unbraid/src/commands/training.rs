@@ -95,10 +95,9 @@ fn settings(options: &TrainerOptions, plan: &TrainingPlan) -> Result<Settings> {
         evaluate: cadence(options.eval_strategy, options.eval_interval(), plan),
         eval_on_start: options.eval_on_start && options.eval_strategy != Strategy::No,
         save: cadence(options.save_strategy, options.save_steps, plan),
-        geometry_every: match options.geometry {
-            Geometry::Off => None,
-            Geometry::EachNth(n) => Some(n),
-        },
+        geometry_every: options.geometry.steps(),
+        update_every: None,
+        gram_every: options.gram_every.steps(),
         best: best_model(options),
     })
 }
@@ -124,7 +123,7 @@ const FREE_TO_CHANGE: &[&str] = &[
     "overwrite_output_dir", "run_name", "report_to", "log_pairs", "resume_from_checkpoint",
     "device", "threads", "gradient_checkpointing", "per_device_eval_batch_size", "precompute_ref_log_probs",
     "logging_steps", "logging_first_step", "eval_strategy", "eval_steps", "eval_on_start", "save_strategy", "save_steps",
-    "save_total_limit", "load_best_model_at_end", "metric_for_best_model", "greater_is_better", "gram_every",
+    "save_total_limit", "load_best_model_at_end", "metric_for_best_model", "greater_is_better", "gram_every", "update_every",
     "optim", "optim_args", "adam_beta1", "adam_beta2", "adam_epsilon", "momentum", "lr_scheduler_type",
     "lr_scheduler_kwargs", "warmup_ratio", "warmup_steps", "num_train_epochs", "max_steps", "geometry", "json",
 ];
@@ -135,6 +134,15 @@ pub(crate) struct Start {
     identity: RunIdentity,
     resume: Option<Checkpoint>,
     lock: DirLock,
+}
+
+impl Start {
+    /// Lets the run set prediction against reality `every` so many steps, if it measures geometry at all.
+    pub(crate) fn explaining_updates(mut self, every: Geometry) -> Self {
+        let measures = self.settings.geometry_every.is_some();
+        self.settings.update_every = every.steps().filter(|_| measures);
+        self
+    }
 }
 
 /// Decides from where the run starts and makes its output directory; says what is passed over and why.

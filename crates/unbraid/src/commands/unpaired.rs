@@ -67,9 +67,12 @@ fn names_kto(args: &ObjectiveArgs) -> bool {
 }
 
 /// Says that geometry was asked for in vain; its default is not worth a word.
-fn note_geometry(geometry: Geometry) {
-    if let Geometry::EachNth(n) = geometry
-        && n != 10
+fn note_geometry(config: &TrainConfig) {
+    let silent = |given: Geometry, default| given == Geometry::Off || given == default;
+    let options = &config.trainer;
+    if !silent(options.geometry, Geometry::EachNth(10))
+        || !silent(config.update_every, Geometry::EachNth(50))
+        || options.gram_every != Geometry::Off
     {
         eprintln!("note: geometry is not measured: it relates the two completions of a pair");
     }
@@ -101,7 +104,7 @@ pub(super) fn run(
 ) -> Result<End> {
     let (options, data) = (&config.trainer, &config.data);
     let kto = kto(config, objective)?;
-    note_geometry(options.geometry);
+    note_geometry(config);
     let (batch, eval_batch) = (
         options.per_device_train_batch_size,
         options.per_device_eval_batch_size,

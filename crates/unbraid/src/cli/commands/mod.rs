@@ -4,6 +4,7 @@
 //! agree, an arm in [`super::check`].
 
 mod demo;
+mod diagnose;
 mod generate;
 mod inspect;
 mod merge;
@@ -15,11 +16,13 @@ mod shared;
 mod train;
 
 pub use demo::DemoConfig;
+pub use diagnose::DiagnoseConfig;
+pub(super) use diagnose::NO_MODEL;
 pub use generate::GenerateConfig;
 pub use inspect::InspectConfig;
 pub use merge::MergeConfig;
 pub use objectives::ObjectivesConfig;
-pub use report::ReportConfig;
+pub use report::{ReportConfig, ReportFormat};
 pub use score::ScoreConfig;
 pub use sft::SftConfig;
 pub use shared::{DataArgs, LoraArgs, ModelArgs, TrainerOptions};
@@ -51,6 +54,8 @@ pub enum Command {
     Sft(Box<SftConfig>),
     /// Score pairs: log-probs, rewards and margins.
     Score(ScoreConfig),
+    /// Measure pairs' gradient entanglement and what each objective would do about it.
+    Diagnose(Box<DiagnoseConfig>),
     /// Complete prompts.
     Generate(GenerateConfig),
     /// Merge a low-rank adapter into its base model.

@@ -304,9 +304,15 @@ pub struct TrainerOptions {
     )]
     pub geometry: Geometry,
 
-    /// Write the batch's Gram matrix each Nth optimizer step; 0: never.
-    #[arg(long, value_name = "N", default_value = "0", value_parser = whole::<u64>, help_heading = "Geometry")]
-    pub gram_every: u64,
+    /// Write the step's Gram matrix, and whose gradients move each completion, to gram.jsonl in the first step and each
+    /// Nth, before the update: a pass of its own over all pairs of the step, with its micro-batches at once.
+    #[arg(
+        long,
+        value_name = "N",
+        default_value = "off",
+        help_heading = "Geometry"
+    )]
+    pub gram_every: Geometry,
 }
 
 impl TrainerOptions {

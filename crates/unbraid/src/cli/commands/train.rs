@@ -4,7 +4,7 @@ use clap::{ArgAction, Args};
 use serde::Serialize;
 
 use super::super::values::{
-    FDivergence, NpoScale, Remedy, Semantics, TokenMask, count, finite, flip_probability,
+    FDivergence, Geometry, NpoScale, Remedy, Semantics, TokenMask, count, finite, flip_probability,
     non_empty, non_negative, positive, positive_share, share,
 };
 use super::shared::{DataArgs, LoraArgs, ModelArgs, TrainerOptions};
@@ -41,6 +41,17 @@ pub struct TrainConfig {
     /// parts (part-N.parquet from step N) that Parquet readers take for one table.
     #[arg(long, action = ArgAction::Set, default_value = "false", help_heading = "Logging, evaluation, saving")]
     pub log_pairs: bool,
+
+    /// Set prediction against reality in predictions.jsonl, pair by pair, in the first step and each Nth: what plain
+    /// gradient descent predicts, what the optimizer's actual update does to first order, what happened. Needs a copy of
+    /// the trained parameters in memory; off: never, as with geometry off.
+    #[arg(
+        long,
+        value_name = "N",
+        default_value = "50",
+        help_heading = "Geometry"
+    )]
+    pub update_every: Geometry,
 
     /// Low-rank adapters.
     #[command(flatten)]

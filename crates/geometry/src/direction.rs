@@ -1,0 +1,113 @@
+//! Directional derivatives: ⟨∇a_r, Δ⟩ of every response r, for one change Δ of all parameters.
+//!
+//! What a parameter update does to a log-prob to first order, exactly and for whatever made it (AdamW, clipping, decay),
+//! without any gradient being formed. For a linear map y = xWᵀ with input rows A and output-gradient rows G,
+//! ⟨GᵀA, Δ⟩ = Σ_rows ⟨G_row, (AΔᵀ)_row⟩: one product with the rows of the forward pass, in which a shared prompt stands
+//! once, then a dot for each response; ΔᵀG would need its rows once for each response. Biases and norms: their row sums
+//! times Δ. Look-ups: each row times the row of Δ that it looked up. The head is streamed over the vocabulary. One
+//! matrix that is embedding and head gets both. Sums over rows are in f64.
+//!
+//! Tested in `tests/direction.rs` against central differences, all families, and adapters.
+
+use unbraid_model::{BackwardPass, GradientSink, LinearGradient, ParamId, RowSpace};
+use unbraid_tensor::{Backend, Gemm, HeadBackward, Mat, MatMut};
+
+/// A sink that takes ⟨∇a_r, Δ⟩ of every response (or other probe) of a plan that keeps them apart; a_r is the sum of
+/// its token log-probs, each times its seed.
+pub struct DirectionSink<'a, B: Backend> {
+    delta: &'a [Option<B::Buffer>],
+    /// ⟨∇a_r, Δ⟩ of each response r.
+    pub changes: Vec<f64>,
+}
+
+impl<'a, B: Backend> DirectionSink<'a, B> {
+    /// A sink for `responses` responses; `delta` has an entry for every parameter, `None` where nothing changes
+    /// ([`unbraid_model::Gradients::values`] has this form).
+    pub fn new(delta: &'a [Option<B::Buffer>], responses: usize) -> Self {
+        DirectionSink {
+            delta,
+            changes: vec![0.0; responses],
+        }
+    }
+
+    fn add(&mut self, change: impl Fn(usize) -> f64) {
+        let sums = self.changes.iter_mut().enumerate();
+        sums.for_each(|(response, sum)| *sum += change(response));
+    }
+}
+
+impl<B: Backend> GradientSink<B> for DirectionSink<'_, B> {
+    fn wants(&self, param: ParamId) -> bool {
+        self.delta[param.0].is_some()
+    }
+
+    fn linear(&mut self, pass: &BackwardPass<'_, B>, x: LinearGradient<'_, B>) {
+        if let Some(delta) = &self.delta[x.weight.0] {
+            let (b, n, d_out) = (pass.backend, pass.batch.rows(), x.d_out);
+            let mut moved = b.empty(n * d_out);
+            b.gemm(
+                Gemm::replace(n, d_out, x.d_in),
+                Mat::rows(x.a, 0, x.d_in),
+                Mat::rows(delta, 0, x.d_in).t(),
+                MatMut::rows(&mut moved, 0, d_out),
+            );
+            self.add(|response| {
+                let spans = pass.plan.responses[response].iter();
+                let dot = |span: &unbraid_tensor::Span| {
+                    let (g, a) = (span.grad * d_out, span.act * d_out);
+                    b.dot(x.g, g, &moved, a, span.len * d_out)
+                };
+                spans.map(dot).sum()
+            });
+        }
+        if let Some(bias) = x.bias {
+            self.row_sum(pass, bias, RowSpace::Gradient, x.g, x.d_out);
+        }
+    }
+
+    fn row_sum(
+        &mut self,
+        pass: &BackwardPass<'_, B>,
+        param: ParamId,
+        space: RowSpace,
+        contributions: &B::Buffer,
+        len: usize,
+    ) {
+        if let Some(delta) = &self.delta[param.0] {
+            let b = pass.backend;
+            self.add(|response| {
+                let mut sum = b.zeros(len);
+                let rows = space.of_response(pass, response);
+                b.column_sum(1.0, contributions, rows, len, &mut sum);
+                b.dot(&sum, 0, delta, 0, len)
+            });
+        }
+    }
+
+    fn lookup(
+        &mut self,
+        pass: &BackwardPass<'_, B>,
+        param: ParamId,
+        ids: &B::Index,
+        g: &B::Buffer,
+        d: usize,
+    ) {
+        if let Some(delta) = &self.delta[param.0] {
+            let b = pass.backend;
+            let mut moved = b.empty(pass.plan.rows * d);
+            b.gather(delta, ids, &mut moved, d, false);
+            self.add(|response| {
+                let rows = pass.plan.response_rows(response);
+                b.dot(g, rows.start * d, &moved, rows.start * d, rows.len() * d)
+            });
+        }
+    }
+
+    fn head(&mut self, pass: &BackwardPass<'_, B>, param: ParamId, args: &mut HeadBackward<'_, B>) {
+        if let Some(delta) = &self.delta[param.0] {
+            let rows = pass.backend.head_direction(args, delta);
+            self.add(|response| rows[pass.plan.targets[response].clone()].iter().sum());
+        }
+        pass.backend.head_backward(args);
+    }
+}

@@ -1,0 +1,273 @@
+//! What follows from the rows: summary, heat maps, Gram matrix, export, report.
+
+use super::data::Data;
+use super::policy::in_group;
+use super::resume::{self, GRAM, HEATMAPS, SUMMARY};
+use super::setup::Plan;
+use crate::commands::load::Cpu;
+use crate::commands::{Interrupt, output};
+use anyhow::{Context, Result};
+use serde::Serialize;
+use serde_json::json;
+use std::collections::HashMap;
+use std::fs;
+use std::path::{Path, PathBuf};
+use unbraid_diagnose::{
+    Facts, HeatMapSettings, Named, Summary, SummaryBuilder, TokenCosines, gram_matrix, heat_map,
+};
+use unbraid_model::LanguageModel;
+use unbraid_model::weights::write_file_atomic;
+use unbraid_preference::{TokenizedPair, TokenizedSequence};
+
+/// Takes in every row of a file.
+pub(super) fn gather(path: &Path, plan: &Plan) -> Result<SummaryBuilder> {
+    let mut rows = SummaryBuilder::new(&plan.judged_by, plan.sweeps.clone());
+    resume::read_rows(path, |row| rows.add(&row))?;
+    Ok(rows)
+}
+
+/// Writes `summary.json`, and the summary as text.
+pub(super) fn write_summary(dir: &Path, summary: &Summary) -> Result<String> {
+    let text = serde_json::to_string_pretty(summary)? + "\n";
+    write_file_atomic(&dir.join(SUMMARY), text.as_bytes())?;
+    Ok(text)
+}
+
+/// Which maps are drawn, and how much of a pair they show.
+pub(super) struct Maps<'a> {
+    pub tokens: usize,
+    pub groups: &'a [String],
+}
+
+/// One heat map as its file holds it.
+#[derive(Serialize)]
+struct MapFile {
+    index: usize,
+    chosen_tokens: Vec<String>,
+    rejected_tokens: Vec<String>,
+    #[serde(flatten)]
+    all: Cosines,
+    chosen_norms: Vec<f64>,
+    rejected_norms: Vec<f64>,
+    chosen_len: usize,
+    rejected_len: usize,
+    #[serde(skip_serializing_if = "Named::is_empty")]
+    groups: Named<Cosines>,
+}
+
+#[derive(Serialize)]
+struct Cosines {
+    cosine: Vec<Vec<f64>>,
+    chosen_self: Vec<Vec<f64>>,
+    rejected_self: Vec<Vec<f64>>,
+}
+
+impl From<TokenCosines> for Cosines {
+    fn from(of: TokenCosines) -> Self {
+        Cosines {
+            cosine: of.cosine,
+            chosen_self: of.chosen_self,
+            rejected_self: of.rejected_self,
+        }
+    }
+}
+
+/// Draws the heat maps of these rows; false when the user stopped it.
+pub(super) fn heat_maps(
+    dir: &Path,
+    rows: &[usize],
+    maps: &Maps<'_>,
+    (model, data): (&LanguageModel<Cpu>, &Data<'_>),
+    interrupt: &Interrupt,
+) -> Result<bool> {
+    if rows.is_empty() {
+        return Ok(true);
+    }
+    let folder = dir.join(HEATMAPS);
+    fs::create_dir_all(&folder).with_context(|| format!("cannot create {}", folder.display()))?;
+    for pair in data.pick(rows)? {
+        if interrupt.pressed() {
+            return Ok(false);
+        }
+        let file = map_file(&pair, maps, model, data);
+        let path = folder.join(format!("pair-{}.json", pair.index));
+        write_file_atomic(&path, &serde_json::to_vec(&file)?)?;
+    }
+    Ok(true)
+}
+
+fn map_file(
+    pair: &TokenizedPair,
+    maps: &Maps<'_>,
+    model: &LanguageModel<Cpu>,
+    data: &Data<'_>,
+) -> MapFile {
+    let settings = HeatMapSettings {
+        max_tokens: maps.tokens,
+    };
+    let map = heat_map(model, pair, &settings);
+    let all = map.cosines(|_| true);
+    let labels = |sequence: &TokenizedSequence, shown: usize| -> Vec<String> {
+        let shown = &sequence.completion()[..shown];
+        let label = |id: &u32| data.tokenizer.token_label(*id);
+        shown.iter().map(label).collect()
+    };
+    let of_group = |name: &String| {
+        let cosines = map.cosines(|group| in_group(name, group));
+        (name.clone(), cosines.into())
+    };
+    MapFile {
+        index: pair.index,
+        chosen_tokens: labels(&pair.chosen, map.chosen),
+        rejected_tokens: labels(&pair.rejected, map.rejected),
+        chosen_norms: all.chosen_norms.clone(),
+        rejected_norms: all.rejected_norms.clone(),
+        all: all.into(),
+        chosen_len: pair.chosen.completion().len(),
+        rejected_len: pair.rejected.completion().len(),
+        groups: Named(maps.groups.iter().map(of_group).collect()),
+    }
+}
+
+/// What one response's predicted change is made of, nats per unit of learning rate.
+#[derive(Debug, PartialEq, Serialize)]
+struct Split {
+    response: String,
+    own: f64,
+    partner: f64,
+    others: f64,
+    total: f64,
+}
+
+/// Writes the Gram matrix of the first `count` pairs as one batch.
+pub(super) fn gram(
+    dir: &Path,
+    count: usize,
+    rows_file: &Path,
+    plan: &Plan,
+    (model, data): (&LanguageModel<Cpu>, &Data<'_>),
+) -> Result<()> {
+    let mut first: Vec<usize> = Vec::new();
+    let mut coefficients: HashMap<usize, [f64; 2]> = HashMap::new();
+    resume::read_rows(rows_file, |row| {
+        if first.len() < count
+            && let Some(outcome) = row.objectives.get(&plan.judged_by)
+        {
+            first.push(row.index);
+            coefficients.insert(row.index, [outcome.d_w, outcome.d_l]);
+        }
+    })?;
+    let pairs = data.pick(&first)?;
+    let pairs: Vec<&TokenizedPair> = pairs.iter().collect();
+    let matrix = gram_matrix(model, &pairs);
+    let own: Vec<[f64; 2]> = first.iter().map(|row| coefficients[row]).collect();
+    let sides = ["chosen", "rejected"];
+    let order: Vec<String> = first
+        .iter()
+        .flat_map(|row| sides.map(|side| format!("{row}/{side}")))
+        .collect();
+    let n = order.len();
+    let file = json!({
+        "split": split(&order, &own, &matrix),
+        "order": order,
+        "matrix": matrix.chunks_exact(n).collect::<Vec<_>>(),
+        "objective": plan.judged_by,
+    });
+    Ok(write_file_atomic(&dir.join(GRAM), &serde_json::to_vec(&file)?)?)
+}
+
+/// Δa_i = Σ_j c_j K_ij with c = d_w/B for chosen and −d_l/B for rejected responses, by where it comes from.
+fn split(order: &[String], coefficients: &[[f64; 2]], matrix: &[f64]) -> Vec<Split> {
+    let (n, batch) = (order.len(), coefficients.len() as f64);
+    let c = |j: usize| match j % 2 {
+        0 => coefficients[j / 2][0] / batch,
+        _ => -coefficients[j / 2][1] / batch,
+    };
+    let of = |i: usize| {
+        let from = |j: usize| c(j) * matrix[i * n + j];
+        let partner = i ^ 1;
+        let others = (0..n).filter(|&j| j != i && j != partner).map(from);
+        let (own, partner, others) = (from(i), from(partner), others.sum::<f64>());
+        Split {
+            response: order[i].clone(),
+            own,
+            partner,
+            others,
+            total: own + partner + others,
+        }
+    };
+    (0..n).map(of).collect()
+}
+
+/// What the summary says of this run, all but how far it came.
+pub(super) fn facts(
+    plan: &Plan,
+    names: (&str, Option<&str>, &str),
+    parameters: &str,
+    model: &LanguageModel<Cpu>,
+) -> Facts {
+    let (model_name, reference, data) = names;
+    let optimizer = match plan.step.optimizer {
+        unbraid_train::OptimizerKind::AdamW { .. } => "adamw_torch",
+        unbraid_train::OptimizerKind::Sgd { .. } => "sgd",
+        unbraid_train::OptimizerKind::Adafactor => "adafactor",
+        unbraid_train::OptimizerKind::Lion { .. } => "lion",
+    };
+    Facts {
+        command: output::command_line(),
+        model: model_name.to_owned(),
+        reference: reference.map(str::to_owned),
+        data: data.to_owned(),
+        objective: plan.judged_by.clone(),
+        parameters: parameters.to_owned(),
+        trainable_parameters: model.params.trainable_count(),
+        complete: false,
+        seconds_per_pair: None,
+        learning_rate: plan.step.learning_rate,
+        optimizer: optimizer.to_owned(),
+        peak_memory_bytes: peak_memory(),
+    }
+}
+
+/// The largest resident set of this process so far, where Linux tells.
+pub(super) fn peak_memory() -> Option<u64> {
+    let status = fs::read_to_string("/proc/self/status").ok()?;
+    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"))?;
+    let kibibytes: u64 = line.trim().strip_suffix("kB")?.trim().parse().ok()?;
+    Some(kibibytes * 1024)
+}
+
+/// Writes the report of a diagnosis and says what it found; the numbers are not lost because their report failed.
+pub(super) fn report(dir: &Path, write: fn(&Path) -> unbraid_report::Result<PathBuf>) {
+    let verdict = |_| unbraid_report::diagnosis_verdict(dir);
+    match write(dir).and_then(verdict) {
+        Ok(verdict) => eprintln!("{verdict}"),
+        Err(error) => eprintln!("note: no report was written: {error}"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_change_is_split_by_hand() {
+        // Two pairs, d = (1, 2) and (3, 4), B = 2: c = (½, −1, 3/2, −2).
+        let order = ["0/chosen", "0/rejected", "5/chosen", "5/rejected"].map(String::from);
+        let coefficients = [[1.0, 2.0], [3.0, 4.0]];
+        #[rustfmt::skip]
+        let matrix = [
+            4.0, 1.0, 2.0, 0.0,
+            1.0, 5.0, 0.0, 3.0,
+            2.0, 0.0, 6.0, 1.0,
+            0.0, 3.0, 1.0, 7.0,
+        ];
+        let split = split(&order, &coefficients, &matrix);
+        let numbers = |i: usize| [split[i].own, split[i].partner, split[i].others, split[i].total];
+        // 0/chosen: ½·4; −1·1; 3/2·2 − 2·0.
+        assert_eq!(numbers(0), [2.0, -1.0, 3.0, 4.0]);
+        // 5/rejected: −2·7; 3/2·1; ½·0 − 1·3.
+        assert_eq!(numbers(3), [-14.0, 1.5, -3.0, -15.5]);
+        assert_eq!(split[3].response, "5/rejected");
+    }
+}
