@@ -9,6 +9,7 @@
 //! - Every pair is a batch of its own. To the objectives that look across a batch that is a choice: `kto`'s reference point
 //!   is the pair's own mean log-ratio, `bco_pair`'s shift (paper semantics) its own, `aot` sorts nothing, and a likelihood
 //!   averaged over the batch's tokens is averaged over the pair's.
+//! - A row's `weight` is left out: in training it scales the pair's loss and so its changes, and never its case.
 //! - The configured objective also stands under each remedy: `NAME+normalized`, `NAME+guarded`, `NAME+calibrated`, the last
 //!   with its running average taken in the order of the data, pair by pair.
 

@@ -36,9 +36,7 @@ mod unpaired;
 
 pub use blocks::PairBlocks;
 pub use error::{PreferenceError, Result};
-pub use fingerprint::{
-    PairFingerprint, data_fingerprint, sft_fingerprint, unpaired_fingerprint,
-};
+pub use fingerprint::{PairFingerprint, data_fingerprint, sft_fingerprint, unpaired_fingerprint};
 pub use prompt::split_prompt;
 pub use row::{ACCEPTED_SHAPES, Content, Location, Row, RowKind};
 pub use sft::{

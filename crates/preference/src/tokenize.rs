@@ -214,7 +214,11 @@ pub(crate) struct Pairs<'t> {
 }
 
 impl<'t> Pairs<'t> {
-    pub(crate) fn new(tok: &'t Tokenizer, max_length: Option<usize>, keep_text: bool) -> Result<Self> {
+    pub(crate) fn new(
+        tok: &'t Tokenizer,
+        max_length: Option<usize>,
+        keep_text: bool,
+    ) -> Result<Self> {
         Ok(Pairs {
             tok,
             limit: checked_limit(max_length)?,

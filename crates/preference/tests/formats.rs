@@ -11,7 +11,7 @@ use std::io::Write;
 use std::path::Path;
 
 use common::{fixture, load, load_split, load_text, shared, texts};
-use unbraid_preference::{Content, Row, RowKind};
+use unbraid_preference::{Content, DatasetSource, Row, RowKind, stream_whole_rows};
 
 const STANDARD: [[&str; 3]; 3] = [
     ["Q1", " good", " bad"],
@@ -117,6 +117,53 @@ fn parquet_from_pyarrow() {
             .ends_with("conversational.parquet, row 2"),
         "{}",
         rows[1].location
+    );
+}
+
+/// Whole rows keep the columns that no shape needs, in their order, from every type of file.
+#[test]
+fn whole_rows_keep_every_column() {
+    let dir = tempfile::tempdir().unwrap();
+    let line = r#"{"z":[1,{"a":null}],"chosen":"Q good","n":1.50,"rejected":"Q bad"}"#;
+    let files = [
+        ("a.jsonl", line.to_owned(), line),
+        ("a.json", format!("[{line}]"), line),
+        (
+            "a.csv",
+            "z,chosen,rejected\n7,Q good,Q bad\n".to_owned(),
+            r#"{"z":"7","chosen":"Q good","rejected":"Q bad"}"#,
+        ),
+    ];
+    let whole = |path: &Path| -> Vec<Row> {
+        let source = DatasetSource {
+            name: path.display().to_string(),
+            split: "train".into(),
+            ..DatasetSource::default()
+        };
+        let rows = stream_whole_rows(&source).unwrap();
+        rows.collect::<Result<_, _>>().unwrap()
+    };
+    for (name, content, expected) in files {
+        let path = dir.path().join(name);
+        std::fs::write(&path, content).unwrap();
+        let rows = whole(&path);
+        let columns: serde_json::Value = rows[0].columns.clone().unwrap().into();
+        let expected: serde_json::Value = serde_json::from_str(expected).unwrap();
+        assert_eq!(columns.to_string(), expected.to_string(), "{name}");
+        // The row itself is as it was read before.
+        let plain = &load(&path).unwrap()[0];
+        assert_eq!((&plain.kind, &plain.columns), (&rows[0].kind, &None));
+    }
+    for row in whole(&fixture("standard.parquet")) {
+        let columns = row.columns.as_ref().unwrap();
+        assert_eq!(columns["chosen"], texts(&row)[1]);
+    }
+    // JSON has no time.
+    let last = whole(&fixture("conversational.parquet")).remove(1);
+    let columns = last.columns.unwrap();
+    assert_eq!(
+        (&columns["score"], &columns["when"]),
+        (&0.2.into(), &serde_json::Value::Null)
     );
 }
 

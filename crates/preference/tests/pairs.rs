@@ -11,7 +11,8 @@ use common::{load, plain, row, shared, tokenizer};
 use proptest::prelude::*;
 use serde_json::{Value, json};
 use unbraid_preference::{
-    PreferenceError, Row, TokenizedDataset, data_fingerprint, tokenize_pairs,
+    DatasetSource, PairBlocks, PairFingerprint, PreferenceError, Row, TokenizedDataset,
+    data_fingerprint, stream_rows, tokenize_pairs,
 };
 use unbraid_text::Tokenizer;
 
@@ -25,6 +26,39 @@ fn pair(prompt: &str, chosen: &str, rejected: &str) -> Value {
 
 fn tokenise(values: &[Value], max_length: usize) -> TokenizedDataset {
     tokenize_pairs(&rows(values), &plain(), Some(max_length)).unwrap()
+}
+
+/// Blocks are the whole in pieces: pairs, report and fingerprint.
+#[test]
+fn blocks_are_the_data_set_in_pieces() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("rows.jsonl");
+    let line = |i: usize| match i % 7 {
+        3 => pair("Q", " ", " b").to_string(),
+        n => pair(&format!("Q{i}"), &" a".repeat(n + 1), " b").to_string(),
+    };
+    let lines: Vec<String> = (0..2345).map(line).collect();
+    std::fs::write(&path, lines.join("\n")).unwrap();
+    let whole = tokenize_pairs(&load(&path).unwrap(), &plain(), Some(8)).unwrap();
+    let source = DatasetSource {
+        name: path.display().to_string(),
+        split: "train".into(),
+        ..DatasetSource::default()
+    };
+    let tok = plain();
+    let rows = stream_rows(&source).unwrap();
+    let mut blocks = PairBlocks::new(rows, &tok, Some(8), true).unwrap();
+    let (mut pairs, mut lengths) = (Vec::new(), Vec::new());
+    let mut fingerprint = PairFingerprint::default();
+    while let Some(block) = blocks.next_block().unwrap() {
+        lengths.push(block.len());
+        block.iter().for_each(|pair| fingerprint.add(pair));
+        pairs.extend(block);
+    }
+    assert_eq!(lengths.len(), 3);
+    assert_eq!(pairs, whole.pairs);
+    assert_eq!(blocks.report(), &whole.report);
+    assert_eq!(fingerprint.finish(), data_fingerprint(&whole));
 }
 
 #[test]

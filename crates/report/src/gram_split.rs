@@ -182,8 +182,9 @@ fn sums(splits: &Splits, command: Option<&String>) -> Figure {
         id: "gram-sums".into(),
         title: "Whose gradients moved the log-probs".into(),
         caption: format!(
-            "To first order a gradient step changes a log-prob through its own gradient, through that of its partner (the \
-             other completion of the pair), and through those of the batch's other pairs. {}",
+            "To first order a step changes a log-prob through its own gradient, through that of its partner (the other \
+             completion of the pair), and through those of the batch's other pairs. Sizes are those of plain gradient \
+             descent; another optimizer scales them. {}",
             words.collect::<Vec<_>>().join(" ")
         ),
         command: command.cloned(),

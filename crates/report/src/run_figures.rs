@@ -426,7 +426,7 @@ impl Maker<'_> {
                 .push(line("predicted", Role::Plain, &predicted).dashed());
             let update = format!("geometry/update_{side}");
             if self.run.train.has(&update) {
-                let update = line("of the actual update", Role::Margin, &update);
+                let update = line("first order of the update", Role::Margin, &update);
                 panel.series.push(update.dashed());
             }
             lines.push(panel);

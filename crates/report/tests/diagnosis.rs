@@ -282,6 +282,26 @@ fn a_stopped_diagnosis_shows_what_there_is() {
 }
 
 #[test]
+fn a_summary_with_nulls_is_still_read() {
+    let dir = tempfile::tempdir().unwrap();
+    write_diagnosis(dir.path(), 6, 20);
+    let path = dir.path().join("summary.json");
+    let mut summary: Value = serde_json::from_str(&fs::read_to_string(&path).unwrap()).unwrap();
+    // What was not finite is written as null: a share of a total of zero, a mean that overflowed.
+    summary["groups"]["norm"] = json!({"grad_inner": 0.0, "share": null, "grad_cosine": null});
+    summary["objectives"]["cpo"]["delta_chosen"] = Value::Null;
+    summary["step"] = Value::Null;
+    fs::write(path, summary.to_string()).unwrap();
+    let html = page(dir.path());
+    assert!(!html.contains("summary.json is"), "no note: it was read");
+    let groups = csv(&html, "groups");
+    let norm = groups.iter().find(|row| row[2] == "norm").unwrap();
+    assert_eq!(norm[3..6], ["nan", "0", ""]);
+    let cpo = csv(&html, "what-if");
+    assert_eq!(cpo.iter().find(|row| row[0] == "cpo").unwrap()[7], "");
+}
+
+#[test]
 fn proxies_alone_make_a_page() {
     let dir = tempfile::tempdir().unwrap();
     let row = |index: u64| {

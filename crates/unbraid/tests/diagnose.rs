@@ -3,50 +3,14 @@
 #![allow(clippy::unwrap_used, reason = "a test may stop at once")]
 
 mod common;
+#[path = "common/diagnosis.rs"]
+mod diagnosis;
 
-use common::{demo, done, refused, rows, run, text, train};
+use common::{demo, done, rows, run, text, train};
+use diagnosis::{diagnose, json_file, keys, near, number};
 use serde_json::{Value, json};
-use std::collections::BTreeSet;
-use std::fs;
 use std::path::Path;
 use std::process::Command;
-
-/// Single precision, summed in another order.
-const F32: f64 = 2e-5;
-
-fn diagnose(out: &Path, further: &[&str]) -> Command {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_unbraid"));
-    command.args(["diagnose", "--output-dir", text(out), "--threads", "1"]);
-    let given = |option: &str| further.contains(&option);
-    if !given("--model-name-or-path") {
-        command.args(["--model-name-or-path", &demo("model")]);
-    }
-    if !given("--dataset-name") {
-        command.args(["--dataset-name", &demo("preferences-test.jsonl")]);
-        command.args(["--max-samples", "12"]);
-    }
-    command.args(further);
-    command.env("UNBRAID_CACHE", out.parent().unwrap().join("cache"));
-    command
-}
-
-fn json_file(path: &Path) -> Value {
-    serde_json::from_slice(&fs::read(path).unwrap()).unwrap()
-}
-
-fn keys(value: &Value) -> Vec<&str> {
-    value.as_object().unwrap().keys().map(String::as_str).collect()
-}
-
-fn number(value: &Value) -> f64 {
-    value.as_f64().unwrap_or_else(|| panic!("{value} is no number"))
-}
-
-#[track_caller]
-fn near(a: &Value, b: &Value, scale: f64) {
-    let (a, b) = (number(a), number(b));
-    assert!((a - b).abs() <= F32 * (scale + a.abs().max(b.abs())), "{a} against {b}");
-}
 
 /// Two files of rows hold the same numbers but for rounding.
 #[track_caller]
@@ -121,7 +85,17 @@ fn rows_hold_what_the_contract_says() {
         assert_eq!(row["reward_margin"], 0.0);
         // DPO at its start: d = β/2, Δ = β/2 (ww − wl), β/2 (wl − ll).
         let dpo = &row["objectives"]["sigmoid"];
-        assert_eq!(keys(dpo), ["loss", "d_w", "d_l", "case", "delta_chosen", "delta_rejected"]);
+        assert_eq!(
+            keys(dpo),
+            [
+                "loss",
+                "d_w",
+                "d_l",
+                "case",
+                "delta_chosen",
+                "delta_rejected"
+            ]
+        );
         let [ww, ll, wl] =
             ["grad_sq_chosen", "grad_sq_rejected", "grad_inner"].map(|key| number(&row[key]));
         near(&dpo["d_w"], &json!(0.1), 0.0);
@@ -130,7 +104,12 @@ fn rows_hold_what_the_contract_says() {
         let objectives = keys(&row["objectives"]);
         assert_eq!(
             objectives[..4],
-            ["sigmoid", "sigmoid+normalized", "sigmoid+guarded", "sigmoid+calibrated"]
+            [
+                "sigmoid",
+                "sigmoid+normalized",
+                "sigmoid+guarded",
+                "sigmoid+calibrated"
+            ]
         );
         assert_eq!(objectives.len(), 3 + 26);
         // The user's β is the configured objective's alone.
@@ -157,8 +136,16 @@ fn log_probs_are_those_of_score() {
     let common = ["--ref-model", text(&reference)];
     done(&mut diagnose(&out, &common));
     let mut score = Command::new(env!("CARGO_BIN_EXE_unbraid"));
-    score.args(["score", "--output-dir", text(&scores), "--max-samples", "12"]);
-    score.args(["--model-name-or-path", &demo("model")]).args(common);
+    score.args([
+        "score",
+        "--output-dir",
+        text(&scores),
+        "--max-samples",
+        "12",
+    ]);
+    score
+        .args(["--model-name-or-path", &demo("model")])
+        .args(common);
     score.args(["--dataset-name", &demo("preferences-test.jsonl")]);
     done(&mut score);
     let scores = rows(&scores.join("scores.jsonl"));
@@ -201,43 +188,93 @@ fn the_summary_follows_from_the_rows() {
     let printed: Value = serde_json::from_slice(&output.stdout).unwrap();
     assert_eq!(printed, summary);
     for key in [
-        "command", "model", "data", "objective", "parameters", "trainable_parameters", "complete",
-        "seconds_per_pair", "learning_rate", "peak_memory_bytes", "pairs", "means", "medians", "quantiles",
-        "objectives", "groups", "sweeps", "proxies", "step", "worst", "heatmaps",
+        "command",
+        "model",
+        "data",
+        "objective",
+        "parameters",
+        "trainable_parameters",
+        "complete",
+        "seconds_per_pair",
+        "learning_rate",
+        "peak_memory_bytes",
+        "pairs",
+        "means",
+        "medians",
+        "quantiles",
+        "objectives",
+        "groups",
+        "sweeps",
+        "proxies",
+        "step",
+        "worst",
+        "heatmaps",
     ] {
         assert!(summary.get(key).is_some(), "{key}");
     }
     assert_eq!(
-        (&summary["objective"], &summary["parameters"], &summary["complete"], &summary["pairs"]),
+        (
+            &summary["objective"],
+            &summary["parameters"],
+            &summary["complete"],
+            &summary["pairs"]
+        ),
         (&json!("simpo"), &json!("all"), &json!(true), &json!(12))
     );
     let geometry = rows(&out.join("geometry.jsonl"));
     let mean = |of: &dyn Fn(&Value) -> f64| geometry.iter().map(of).sum::<f64>() / 12.0;
-    near(&summary["means"]["grad_inner"], &json!(mean(&|r| number(&r["grad_inner"]))), 1.0);
+    near(
+        &summary["means"]["grad_inner"],
+        &json!(mean(&|r| number(&r["grad_inner"]))),
+        1.0,
+    );
     let ratio = |r: &Value| number(&r["grad_inner"]) / number(&r["grad_sq_chosen"]);
     near(&summary["means"]["chosen_ratio"], &json!(mean(&ratio)), 1.0);
     let names = keys(&summary["objectives"]);
     let remedies = ["simpo+normalized", "simpo+guarded", "simpo+calibrated"];
-    assert_eq!(names, [&["simpo"][..], &remedies, &["cpo", "sigmoid"]].concat());
+    assert_eq!(
+        names,
+        [&["simpo"][..], &remedies, &["cpo", "sigmoid"]].concat()
+    );
     for name in names {
         let cases = &summary["objectives"][name]["cases"];
-        let count = |case: &str| geometry.iter().filter(|r| r["objectives"][name]["case"] == case).count();
+        let count = |case: &str| {
+            geometry
+                .iter()
+                .filter(|r| r["objectives"][name]["case"] == case)
+                .count()
+        };
         for case in ["ideal", "both_fall", "both_rise", "reversed", "still"] {
             assert_eq!(cases[case], count(case), "{name} {case}");
         }
         let delta = mean(&|r| number(&r["objectives"][name]["delta_chosen"]));
-        near(&summary["objectives"][name]["delta_chosen"], &json!(delta), 0.0);
+        near(
+            &summary["objectives"][name]["delta_chosen"],
+            &json!(delta),
+            0.0,
+        );
     }
     let sweeps = summary["sweeps"].as_array().unwrap();
     assert_eq!(sweeps.len(), 2);
-    assert_eq!((&sweeps[0]["objective"], &sweeps[0]["parameter"]), (&json!("simpo"), &json!("gamma")));
+    assert_eq!(
+        (&sweeps[0]["objective"], &sweeps[0]["parameter"]),
+        (&json!("simpo"), &json!("gamma"))
+    );
     let values = |sweep: &Value| -> Vec<f64> {
-        sweep["points"].as_array().unwrap().iter().map(|p| number(&p["value"])).collect()
+        sweep["points"]
+            .as_array()
+            .unwrap()
+            .iter()
+            .map(|p| number(&p["value"]))
+            .collect()
     };
     assert_eq!(values(&sweeps[0]), [0.0, 1.0]);
     assert_eq!(values(&sweeps[1]), [1.0, 2.0, 4.0]);
     // β = 2 is SimPO's own.
-    assert_eq!(sweeps[1]["points"][1]["cases"], summary["objectives"]["simpo"]["cases"]);
+    assert_eq!(
+        sweeps[1]["points"][1]["cases"],
+        summary["objectives"]["simpo"]["cases"]
+    );
     near(
         &sweeps[1]["points"][1]["delta_chosen"],
         &summary["objectives"]["simpo"]["delta_chosen"],
@@ -248,7 +285,12 @@ fn the_summary_follows_from_the_rows() {
     // At this rate the update is small enough for first order.
     assert!(number(&summary["step"]["chosen"]["update_correlation"]) > 0.99);
     assert_eq!(keys(&summary["proxies"]).len(), 6);
-    let shares: f64 = summary["groups"].as_object().unwrap().values().map(|g| number(&g["share"])).sum();
+    let shares: f64 = summary["groups"]
+        .as_object()
+        .unwrap()
+        .values()
+        .map(|g| number(&g["share"]))
+        .sum();
     assert!((shares - 1.0).abs() < 1e-9, "{shares}");
     assert!(!out.join("heatmaps").exists() && out.join("report.html").is_file());
 }
@@ -257,8 +299,18 @@ fn the_summary_follows_from_the_rows() {
 fn heat_maps_and_gram_agree_with_the_rows() {
     let dir = tempfile::tempdir().unwrap();
     let out = dir.path().join("out");
-    let further = ["--heatmap", "2", "--heatmap-tokens", "5", "--heatmap-group", "layers.1,embedding"];
-    done(&mut diagnose(&out, &[&further[..], &["--gram", "--gram-pairs", "3"]].concat()));
+    let further = [
+        "--heatmap",
+        "2",
+        "--heatmap-tokens",
+        "5",
+        "--heatmap-group",
+        "layers.1,embedding",
+    ];
+    done(&mut diagnose(
+        &out,
+        &[&further[..], &["--gram", "--gram-pairs", "3"]].concat(),
+    ));
     let summary = json_file(&out.join("summary.json"));
     let mapped = summary["heatmaps"].as_array().unwrap();
     assert_eq!(mapped.len(), 2);
@@ -274,11 +326,25 @@ fn heat_maps_and_gram_agree_with_the_rows() {
         assert_eq!(map["chosen_norms"].as_array().unwrap().len(), shown);
         near(&map["chosen_self"][0][0], &json!(1.0), 0.0);
         assert_eq!(keys(&map["groups"]), ["layers.1", "embedding"]);
-        near(&map["groups"]["layers.1"]["rejected_self"][1][1], &json!(1.0), 0.0);
+        near(
+            &map["groups"]["layers.1"]["rejected_self"][1][1],
+            &json!(1.0),
+            0.0,
+        );
         assert_ne!(map["groups"]["layers.1"]["cosine"], map["cosine"]);
     }
     let gram = json_file(&out.join("gram.json"));
-    assert_eq!(gram["order"], json!(["0/chosen", "0/rejected", "1/chosen", "1/rejected", "2/chosen", "2/rejected"]));
+    assert_eq!(
+        gram["order"],
+        json!([
+            "0/chosen",
+            "0/rejected",
+            "1/chosen",
+            "1/rejected",
+            "2/chosen",
+            "2/rejected"
+        ])
+    );
     let geometry = rows(&out.join("geometry.jsonl"));
     for (i, row) in geometry.iter().take(3).enumerate() {
         near(&gram["matrix"][2 * i][2 * i], &row["grad_sq_chosen"], 0.0);
@@ -287,7 +353,11 @@ fn heat_maps_and_gram_agree_with_the_rows() {
         // A batch of three averages: a third of the pair's own change.
         let split = &gram["split"][2 * i];
         let own = number(&split["own"]) + number(&split["partner"]);
-        near(&json!(3.0 * own), &row["objectives"]["sigmoid"]["delta_chosen"], scale);
+        near(
+            &json!(3.0 * own),
+            &row["objectives"]["sigmoid"]["delta_chosen"],
+            scale,
+        );
         let total = own + number(&split["others"]);
         near(&json!(total), &split["total"], 0.0);
     }
@@ -309,15 +379,28 @@ fn proxies_alone_are_those_of_the_full_run() {
     let dir = tempfile::tempdir().unwrap();
     let [full, cheap] = ["full", "cheap"].map(|name| dir.path().join(name));
     let kept = dir.path().join("kept.jsonl");
-    done(&mut diagnose(&full, &["--step-pairs", "0", "--heatmap", "0"]));
-    let export = ["--proxies-only", "--export-filtered", text(&kept), "--keep-below", "0.25"];
+    done(&mut diagnose(
+        &full,
+        &["--step-pairs", "0", "--heatmap", "0"],
+    ));
+    let export = [
+        "--proxies-only",
+        "--export-filtered",
+        text(&kept),
+        "--keep-below",
+        "0.25",
+    ];
     done(&mut diagnose(&cheap, &export));
     assert!(!cheap.join("geometry.jsonl").exists());
     let full = rows(&full.join("geometry.jsonl"));
     let proxies = rows(&cheap.join("proxies.jsonl"));
     assert_eq!(full.len(), proxies.len());
     for (full, row) in full.iter().zip(&proxies) {
-        assert!(keys(row).iter().all(|key| !key.starts_with("grad") && *key != "objectives"));
+        assert!(
+            keys(row)
+                .iter()
+                .all(|key| !key.starts_with("grad") && *key != "objectives")
+        );
         for (key, value) in row.as_object().unwrap() {
             near(value, &full[key], 10.0);
         }
@@ -326,217 +409,17 @@ fn proxies_alone_are_those_of_the_full_run() {
     assert_eq!(summary["complete"], true);
     assert!(summary["means"].get("ches").is_some() && summary["means"].get("grad_inner").is_none());
     // The quarter with the lowest ches_normalized, in the order of the data.
-    let mut sorted: Vec<f64> = proxies.iter().map(|r| number(&r["ches_normalized"])).collect();
+    let mut sorted: Vec<f64> = proxies
+        .iter()
+        .map(|r| number(&r["ches_normalized"]))
+        .collect();
     sorted.sort_by(f64::total_cmp);
     let data = rows(Path::new(&demo("preferences-test.jsonl")));
-    let wanted = proxies.iter().filter(|r| number(&r["ches_normalized"]) <= sorted[2]);
-    let wanted: Vec<&Value> = wanted.map(|r| &data[r["index"].as_u64().unwrap() as usize]).collect();
+    let wanted = proxies
+        .iter()
+        .filter(|r| number(&r["ches_normalized"]) <= sorted[2]);
+    let wanted: Vec<&Value> = wanted
+        .map(|r| &data[r["index"].as_u64().unwrap() as usize])
+        .collect();
     assert_eq!(rows(&kept).iter().collect::<Vec<_>>(), wanted);
-}
-
-/// Of every shape, with columns of its own, dropped rows between them.
-#[test]
-fn an_export_holds_the_rows_as_they_were() {
-    let dir = tempfile::tempdir().unwrap();
-    let model = dir.path().join("model");
-    fs::create_dir(&model).unwrap();
-    for entry in fs::read_dir(demo("model")).unwrap() {
-        let path = entry.unwrap().path();
-        fs::copy(&path, model.join(path.file_name().unwrap())).unwrap();
-    }
-    let template = "{% for m in messages %}{{ m['role'] }}: {{ m['content'] }}\n{% endfor %}{% if \
-                    add_generation_prompt %}assistant: {% endif %}";
-    fs::write(model.join("chat_template.jinja"), template).unwrap();
-    let user = json!({"role": "user", "content": "Was the film good?", "id": 3});
-    let says = |text: &str| json!({"role": "assistant", "content": text});
-    let data = [
-        json!({"source": "a", "prompt": "The film was\nJudgement:", "chosen": " positive", "rejected": " negative", "n": 1.5}),
-        json!({"prompt": "Q", "chosen": " ", "rejected": " b"}),
-        json!({"chosen": [user, says("Yes.")], "rejected": [user, says("No.")], "score_chosen": 9, "tags": [{"x": null}]}),
-        json!({"chosen": "The soup was warm", "rejected": "The soup was cold", "weight": 0.5}),
-    ];
-    let file = dir.path().join("data.jsonl");
-    let lines: Vec<String> = data.iter().map(Value::to_string).collect();
-    fs::write(&file, lines.join("\n")).unwrap();
-    let (out, kept) = (dir.path().join("out"), dir.path().join("kept.jsonl.gz"));
-    let export = ["--export-filtered", text(&kept), "--keep-below", "1", "--filter-by", "chosen_len"];
-    let paths = ["--model-name-or-path", text(&model), "--dataset-name", text(&file)];
-    let said = done(&mut diagnose(&out, &[&paths[..], &export].concat()));
-    assert!(said.contains("kept 3 of 3 pairs"), "{said}");
-    let mut unpacked = String::new();
-    let mut reader = flate2::read::GzDecoder::new(fs::File::open(&kept).unwrap());
-    std::io::Read::read_to_string(&mut reader, &mut unpacked).unwrap();
-    let expected = [&lines[0], &lines[2], &lines[3]].map(|line| format!("{line}\n"));
-    assert_eq!(unpacked, expected.concat());
-    // Not over a file of the user's.
-    let again = dir.path().join("again");
-    let mut command = diagnose(&again, &[&paths[..], &export].concat());
-    refused(&mut command, 1, &["kept.jsonl.gz: the file exists"]);
-    assert!(!again.exists());
-}
-
-#[test]
-fn equal_completions_stand_still_and_come_last() {
-    let dir = tempfile::tempdir().unwrap();
-    let file = dir.path().join("data.jsonl");
-    let pair = |chosen: &str, rejected: &str| {
-        json!({"prompt": "It was warm.\nJudgement:", "chosen": chosen, "rejected": rejected}).to_string()
-    };
-    let lines = [pair(" positive", " positive"), pair(" positive", " negative")];
-    fs::write(&file, lines.join("\n")).unwrap();
-    let out = dir.path().join("out");
-    let said = done(&mut diagnose(&out, &["--dataset-name", text(&file), "--heatmap", "1"]));
-    assert!(said.contains("identical chosen and rejected"), "{said}");
-    let rows = rows(&out.join("geometry.jsonl"));
-    assert_eq!(rows[0]["grad_cosine"], 1.0);
-    assert_eq!((&rows[0]["edit_distance"], &rows[0]["shared_tokens"]), (&json!(0.0), &json!(1.0)));
-    assert_eq!(rows[0]["objectives"]["sigmoid"]["case"], "still");
-    assert_eq!(json_file(&out.join("summary.json"))["heatmaps"], json!([1]));
-}
-
-#[test]
-fn adapters_are_measured_alone_or_merged() {
-    let dir = tempfile::tempdir().unwrap();
-    let adapter = dir.path().join("adapter");
-    done(&mut train(&adapter, &["--use-peft", "--learning-rate", "1e-2"]));
-    let quick = ["--step-pairs", "0", "--heatmap", "0"];
-    let measure = |name: &str, further: &[&str]| {
-        let out = dir.path().join(name);
-        let said = done(&mut diagnose(&out, &[&quick[..], further].concat()));
-        (rows(&out.join("geometry.jsonl")), json_file(&out.join("summary.json")), said)
-    };
-    let (own, summary, _) = measure("own", &["--model-name-or-path", text(&adapter)]);
-    assert_eq!(summary["parameters"], "lora");
-    let lora = summary["trainable_parameters"].as_u64().unwrap();
-    // The reference is the base: its log-probs are those of the model that the adapter was trained on.
-    let (base, summary, _) = measure("base", &[]);
-    let all = summary["trainable_parameters"].as_u64().unwrap();
-    assert!(lora < all / 10, "{lora} of {all}");
-    let (merged, summary, said) =
-        measure("merged", &["--model-name-or-path", text(&adapter), "--parameters", "all"]);
-    assert!(said.contains("is merged into its base"), "{said}");
-    assert_eq!(
-        (&summary["parameters"], summary["trainable_parameters"].as_u64()),
-        (&json!("all"), Some(all))
-    );
-    for ((own, base), merged) in own.iter().zip(&base).zip(&merged) {
-        assert_ne!(own["chosen_logps"], base["chosen_logps"]);
-        for side in ["chosen", "rejected"] {
-            let (logps, reference) = (format!("{side}_logps"), format!("ref_{side}_logps"));
-            near(&own[&reference], &base[&logps], 1.0);
-            near(&merged[&reference], &base[&logps], 1.0);
-            near(&own[&logps], &merged[&logps], 1.0);
-        }
-        assert!(number(&own["grad_sq_chosen"]) < number(&merged["grad_sq_chosen"]));
-    }
-    // A fresh adapter changes nothing yet, so the model is its own reference.
-    let (fresh, summary, _) = measure("fresh", &["--use-peft", "--lora-r", "2"]);
-    assert_eq!(summary["parameters"], "lora");
-    let (implied, ..) = measure("implied", &["--parameters", "lora", "--lora-r", "2"]);
-    assert_eq!(fresh, implied);
-    near(&fresh[0]["chosen_logps"], &base[0]["chosen_logps"], 1.0);
-    assert_eq!(fresh[0]["chosen_logps"], fresh[0]["ref_chosen_logps"]);
-}
-
-#[test]
-fn a_remedy_is_what_pairs_are_judged_by() {
-    let dir = tempfile::tempdir().unwrap();
-    let out = dir.path().join("out");
-    done(&mut diagnose(&out, &["--remedy", "guarded", "--step-pairs", "2", "--optim", "sgd"]));
-    let summary = json_file(&out.join("summary.json"));
-    assert_eq!(summary["objective"], "sigmoid+guarded");
-    assert_eq!(summary["step"]["optimizer"], "sgd");
-    let cases = &summary["objectives"]["sigmoid+guarded"]["cases"];
-    assert_eq!(cases["ideal"], 12);
-    // Without clipping, a step of plain descent is its own prediction.
-    let out = dir.path().join("plain");
-    done(&mut diagnose(&out, &["--step-pairs", "2", "--optim", "sgd", "--max-grad-norm", "0"]));
-    for row in rows(&out.join("geometry.jsonl")).iter().filter(|r| r.get("step").is_some()) {
-        let step = &row["step"];
-        let change = 1e-6 * number(&row["objectives"]["sigmoid"]["delta_chosen"]);
-        near(&step["predicted_chosen"], &json!(change), 0.0);
-        // Small steps in single precision.
-        let (predicted, update) = (number(&step["predicted_chosen"]), number(&step["update_chosen"]));
-        assert!((update / predicted - 1.0).abs() < 0.01, "{update} against {predicted}");
-    }
-}
-
-#[test]
-fn a_training_recipe_is_taken_as_it_is() {
-    let dir = tempfile::tempdir().unwrap();
-    let out = dir.path().join("out");
-    let said = done(&mut diagnose(
-        &out,
-        &["--config", &demo("dpo.yaml"), "--reference-free", "--warmup-steps", "3"],
-    ));
-    assert!(said.contains("accepted without effect here: ") && said.contains("warmup_steps"), "{said}");
-    let row = &rows(&out.join("geometry.jsonl"))[0];
-    assert_eq!(row["ref_chosen_logps"], Value::Null);
-    let recipe = fs::read_to_string(out.join("run.yaml")).unwrap();
-    assert!(recipe.contains("learning_rate: 0.0001"), "{recipe}");
-    // What it wrote is a recipe of its own.
-    let again = dir.path().join("again");
-    let (own, new) = (out.join("run.yaml"), text(&again));
-    let mut command = Command::new(env!("CARGO_BIN_EXE_unbraid"));
-    command.args(["diagnose", text(&own), "--output-dir", new]);
-    done(&mut command);
-    let [a, b] = [out, again].map(|out| fs::read(out.join("geometry.jsonl")).unwrap());
-    assert!(a == b, "the recipe gives other rows");
-}
-
-#[test]
-fn wrong_usage_is_named() {
-    let dir = tempfile::tempdir().unwrap();
-    let out = dir.path().join("out");
-    let judged = dir.path().join("judged.jsonl");
-    fs::write(&judged, r#"{"prompt": "a", "completion": "b", "label": true}"#).unwrap();
-    #[rustfmt::skip]
-    let cases: [(&[&str], i32, &[&str]); 12] = [
-        (&["--dataset-name", text(&judged)], 1, &["judged.jsonl:1", "unpaired", "chosen"]),
-        (&["--objectives", "dop"], 2, &["unknown objective `dop`", "did you mean `dpop`"]),
-        (&["--sweep", "lambda=1"], 2, &["sigmoid has no lambda to sweep", "it has beta"]),
-        (&["--sweep", "beta=1:0:3"], 2, &["invalid value", "above 0"]),
-        (&["--sweep", "gamma=1", "--sweep-objective", "simp"], 2, &["simp has no gamma"]),
-        (&["--heatmap-group", "layers.77"], 2, &["--heatmap-group layers.77", "the model has", "layers.0.mlp"]),
-        (&["--export-filtered", "x.csv", "--keep-below", "0.5"], 2, &["x.csv", ".jsonl.gz"]),
-        (&["--keep-below", "0.5"], 2, &["go together"]),
-        (&["--export-filtered", "x.jsonl", "--keep-below", "0.5", "--filter-by", "grad_cosin"], 2, &["grad_cosin", "grad_cosine,"]),
-        (&["--proxies-only", "--gram"], 2, &["gram needs gradients"]),
-        (&["--parameters", "all", "--use-peft"], 2, &["parameters all"]),
-        (&["--use-peft", "--lora-alpha", "0"], 1, &["both gradients are exactly 0", "no trainable parameter"]),
-    ];
-    for (further, code, parts) in cases {
-        refused(&mut diagnose(&out, further), code, parts);
-        let _ = fs::remove_dir_all(&out);
-    }
-    refused(
-        Command::new(env!("CARGO_BIN_EXE_unbraid")).args(["diagnose", "--dataset-name", "d", "--output-dir", "o"]),
-        2,
-        &["missing --model-name-or-path"],
-    );
-}
-
-/// The first number of a tensor becomes NaN.
-#[test]
-fn numbers_that_are_none_are_reported_with_their_row() {
-    let dir = tempfile::tempdir().unwrap();
-    let model = dir.path().join("model");
-    fs::create_dir(&model).unwrap();
-    for entry in fs::read_dir(demo("model")).unwrap() {
-        let path = entry.unwrap().path();
-        fs::copy(&path, model.join(path.file_name().unwrap())).unwrap();
-    }
-    let path = model.join("model.safetensors");
-    let mut bytes = fs::read(&path).unwrap();
-    let length = u64::from_le_bytes(bytes[..8].try_into().unwrap()) as usize;
-    let header: Value = serde_json::from_slice(&bytes[8..8 + length]).unwrap();
-    let tensors: BTreeSet<&str> = keys(&header).into_iter().collect();
-    let norm = tensors.iter().find(|name| name.contains("norm")).unwrap();
-    let at = 8 + length + header[norm]["data_offsets"][0].as_u64().unwrap() as usize;
-    // 0x7fc0 is NaN in bfloat16, and 0x7fc07fc0 in float32.
-    bytes[at..at + 4].copy_from_slice(&[0xc0, 0x7f, 0xc0, 0x7f]);
-    fs::write(&path, bytes).unwrap();
-    let out = dir.path().join("out");
-    let mut command = diagnose(&out, &["--model-name-or-path", text(&model)]);
-    refused(&mut command, 1, &["row 0: chosen_logps is NaN", "hint:"]);
 }

@@ -90,7 +90,9 @@ fn ctrl_c_stops_between_batches_and_the_same_command_goes_on() {
     let command = |out: &Path| {
         let mut command = Command::new(env!("CARGO_BIN_EXE_unbraid"));
         command.args(["diagnose", "--output-dir", text(out), "--threads", "1"]);
-        command.args(["--model-name-or-path", &model, "--batch-tokens", "100"]).args(options);
+        command
+            .args(["--model-name-or-path", &model, "--batch-tokens", "100"])
+            .args(options);
         command.args(["--step-pairs", "3", "--heatmap", "1"]);
         command
     };
@@ -102,7 +104,13 @@ fn ctrl_c_stops_between_batches_and_the_same_command_goes_on() {
         assert!(child.try_wait().unwrap().is_none(), "it ended too early");
     }
     let pid = child.id().to_string();
-    assert!(Command::new("kill").args(["-INT", &pid]).status().unwrap().success());
+    assert!(
+        Command::new("kill")
+            .args(["-INT", &pid])
+            .status()
+            .unwrap()
+            .success()
+    );
     assert_eq!(child.wait().unwrap().code(), Some(130));
     let partial = summary(&out);
     assert_eq!(partial["complete"], false);
@@ -124,9 +132,23 @@ fn another_diagnosis_or_a_complete_one_is_refused() {
         &["this diagnosis is complete", "--overwrite-output-dir"],
     );
     refused(
-        &mut single(&out, &["--max-samples", "4", "--beta", "0.3", "--dataset-train-split", "x"]),
+        &mut single(
+            &out,
+            &[
+                "--max-samples",
+                "4",
+                "--beta",
+                "0.3",
+                "--dataset-train-split",
+                "x",
+            ],
+        ),
         1,
-        &["holds another diagnosis", "beta is 0.3, was not set", "--overwrite-output-dir"],
+        &[
+            "holds another diagnosis",
+            "beta is 0.3, was not set",
+            "--overwrite-output-dir",
+        ],
     );
     refused(
         &mut single(&out, &["--max-samples", "5"]),
@@ -134,11 +156,23 @@ fn another_diagnosis_or_a_complete_one_is_refused() {
         &["data_fingerprint is", "max_samples is 5, was 4"],
     );
     fs::write(out.join("notes.txt"), "mine").unwrap();
-    done(&mut single(&out, &["--max-samples", "5", "--heatmap", "0", "--overwrite-output-dir"]));
+    done(&mut single(
+        &out,
+        &[
+            "--max-samples",
+            "5",
+            "--heatmap",
+            "0",
+            "--overwrite-output-dir",
+        ],
+    ));
     assert_eq!(rows(&out.join("geometry.jsonl")).len(), 5);
     // What is not a diagnosis' own stays; what is goes.
     assert!(out.join("notes.txt").exists());
-    assert_eq!(fs::read_dir(out.join("heatmaps")).map_or(0, Iterator::count), 0);
+    assert_eq!(
+        fs::read_dir(out.join("heatmaps")).map_or(0, Iterator::count),
+        0
+    );
     let occupied = dir.path().join("occupied");
     fs::create_dir(&occupied).unwrap();
     fs::write(occupied.join("x"), "").unwrap();
@@ -149,13 +183,25 @@ fn another_diagnosis_or_a_complete_one_is_refused() {
 fn a_series_is_measured_by_step_against_one_reference() {
     let dir = tempfile::tempdir().unwrap();
     let (trained, out) = (dir.path().join("trained"), dir.path().join("out"));
-    let rate = ["--learning-rate", "1e-3", "--max-steps", "3", "--save-steps", "2"];
+    let rate = [
+        "--learning-rate",
+        "1e-3",
+        "--max-steps",
+        "3",
+        "--save-steps",
+        "2",
+    ];
     done(&mut train(&trained, &rate));
     let options = ["--checkpoints", text(&trained), "--max-samples", "6"];
     let said = done(&mut diagnose(&out, &options));
     assert!(said.contains("which the run's run.yaml names"), "{said}");
     let series = rows(&out.join("series.jsonl"));
-    let of = |key: &str| series.iter().map(|row| row[key].clone()).collect::<Vec<_>>();
+    let of = |key: &str| {
+        series
+            .iter()
+            .map(|row| row[key].clone())
+            .collect::<Vec<_>>()
+    };
     assert_eq!(of("step"), [2, 3].map(Value::from));
     assert_eq!(of("checkpoint"), ["checkpoint-2", "final"].map(Value::from));
     for (row, name) in series.iter().zip(["checkpoint-2", "final"]) {
@@ -163,12 +209,18 @@ fn a_series_is_measured_by_step_against_one_reference() {
         let mean = |of: &dyn Fn(&Value) -> f64| geometry.iter().map(of).sum::<f64>() / 6.0;
         let near = |key: &str, expected: f64| {
             let got = row[key].as_f64().unwrap();
-            assert!((got - expected).abs() < 1e-9 * (1.0 + expected.abs()), "{key}: {got}");
+            assert!(
+                (got - expected).abs() < 1e-9 * (1.0 + expected.abs()),
+                "{key}: {got}"
+            );
         };
         let field = |key: &'static str| move |r: &Value| r[key].as_f64().unwrap();
         near("chosen_logps", mean(&field("chosen_logps")));
         near("grad_cosine", mean(&field("grad_cosine")));
-        near("grad_norm_chosen", mean(&|r| field("grad_sq_chosen")(r).sqrt()));
+        near(
+            "grad_norm_chosen",
+            mean(&|r| field("grad_sq_chosen")(r).sqrt()),
+        );
         let ideal = |r: &Value| f64::from(u8::from(r["objectives"]["sigmoid"]["case"] == "ideal"));
         near("ideal", mean(&ideal));
         // The reference is the model that training began with, not the checkpoint.
@@ -177,7 +229,11 @@ fn a_series_is_measured_by_step_against_one_reference() {
     }
     assert!(out.join("report.html").is_file() && out.join("run.yaml").is_file());
     assert_eq!(summary(&out)["complete"], true);
-    refused(&mut diagnose(&out, &options), 1, &["this diagnosis is complete"]);
+    refused(
+        &mut diagnose(&out, &options),
+        1,
+        &["this diagnosis is complete"],
+    );
 
     // A checkpoint that was not finished is finished, one that came later is added.
     let name = out.join("final/geometry.jsonl");
@@ -202,30 +258,56 @@ fn a_series_of_adapters_is_measured_against_its_base() {
     assert!(said.contains("the adapters' base"), "{said}");
     let series = rows(&out.join("series.jsonl"));
     // The directory's own adapter is the last checkpoint's.
-    assert_eq!(series.iter().map(|r| r["step"].clone()).collect::<Vec<_>>(), [1, 2].map(Value::from));
+    assert_eq!(
+        series.iter().map(|r| r["step"].clone()).collect::<Vec<_>>(),
+        [1, 2].map(Value::from)
+    );
     assert_eq!(summary(&out)["parameters"], "lora");
     let own = |name: &str| rows(&out.join(name).join("geometry.jsonl"))[0].clone();
-    assert_eq!(own("checkpoint-1")["ref_chosen_logps"], own("checkpoint-2")["ref_chosen_logps"]);
-    assert_ne!(own("checkpoint-1")["chosen_logps"], own("checkpoint-2")["chosen_logps"]);
+    assert_eq!(
+        own("checkpoint-1")["ref_chosen_logps"],
+        own("checkpoint-2")["ref_chosen_logps"]
+    );
+    assert_ne!(
+        own("checkpoint-1")["chosen_logps"],
+        own("checkpoint-2")["chosen_logps"]
+    );
 }
 
 #[test]
 fn without_a_record_the_first_checkpoint_is_the_reference() {
     let dir = tempfile::tempdir().unwrap();
     let (trained, out) = (dir.path().join("trained"), dir.path().join("out"));
-    done(&mut train(&trained, &["--learning-rate", "1e-3", "--save-steps", "1"]));
+    done(&mut train(
+        &trained,
+        &["--learning-rate", "1e-3", "--save-steps", "1"],
+    ));
     fs::remove_file(trained.join("run.yaml")).unwrap();
     fs::create_dir(trained.join("checkpoint-7")).unwrap();
     let options = ["--checkpoints", text(&trained), "--max-samples", "4"];
     let said = done(&mut diagnose(&out, &options));
-    assert!(said.contains("the reference is the first checkpoint"), "{said}");
+    assert!(
+        said.contains("the reference is the first checkpoint"),
+        "{said}"
+    );
     assert!(said.contains("checkpoint-7 holds no model"), "{said}");
     let first = &rows(&out.join("series.jsonl"))[0];
-    assert!(first["reward_margin"].as_f64().unwrap().abs() < 1e-5, "{first}");
+    assert!(
+        first["reward_margin"].as_f64().unwrap().abs() < 1e-5,
+        "{first}"
+    );
     let empty = dir.path().join("empty");
     fs::create_dir(&empty).unwrap();
     let nothing = ["--checkpoints", text(&empty)];
-    refused(&mut diagnose(&dir.path().join("x"), &nothing), 1, &["no checkpoint-N"]);
+    refused(
+        &mut diagnose(&dir.path().join("x"), &nothing),
+        1,
+        &["no checkpoint-N"],
+    );
     let both = ["--checkpoints", text(&trained), "--gram"];
-    refused(&mut diagnose(&dir.path().join("x"), &both), 2, &["gram is for one model"]);
+    refused(
+        &mut diagnose(&dir.path().join("x"), &both),
+        2,
+        &["gram is for one model"],
+    );
 }

@@ -8,7 +8,7 @@ use std::path::Path;
 use serde::Deserialize;
 
 use super::files::read_json;
-use super::record::{Case, Outcome};
+use super::record::{Case, Outcome, number};
 
 /// A summary with thirty objectives, a hundred groups and sweeps is some hundred kilobytes.
 const MAX_BYTES: u64 = 64 << 20;
@@ -107,8 +107,10 @@ impl Totals {
 #[serde(default)]
 pub(crate) struct GroupShare {
     /// Mean inner product of the group's gradients.
+    #[serde(deserialize_with = "number")]
     pub(crate) grad_inner: f64,
-    /// Its part of the mean total.
+    /// Its part of the mean total; not a number where the total is zero.
+    #[serde(deserialize_with = "number")]
     pub(crate) share: f64,
     /// Median cosine inside the group.
     pub(crate) grad_cosine: Option<f64>,
@@ -206,7 +208,7 @@ impl Summary {
     pub(crate) fn read(dir: &Path, notes: &mut Vec<String>) -> Self {
         let path = dir.join("summary.json");
         if !path.is_file() {
-            notes.push("summary.json is missing: sweeps, proxies' correlations and the command are not known".into());
+            notes.push("summary.json is missing: cases, groups and rank correlations are taken from the rows, sweeps are not known".into());
             return Self::default();
         }
         read_json(&path, MAX_BYTES, notes).unwrap_or_default()

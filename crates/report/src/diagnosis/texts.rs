@@ -101,10 +101,7 @@ mod tests {
             "<user>\nWrite a poem on owls",
             "<user>\nWrite a letter",
         ];
-        assert_eq!(
-            &texts[0][shared_start(&texts)..],
-            "poem on oaks".replace("poem", "poem").as_str()
-        );
+        assert_eq!(&texts[0][shared_start(&texts)..], "poem on oaks");
         assert_eq!(shared_start(&["alpha", "beta"]), 0);
         assert_eq!(shared_start(&["one text only, of any length"]), 0);
         // A text that is the beginning of another.

@@ -50,20 +50,16 @@ fn case(chosen: f64, rejected: f64) -> &'static str {
     }
 }
 
-/// Weights of chosen's and rejected's gradient under some objectives, and remedies that depend on the pair.
-fn weights(name: &str, square: [f64; 2], inner: f64) -> [f64; 2] {
+/// Weights of chosen's and rejected's gradient; those of the remedy depend on the pair's norms.
+fn weights(name: &str, norm: [f64; 2]) -> [f64; 2] {
     match name {
+        "sigmoid+normalized" => [
+            0.05 * (norm[1] / norm[0]).sqrt(),
+            0.05 * (norm[0] / norm[1]).sqrt(),
+        ],
         "cpo" => [1.05, 0.05],
         "simpo" => [0.021, 0.034],
         "sppo" => [9.0, 11.0],
-        "sigmoid+normalized" => [
-            0.05 * (square[1] / square[0]).sqrt().sqrt(),
-            0.05 * (square[0] / square[1]).sqrt().sqrt(),
-        ]
-        .map(|w| {
-            let _ = inner;
-            w
-        }),
         _ => [0.05, 0.05],
     }
 }
@@ -87,14 +83,7 @@ fn row(index: usize, numbers: &mut Numbers, layers: usize, step: bool) -> Value 
     let logps = length.map(|length| -1.7 * length * (0.8 + 0.4 * numbers.next()));
     let mut objectives = Map::new();
     for name in OBJECTIVES {
-        let [d_w, d_l] = if name == "sigmoid+normalized" {
-            [
-                0.05 * (norm[1] / norm[0]).sqrt(),
-                0.05 * (norm[0] / norm[1]).sqrt(),
-            ]
-        } else {
-            weights(name, square, inner)
-        };
+        let [d_w, d_l] = weights(name, norm);
         let chosen = d_w * square[0] - d_l * inner;
         let rejected = d_w * inner - d_l * square[1];
         objectives.insert(
@@ -280,19 +269,14 @@ pub fn write_gram(dir: &Path) {
         .flat_map(|pair| ["chosen", "rejected"].map(|side| format!("{}/{side}", 3 * pair + 1)))
         .collect();
     let count = order.len();
-    let mut matrix = vec![vec![0.0; count]; count];
-    for i in 0..count {
-        for j in 0..=i {
-            let cosine = if i == j {
-                1.0
-            } else if i / 2 == j / 2 {
-                0.8
-            } else {
-                0.4 * numbers.next() - 0.1
-            };
-            matrix[i][j] = 64.0 * cosine;
-            matrix[j][i] = 64.0 * cosine;
-        }
+    let mut matrix = vec![vec![64.0; count]; count];
+    for (i, j) in (0..count).flat_map(|i| (0..i).map(move |j| (i, j))) {
+        let cosine = if i / 2 == j / 2 {
+            0.8
+        } else {
+            0.4 * numbers.next() - 0.1
+        };
+        (matrix[i][j], matrix[j][i]) = (64.0 * cosine, 64.0 * cosine);
     }
     let split = order.iter().map(|response| {
         let sign = if response.ends_with("chosen") { 1.0 } else { -1.0 };

@@ -7,7 +7,9 @@ use clap::Parser as _;
 use serde::Serialize;
 use serde_json::Value;
 
-use super::commands::{Cli, Command, DiagnoseConfig, LoraArgs, SftConfig, TrainConfig, TrainerOptions};
+use super::commands::{
+    Cli, Command, DiagnoseConfig, LoraArgs, SftConfig, TrainConfig, TrainerOptions,
+};
 use super::values::{Geometry, LrSchedulerType, Optim, Parameters, Remedy, TokenMask};
 
 /// Options that are read only under a condition.
@@ -177,11 +179,7 @@ fn shared(options: &TrainerOptions, lora: &LoraArgs) -> Vec<Conditional> {
             &["logging_dir"],
             "without report_to tensorboard",
         ),
-        when(
-            lora.use_peft,
-            LORA,
-            "without use_peft",
-        ),
+        when(lora.use_peft, LORA, "without use_peft"),
     ]
 }
 

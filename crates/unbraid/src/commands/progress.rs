@@ -32,8 +32,7 @@ impl PairsProgress {
     pub(crate) fn new(what: &str, total: usize, before: usize) -> Self {
         let style = ProgressStyle::with_template("{prefix} {wide_bar} {pos}/{len} pairs {msg}")
             .expect("the template is well-formed");
-        let bar =
-            ProgressBar::with_draw_target(Some(total as u64), ProgressDrawTarget::stderr());
+        let bar = ProgressBar::with_draw_target(Some(total as u64), ProgressDrawTarget::stderr());
         let bar = bar.with_style(style).with_prefix(what.to_owned());
         bar.set_position(before as u64);
         PairsProgress {
@@ -181,6 +180,9 @@ mod tests {
         assert_eq!(duration(59.9), "59 s");
         assert_eq!(duration(61.0), "1 min 1 s");
         assert_eq!(duration(3725.0), "1 h 2 min");
-        assert_eq!([short(250.0), short(2.51), short(0.0333)], ["250", "2.5", "0.033"]);
+        assert_eq!(
+            [short(250.0), short(2.51), short(0.0333)],
+            ["250", "2.5", "0.033"]
+        );
     }
 }

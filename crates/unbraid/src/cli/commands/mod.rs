@@ -64,7 +64,7 @@ pub enum Command {
     Inspect(InspectConfig),
     /// Describe the objectives: formula, derivatives, defaults, source.
     Objectives(ObjectivesConfig),
-    /// Write one page that compares runs.
+    /// Write a page about a run or a diagnosis, or one comparing several.
     Report(ReportConfig),
     /// Train and report on a tiny built-in model and data set, about a minute.
     Demo(DemoConfig),

@@ -8,8 +8,8 @@ use crate::commands::load;
 use anyhow::Result;
 use std::collections::{HashMap, VecDeque};
 use unbraid_model::ModelConfig;
-use unbraid_preference::{PairBlocks, PairFingerprint, PreferenceError, RowReader, TokenizedPair};
 use unbraid_preference::stream_whole_rows;
+use unbraid_preference::{PairBlocks, PairFingerprint, PreferenceError, RowReader, TokenizedPair};
 use unbraid_text::Tokenizer;
 
 /// One split of a data set under one tokenizer.

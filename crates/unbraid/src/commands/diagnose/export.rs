@@ -56,7 +56,8 @@ fn beside(path: &Path) -> PathBuf {
 }
 
 fn is_compressed(path: &Path) -> bool {
-    path.extension().is_some_and(|ending| ending.eq_ignore_ascii_case("gz"))
+    path.extension()
+        .is_some_and(|ending| ending.eq_ignore_ascii_case("gz"))
 }
 
 fn write(path: &Path, compressed: bool, kept: &HashSet<usize>, data: &Data<'_>) -> Result<()> {

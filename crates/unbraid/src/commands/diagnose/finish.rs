@@ -160,7 +160,9 @@ pub(super) fn gram(
     let pairs = data.pick(&first)?;
     let pairs: Vec<&TokenizedPair> = pairs.iter().collect();
     let matrix = gram_matrix(model, &pairs);
-    let own: Vec<[f64; 2]> = first.iter().map(|row| coefficients[row]).collect();
+    // A row's weight is its share of the batch's loss.
+    let weighted = |pair: &&TokenizedPair| coefficients[&pair.index].map(|d| pair.weight * d);
+    let own: Vec<[f64; 2]> = pairs.iter().map(weighted).collect();
     let sides = ["chosen", "rejected"];
     let order: Vec<String> = first
         .iter()
@@ -173,7 +175,10 @@ pub(super) fn gram(
         "matrix": matrix.chunks_exact(n).collect::<Vec<_>>(),
         "objective": plan.judged_by,
     });
-    Ok(write_file_atomic(&dir.join(GRAM), &serde_json::to_vec(&file)?)?)
+    Ok(write_file_atomic(
+        &dir.join(GRAM),
+        &serde_json::to_vec(&file)?,
+    )?)
 }
 
 /// Δa_i = Σ_j c_j K_ij with c = d_w/B for chosen and −d_l/B for rejected responses, by where it comes from.
@@ -232,7 +237,9 @@ pub(super) fn facts(
 /// The largest resident set of this process so far, where Linux tells.
 pub(super) fn peak_memory() -> Option<u64> {
     let status = fs::read_to_string("/proc/self/status").ok()?;
-    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"))?;
+    let line = status
+        .lines()
+        .find_map(|line| line.strip_prefix("VmHWM:"))?;
     let kibibytes: u64 = line.trim().strip_suffix("kB")?.trim().parse().ok()?;
     Some(kibibytes * 1024)
 }
@@ -263,7 +270,14 @@ mod tests {
             0.0, 3.0, 1.0, 7.0,
         ];
         let split = split(&order, &coefficients, &matrix);
-        let numbers = |i: usize| [split[i].own, split[i].partner, split[i].others, split[i].total];
+        let numbers = |i: usize| {
+            [
+                split[i].own,
+                split[i].partner,
+                split[i].others,
+                split[i].total,
+            ]
+        };
         // 0/chosen: ½·4; −1·1; 3/2·2 − 2·0.
         assert_eq!(numbers(0), [2.0, -1.0, 3.0, 4.0]);
         // 5/rejected: −2·7; 3/2·1; ½·0 − 1·3.

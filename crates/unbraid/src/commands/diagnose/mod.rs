@@ -77,7 +77,11 @@ fn single(config: &DiagnoseConfig, plan: &Plan, interrupt: &Interrupt) -> Result
     resume::sign(dir, &identity)?;
     write_run_yaml(config, &facts, &survey, &model)?;
     let reference_name = reference_name(config, &source, &reference);
-    let names = (name.as_str(), reference_name.as_deref(), config.data.dataset_name.as_str());
+    let names = (
+        name.as_str(),
+        reference_name.as_deref(),
+        config.data.dataset_name.as_str(),
+    );
     drop(source); // the mapped file would count as memory for the whole run
 
     let measuring = Measuring {
@@ -88,7 +92,11 @@ fn single(config: &DiagnoseConfig, plan: &Plan, interrupt: &Interrupt) -> Result
         reference: &reference,
         proxies_only: config.proxies_only,
         texts: true,
-        step_pairs: if config.learning_rate > 0.0 { config.step_pairs } else { 0 },
+        step_pairs: if config.learning_rate > 0.0 {
+            config.step_pairs
+        } else {
+            0
+        },
         batch_tokens: config.batch_tokens,
         interrupt,
     };
@@ -123,7 +131,11 @@ fn finish_single(
         finish::gram(dir, config.gram_pairs, &rows_file, plan, (model, data))?;
     }
     if let Some(path) = config.export_filtered.as_ref().filter(|_| complete) {
-        let default = if gradients { "grad_cosine" } else { "ches_normalized" };
+        let default = if gradients {
+            "grad_cosine"
+        } else {
+            "ches_normalized"
+        };
         let filter = Filter {
             field: config.filter_by.as_deref().unwrap_or(default),
             keep_below: config.keep_below.unwrap_or(1.0),
@@ -146,7 +158,9 @@ fn finish_single(
 }
 
 fn interrupted(done: usize, total: usize) -> End {
-    eprintln!("interrupted: {done} of {total} pairs are measured; the same command goes on from there");
+    eprintln!(
+        "interrupted: {done} of {total} pairs are measured; the same command goes on from there"
+    );
     End::Interrupted
 }
 
@@ -245,7 +259,9 @@ fn identity<C: Serialize>(config: &C, facts: &[(&'static str, String)]) -> Resul
         _ => bail!("the configuration is not a mapping"),
     };
     identity.retain(|key, _| !FREE_TO_CHANGE.contains(&key.as_str()));
-    let facts = facts.iter().map(|(k, v)| ((*k).to_owned(), Value::from(v.as_str())));
+    let facts = facts
+        .iter()
+        .map(|(k, v)| ((*k).to_owned(), Value::from(v.as_str())));
     identity.extend(facts);
     Ok(identity)
 }

@@ -113,7 +113,13 @@ pub(super) fn score_with(
 ) -> Result<Option<Reference>> {
     let source = load::open(name, None)?;
     let model = load::model(&source)?;
-    score(&model, &load::fingerprint(&source)?, data, survey, interrupt)
+    score(
+        &model,
+        &load::fingerprint(&source)?,
+        data,
+        survey,
+        interrupt,
+    )
 }
 
 /// Scores the pairs under the base of an adapter: the adapter is off meanwhile.

@@ -100,7 +100,14 @@ fn is_complete(dir: &Path) -> bool {
 /// Removes what a diagnosis writes, and nothing else.
 fn clear(dir: &Path) -> Result<()> {
     let names = [
-        IDENTITY, GEOMETRY, PROXIES, TEXTS, SUMMARY, SERIES, GRAM, "report.html",
+        IDENTITY,
+        GEOMETRY,
+        PROXIES,
+        TEXTS,
+        SUMMARY,
+        SERIES,
+        GRAM,
+        "report.html",
     ];
     let mut doomed: Vec<PathBuf> = names.iter().map(|name| dir.join(name)).collect();
     let maps = fs::read_dir(dir.join(HEATMAPS)).into_iter().flatten();
@@ -205,7 +212,10 @@ fn line_ends(path: &Path) -> Result<Vec<u64>> {
             return Ok(ends);
         }
         let length = buffer.len();
-        let breaks = buffer.iter().enumerate().filter(|(_, byte)| **byte == b'\n');
+        let breaks = buffer
+            .iter()
+            .enumerate()
+            .filter(|(_, byte)| **byte == b'\n');
         ends.extend(breaks.map(|(i, _)| at + i as u64 + 1));
         at += length as u64;
         reader.consume(length);

@@ -132,9 +132,7 @@ impl Series<'_> {
         resume::sign(out, &identity)?;
         let reference = match &self.reference_name {
             None => Some(Reference::None),
-            Some(name) => {
-                policy::score_with(name, &self.data, &self.survey, self.interrupt)?
-            }
+            Some(name) => policy::score_with(name, &self.data, &self.survey, self.interrupt)?,
         };
         let Some(reference) = reference else {
             eprintln!("interrupted before the first checkpoint");
@@ -302,8 +300,14 @@ fn members(dir: &Path) -> Result<Vec<Member>> {
     let mut members: Vec<Member> = Vec::new();
     for entry in entries {
         let path = entry?.path();
-        let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
-        let step = name.strip_prefix("checkpoint-").and_then(|n| n.parse().ok());
+        let name = path
+            .file_name()
+            .unwrap_or_default()
+            .to_string_lossy()
+            .into_owned();
+        let step = name
+            .strip_prefix("checkpoint-")
+            .and_then(|n| n.parse().ok());
         let Some(step) = step.filter(|_| path.is_dir()) else {
             continue;
         };
@@ -424,12 +428,21 @@ mod tests {
     #[test]
     fn only_checkpoints_with_a_model_count_and_they_go_by_step() {
         let dir = tempfile::tempdir().unwrap();
-        for name in ["checkpoint-10", "checkpoint-9", "checkpoint-x", "checkpoint-3", "other"] {
+        for name in [
+            "checkpoint-10",
+            "checkpoint-9",
+            "checkpoint-x",
+            "checkpoint-3",
+            "other",
+        ] {
             fs::create_dir(dir.path().join(name)).unwrap();
         }
         let error = members(dir.path()).err().unwrap().to_string();
         assert!(error.contains("no checkpoint-N"), "{error}");
-        for name in ["checkpoint-10/config.json", "checkpoint-9/adapter_config.json"] {
+        for name in [
+            "checkpoint-10/config.json",
+            "checkpoint-9/adapter_config.json",
+        ] {
             fs::write(dir.path().join(name), "{}").unwrap();
         }
         let steps = members(dir.path()).unwrap();

@@ -120,7 +120,10 @@ impl Measuring<'_> {
                 rows.push(row);
             }
         } else {
-            let Measured { group_names, pairs: measured } = measure_pairs(model, &pairs);
+            let Measured {
+                group_names,
+                pairs: measured,
+            } = measure_pairs(model, &pairs);
             for ((i, pair), numbers) in pairs.iter().enumerate().zip(measured) {
                 let mut row = self.row(pair, place + i, &numbers.scored);
                 row.set_hidden(&numbers.hidden);
@@ -234,7 +237,9 @@ fn check(rows: &[PairRow], first: bool) -> Result<()> {
     for row in rows {
         let groups = row.gradients.iter().flat_map(|g| &g.groups.0);
         let mut infinite = groups.filter(|(_, group)| !group.grad_inner.is_finite());
-        let group = infinite.next().map(|(name, g)| (name.as_str(), g.grad_inner));
+        let group = infinite
+            .next()
+            .map(|(name, g)| (name.as_str(), g.grad_inner));
         if let Some((name, value)) = row.not_finite().or(group) {
             return Err(anyhow!(
                 "row {}: {name} is {value}, expected a finite number\n\
