@@ -107,13 +107,19 @@ impl Rows {
             Some(row.get("logps/chosen")? - row.get("logps/rejected")?)
         });
         for side in ["chosen", "rejected"] {
-            let key = format!("geometry/grad_norm_{side}");
-            self.derive(&format!("geometry/norm_sq_{side}"), |row| {
-                row.get(&key).map(|norm| norm * norm)
+            // Means of squares where they were logged: Cauchy–Schwarz holds between them and the mean inner product. Older
+            // records have mean norms only.
+            let (square, norm) = (
+                format!("geometry/grad_sq_{side}"),
+                format!("geometry/grad_norm_{side}"),
+            );
+            let squared = format!("geometry/norm_sq_{side}");
+            self.derive(&squared, |row| {
+                let of_norm = || row.get(&norm).map(|norm| norm * norm);
+                row.get(&square).copied().or_else(of_norm)
             });
             self.derive(&format!("geometry/ratio_{side}"), |row| {
-                let norm = row.get(&key)?;
-                Some(row.get("geometry/inner")? / (norm * norm))
+                Some(row.get("geometry/inner")? / row.get(&squared)?)
             });
         }
         self.derive("geometry/bound", |row| {

@@ -4,7 +4,7 @@
 //!
 //! - [`Way::Ghost`]: Σ_{s,t} K_st (G_p G_qᵀ)_st for each pair of probes: N²·d_in + Σ_{p≤q} T_p T_q·d_out. Few probes of
 //!   moderate length (a preference pair).
-//! - [`Way::Projected`]: ⟨G_p, K G_q⟩ with K applied once to every probe: N²·d_in + Σ_p N·T_p·d_out + n²·N·d_out. Many
+//! - [`Way::Projected`]: ⟨G_p, K G_q⟩ with K applied to all probes at once: N²·d_in + n·N²·d_out + n·Σ_p T_p·d_out. Many
 //!   probes over the same short rows (a token heat map).
 //! - [`Way::Formed`]: the gradients themselves, a slice of output rows at a time: Σ_p T_p·d_in·d_out + n²/2·d_in·d_out.
 //!   Long sequences, narrow maps (adapters), many probes over different rows (a batch Gram).
@@ -27,6 +27,9 @@ const SLICE: usize = 1 << 22;
 
 /// Sums of products are cut after so many terms and go on in f64.
 const TERMS: usize = 1 << 13;
+
+/// Rows whose inner products one task sums.
+const ROWS: usize = 16;
 
 /// A number written and read again costs as much as about so many multiply-adds.
 const TRAFFIC: usize = 24;
@@ -71,6 +74,21 @@ impl Map<'_> {
         start..spans().map(|s| s.act + s.len).max().unwrap_or(0)
     }
 
+    /// For every row of the run the smallest run of probes that holds all which reach it.
+    fn reaching(&self, rows: &Range<usize>) -> Vec<Range<usize>> {
+        let mut reaching = vec![usize::MAX..0; rows.len()];
+        for (p, probe) in self.probes.iter().enumerate() {
+            for span in *probe {
+                for t in span.act - rows.start..span.act + span.len - rows.start {
+                    let run = &mut reaching[t];
+                    *run = run.start.min(p)..p + 1;
+                }
+            }
+        }
+        let none = |run: Range<usize>| if run.start == usize::MAX { 0..0 } else { run };
+        reaching.into_iter().map(none).collect()
+    }
+
     /// The cheapest way, in multiply-adds.
     fn way(&self) -> Way {
         let (n, rows) = (self.probes.len(), self.rows().len());
@@ -80,7 +98,7 @@ impl Map<'_> {
         let pairs = n * (n + 1) / 2;
         let k = rows * rows * self.d_in;
         let ghost = k + (total * total + squares) / 2 * self.d_out;
-        let projected = k + (total + n * n + TRAFFIC * n) * rows * self.d_out;
+        let projected = k + (rows * rows + total + 2 * TRAFFIC * rows) * n * self.d_out;
         let formed = (total + pairs + TRAFFIC * n) * self.d_in * self.d_out;
         let cheapest = [
             (ghost, Way::Ghost),
@@ -198,50 +216,59 @@ fn slices(width: usize, floats: usize) -> impl Iterator<Item = Range<usize>> {
         .map(move |start| start..(start + step).min(width))
 }
 
+/// Rows lie as `[row][probe][column]`, so that K is applied to all probes in one product; a row is in a run of probes only
+/// (those that reach it), and only these enter the inner products.
 fn projected(map: &Map<'_>, pool: &Arc<Pool>) -> Vec<f64> {
     let (n, rows) = (map.probes.len(), map.rows());
     let k = map.row_products(pool, &rows);
     let count = rows.len();
+    let reaching = map.reaching(&rows);
     let mut gram = vec![0.0; n * n];
     for columns in slices(map.d_out, n * count) {
-        let (width, size) = (columns.len(), count * columns.len());
-        let (mut left, mut right) = (pool::take(pool, n * size), pool::take(pool, n * size));
-        let both = left.par_chunks_mut(size).zip(right.par_chunks_mut(size));
-        both.enumerate().for_each(|(p, (own, seen))| {
-            own.fill(0.0);
-            let mut beta = 0.0;
-            for span in map.probes[p] {
+        let (width, size) = (columns.len(), n * columns.len());
+        let mut left = pool::take(pool, count * size);
+        left.par_chunks_mut(size).for_each(|row| row.fill(0.0));
+        for (p, probe) in map.probes.iter().enumerate() {
+            for span in *probe {
                 for r in 0..span.len {
                     let from = (span.grad + r) * map.d_out + columns.start;
-                    let to = (span.act - rows.start + r) * width;
-                    own[to..to + width].copy_from_slice(&map.g[from..from + width]);
+                    let to = (span.act - rows.start + r) * size + p * width;
+                    left[to..to + width].copy_from_slice(&map.g[from..from + width]);
                 }
-                let g = map.g[span.grad * map.d_out + columns.start..].as_ptr();
-                let k = k[span.act - rows.start..].as_ptr();
-                let (x, y) = ((k, count, 1), (g, map.d_out, 1));
-                let c = (seen.as_mut_ptr(), width);
-                // SAFETY: the span's rows and these columns lie inside `g` (checked), its columns inside K; `seen` holds
-                // count·width floats and is this task's alone.
+            }
+        }
+        let mut right = pool::take(pool, count * size);
+        // SAFETY: K is `[count, count]`, both others `[count, size]`; `right` is ours.
+        unsafe {
+            let (x, y) = ((k.as_ptr(), count, 1), (left.as_ptr(), size, 1));
+            let c = (right.as_mut_ptr(), size);
+            raw(count, size, count, 1.0, x, y, 0.0, c, map.parallelism);
+        }
+        let part = |first: usize| {
+            let mut sums = vec![0f32; n * n];
+            for t in first..(first + ROWS).min(count) {
+                let probes = reaching[t].clone();
+                if probes.is_empty() {
+                    continue;
+                }
+                let x = left[t * size + probes.start * width..].as_ptr();
+                let y = right[t * size..].as_ptr();
+                let (m, c) = (probes.len(), sums[probes.start * n..].as_mut_ptr());
+                // SAFETY: row t of both, `[n, width]`; `sums` holds n² floats and is this task's alone.
                 unsafe {
-                    raw(
-                        count,
-                        width,
-                        span.len,
-                        1.0,
-                        x,
-                        y,
-                        beta,
-                        c,
-                        Parallelism::None,
-                    );
+                    let none = Parallelism::None;
+                    let (x, y) = ((x, width, 1), (y, 1, width));
+                    raw(m, n, width, 1.0, x, y, 1.0, (c, n), none);
                 }
-                beta = 1.0;
             }
-            if beta == 0.0 {
-                seen.fill(0.0);
-            }
-        });
-        add_products(&left, &right, n, size, &mut gram);
+            sums
+        };
+        let firsts: Vec<usize> = (0..count).step_by(ROWS).collect();
+        let parts: Vec<Vec<f32>> = firsts.into_par_iter().map(part).collect();
+        for part in parts {
+            let sums = gram.iter_mut().zip(part);
+            sums.for_each(|(g, x)| *g += f64::from(x));
+        }
     }
     // ⟨G_p, K G_q⟩ is symmetric but for rounding.
     for p in 0..n {

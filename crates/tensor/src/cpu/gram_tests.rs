@@ -38,7 +38,12 @@ fn all_ways_agree_with_the_naive_backend() {
             let (a, g) = (naive.upload(&a), naive.upload(&g));
             naive.linear_grams(&a, &g, &clusters, d_in, d_out)
         };
-        for way in [Some(Way::Ghost), Some(Way::Projected), Some(Way::Formed), None] {
+        for way in [
+            Some(Way::Ghost),
+            Some(Way::Projected),
+            Some(Way::Formed),
+            None,
+        ] {
             let got = linear_grams(&pool, (&a, d_in), (&g, d_out), &clusters, way);
             for (c, (got, want)) in got.iter().zip(&want).enumerate() {
                 let n = clusters[c].len();

@@ -321,6 +321,9 @@ fn record_geometry(metrics: &mut Averages, pair: &SteppedPair, m: &Measured) {
     let share = |c: Case| f64::from(u8::from(case == c));
     metrics.add("geometry/grad_norm_chosen", m.gram.ww.sqrt());
     metrics.add("geometry/grad_norm_rejected", m.gram.ll.sqrt());
+    // Means of squares beside the mean inner product: Cauchy–Schwarz holds between these, not with squares of mean norms.
+    metrics.add("geometry/grad_sq_chosen", m.gram.ww);
+    metrics.add("geometry/grad_sq_rejected", m.gram.ll);
     metrics.add("geometry/inner", m.gram.wl);
     metrics.add("geometry/cosine", m.gram.cosine());
     metrics.add("geometry/d_w", pair.d_w);
