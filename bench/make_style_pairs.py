@@ -24,8 +24,8 @@ STYLES = {
 def rasbt(path, _style):
     for row in json.loads(Path(path).read_text()):
         given = f"\n\n{row['input']}" if row["input"] else ""
-        prompt = f"{row['instruction']}{given}\n\n"
-        yield {"prompt": prompt, "chosen": row["chosen"], "rejected": row["rejected"]}
+        prompt = f"{row['instruction']}{given}\n\nAnswer:"
+        yield {"prompt": prompt, "chosen": " " + row["chosen"], "rejected": " " + row["rejected"]}
 
 
 def sentiment(path, style):
@@ -40,7 +40,7 @@ def sentiment(path, style):
             other = names["negative" if label == "positive" else "positive"]
             if style == "prefix-suffix":
                 true, other = true.lower(), other.lower()
-            yield {"prompt": tweet + "\n", "chosen": sentence.format(true), "rejected": sentence.format(other)}
+            yield {"prompt": tweet, "chosen": sentence.format(true), "rejected": sentence.format(other)}
 
 
 def main():
