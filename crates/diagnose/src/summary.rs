@@ -54,6 +54,8 @@ pub struct Facts {
     pub complete: bool,
     /// Wall-clock time a pair, of this run's own pairs.
     pub seconds_per_pair: Option<f64>,
+    /// Mean wall-clock time of a heat map.
+    pub heatmap_seconds: Option<f64>,
     /// Of the steps.
     pub learning_rate: f64,
     /// The optimizer of the steps.

@@ -31,7 +31,12 @@ fn single(out: &Path, further: &[&str]) -> Command {
 fn summary(out: &Path) -> Value {
     let mut summary: Value =
         serde_json::from_slice(&fs::read(out.join("summary.json")).unwrap()).unwrap();
-    for key in ["command", "seconds_per_pair", "peak_memory_bytes"] {
+    for key in [
+        "command",
+        "seconds_per_pair",
+        "heatmap_seconds",
+        "peak_memory_bytes",
+    ] {
         summary.as_object_mut().unwrap().remove(key);
     }
     summary

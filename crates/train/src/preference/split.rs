@@ -39,3 +39,28 @@ pub fn split_changes(matrix: &[f64], coefficients: &[f64], rate: f64) -> Vec<Cha
         .map(split)
         .collect()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_change_is_split_by_hand() {
+        // Two pairs, d = (1, 2) and (3, 4), each half of the loss: c = (½, −1, 3/2, −2).
+        #[rustfmt::skip]
+        let matrix = [
+            4.0, 1.0, 2.0, 0.0,
+            1.0, 5.0, 0.0, 3.0,
+            2.0, 0.0, 6.0, 1.0,
+            0.0, 3.0, 1.0, 7.0,
+        ];
+        let split = split_changes(&matrix, &[0.5, -1.0, 1.5, -2.0], 2.0);
+        let numbers = |i: usize| {
+            let s = split[i];
+            [s.own, s.partner, s.others, s.total]
+        };
+        // The first chosen: 2·(½·4; −1·1; 3/2·2 − 2·0). The second rejected: 2·(−2·7; 3/2·1; ½·0 − 1·3).
+        assert_eq!(numbers(0), [4.0, -2.0, 6.0, 8.0]);
+        assert_eq!(numbers(3), [-28.0, 3.0, -6.0, -31.0]);
+    }
+}

@@ -12,12 +12,14 @@ use serde_json::json;
 use std::collections::HashMap;
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 use unbraid_diagnose::{
     Facts, HeatMapSettings, Named, Summary, SummaryBuilder, TokenCosines, gram_matrix, heat_map,
 };
 use unbraid_model::LanguageModel;
 use unbraid_model::weights::write_file_atomic;
 use unbraid_preference::{TokenizedPair, TokenizedSequence};
+use unbraid_train::{ChangeSplit, split_changes};
 
 /// Takes in every row of a file.
 pub(super) fn gather(path: &Path, plan: &Plan) -> Result<SummaryBuilder> {
@@ -72,28 +74,31 @@ impl From<TokenCosines> for Cosines {
     }
 }
 
-/// Draws the heat maps of these rows; false when the user stopped it.
+/// Draws the heat maps of these rows: the mean seconds of one, `None` when the user stopped it.
 pub(super) fn heat_maps(
     dir: &Path,
     rows: &[usize],
     maps: &Maps<'_>,
     (model, data): (&LanguageModel<Cpu>, &Data<'_>),
     interrupt: &Interrupt,
-) -> Result<bool> {
+) -> Result<Option<f64>> {
     if rows.is_empty() {
-        return Ok(true);
+        return Ok(Some(0.0));
     }
+    let mut spent = Duration::ZERO;
     let folder = dir.join(HEATMAPS);
     fs::create_dir_all(&folder).with_context(|| format!("cannot create {}", folder.display()))?;
     for pair in data.pick(rows)? {
         if interrupt.pressed() {
-            return Ok(false);
+            return Ok(None);
         }
+        let started = Instant::now();
         let file = map_file(&pair, maps, model, data);
+        spent += started.elapsed();
         let path = folder.join(format!("pair-{}.json", pair.index));
         write_file_atomic(&path, &serde_json::to_vec(&file)?)?;
     }
-    Ok(true)
+    Ok(Some(spent.as_secs_f64() / rows.len() as f64))
 }
 
 fn map_file(
@@ -130,13 +135,11 @@ fn map_file(
 }
 
 /// What one response's predicted change is made of, nats per unit of learning rate.
-#[derive(Debug, PartialEq, Serialize)]
-struct Split {
-    response: String,
-    own: f64,
-    partner: f64,
-    others: f64,
-    total: f64,
+#[derive(Serialize)]
+struct Split<'a> {
+    response: &'a str,
+    #[serde(flatten)]
+    change: ChangeSplit,
 }
 
 /// Writes the Gram matrix of the first `count` pairs as one batch.
@@ -160,17 +163,23 @@ pub(super) fn gram(
     let pairs = data.pick(&first)?;
     let pairs: Vec<&TokenizedPair> = pairs.iter().collect();
     let matrix = gram_matrix(model, &pairs);
-    // A row's weight is its share of the batch's loss.
-    let weighted = |pair: &&TokenizedPair| coefficients[&pair.index].map(|d| pair.weight * d);
-    let own: Vec<[f64; 2]> = pairs.iter().map(weighted).collect();
+    // The loss is the batch's mean, a row's weight its share of it.
+    let batch = pairs.len() as f64;
+    let shared = |pair: &&TokenizedPair| {
+        let [d_w, d_l] = coefficients[&pair.index];
+        [d_w, -d_l].map(|c| c * pair.weight / batch)
+    };
+    let own: Vec<f64> = pairs.iter().flat_map(shared).collect();
     let sides = ["chosen", "rejected"];
     let order: Vec<String> = first
         .iter()
         .flat_map(|row| sides.map(|side| format!("{row}/{side}")))
         .collect();
+    let split = order.iter().zip(split_changes(&matrix, &own, 1.0));
+    let split = split.map(|(response, change)| Split { response, change });
     let n = order.len();
     let file = json!({
-        "split": split(&order, &own, &matrix),
+        "split": split.collect::<Vec<_>>(),
         "order": order,
         "matrix": matrix.chunks_exact(n).collect::<Vec<_>>(),
         "objective": plan.judged_by,
@@ -179,29 +188,6 @@ pub(super) fn gram(
         &dir.join(GRAM),
         &serde_json::to_vec(&file)?,
     )?)
-}
-
-/// Δa_i = Σ_j c_j K_ij with c = d_w/B for chosen and −d_l/B for rejected responses, by where it comes from.
-fn split(order: &[String], coefficients: &[[f64; 2]], matrix: &[f64]) -> Vec<Split> {
-    let (n, batch) = (order.len(), coefficients.len() as f64);
-    let c = |j: usize| match j % 2 {
-        0 => coefficients[j / 2][0] / batch,
-        _ => -coefficients[j / 2][1] / batch,
-    };
-    let of = |i: usize| {
-        let from = |j: usize| c(j) * matrix[i * n + j];
-        let partner = i ^ 1;
-        let others = (0..n).filter(|&j| j != i && j != partner).map(from);
-        let (own, partner, others) = (from(i), from(partner), others.sum::<f64>());
-        Split {
-            response: order[i].clone(),
-            own,
-            partner,
-            others,
-            total: own + partner + others,
-        }
-    };
-    (0..n).map(of).collect()
 }
 
 /// What the summary says of this run, all but how far it came.
@@ -228,6 +214,7 @@ pub(super) fn facts(
         trainable_parameters: model.params.trainable_count(),
         complete: false,
         seconds_per_pair: None,
+        heatmap_seconds: None,
         learning_rate: plan.step.learning_rate,
         optimizer: optimizer.to_owned(),
         peak_memory_bytes: peak_memory(),
@@ -250,38 +237,5 @@ pub(super) fn report(dir: &Path, write: fn(&Path) -> unbraid_report::Result<Path
     match write(dir).and_then(verdict) {
         Ok(verdict) => eprintln!("{verdict}"),
         Err(error) => eprintln!("note: no report was written: {error}"),
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_change_is_split_by_hand() {
-        // Two pairs, d = (1, 2) and (3, 4), B = 2: c = (½, −1, 3/2, −2).
-        let order = ["0/chosen", "0/rejected", "5/chosen", "5/rejected"].map(String::from);
-        let coefficients = [[1.0, 2.0], [3.0, 4.0]];
-        #[rustfmt::skip]
-        let matrix = [
-            4.0, 1.0, 2.0, 0.0,
-            1.0, 5.0, 0.0, 3.0,
-            2.0, 0.0, 6.0, 1.0,
-            0.0, 3.0, 1.0, 7.0,
-        ];
-        let split = split(&order, &coefficients, &matrix);
-        let numbers = |i: usize| {
-            [
-                split[i].own,
-                split[i].partner,
-                split[i].others,
-                split[i].total,
-            ]
-        };
-        // 0/chosen: ½·4; −1·1; 3/2·2 − 2·0.
-        assert_eq!(numbers(0), [2.0, -1.0, 3.0, 4.0]);
-        // 5/rejected: −2·7; 3/2·1; ½·0 − 1·3.
-        assert_eq!(numbers(3), [-14.0, 1.5, -3.0, -15.5]);
-        assert_eq!(split[3].response, "5/rejected");
     }
 }

@@ -126,7 +126,9 @@ fn finish_single(
         tokens: config.heatmap_tokens,
         groups: &config.heatmap_group,
     };
-    complete &= finish::heat_maps(dir, &mapped, &maps, (model, data), measuring.interrupt)?;
+    let seconds = finish::heat_maps(dir, &mapped, &maps, (model, data), measuring.interrupt)?;
+    complete &= seconds.is_some();
+    facts.heatmap_seconds = seconds.filter(|_| !mapped.is_empty());
     if complete && config.gram {
         finish::gram(dir, config.gram_pairs, &rows_file, plan, (model, data))?;
     }
