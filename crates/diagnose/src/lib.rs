@@ -22,7 +22,7 @@ mod what_if;
 pub use gram::gram_matrix;
 pub use heat_map::{HeatMap, HeatMapSettings, TokenCosines, heat_map, heat_map_in_walks};
 pub use measure::{Hidden, Measured, PairMeasurement, measure_pairs, measure_proxies};
-pub use record::{FIELDS, GRADIENT_FIELDS, Gradients, GroupRow, Named, Outcome, PairRow, StepRow};
+pub use record::{FIELDS, GRADIENT_FIELDS, Gradients, GroupRow, Named, Outcome, PairRow};
 pub use similarity::{edit_distance, shared_tokens};
 pub use statistics::{mean, median, pearson, quantile, sorted, spearman};
 pub use step::{SingleStep, StepEffect, StepSettings};

@@ -4,6 +4,7 @@
 //! written so that they read back exactly, so a summary is a function of the rows, whoever measured them.
 
 use crate::measure::Hidden;
+use crate::step::StepEffect;
 use serde::de::{Deserializer, MapAccess, Visitor};
 use serde::{Deserialize, Serialize, Serializer};
 use std::fmt;
@@ -104,7 +105,7 @@ pub struct PairRow {
     pub objectives: Named<Outcome>,
     /// What a real optimizer step did, where one was taken.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub step: Option<StepRow>,
+    pub step: Option<StepEffect>,
 }
 
 /// Inner products of a pair's two gradients.
@@ -210,23 +211,6 @@ mod case_by_name {
         let found = Case::ALL.into_iter().find(|case| case.as_str() == name);
         found.ok_or_else(|| D::Error::custom(format!("{name:?} is no case")))
     }
-}
-
-/// A real optimizer step on the pair alone: what was predicted, and what it did. Nats.
-#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
-pub struct StepRow {
-    /// Δa_w of plain gradient descent, to first order.
-    pub predicted_chosen: f64,
-    /// Δa_l likewise.
-    pub predicted_rejected: f64,
-    /// ⟨∇a_w, Δθ⟩ of the update that was made.
-    pub update_chosen: f64,
-    /// ⟨∇a_l, Δθ⟩.
-    pub update_rejected: f64,
-    /// Scored again.
-    pub realised_chosen: f64,
-    /// Scored again.
-    pub realised_rejected: f64,
 }
 
 /// Names of a row's numbers, as files and options write them; the two ratios follow from the others.

@@ -8,6 +8,7 @@
 //! In memory: the gradients, one copy of the trainable parameters and the optimizer's state, kept from pair to pair but
 //! for the last. Tested in `tests/step.rs`.
 
+use serde::{Deserialize, Serialize};
 use unbraid_model::{Accumulate, Batch, GradientPlan, Gradients, Keep, LanguageModel};
 use unbraid_objective::Gram;
 use unbraid_objective::condition::predicted_change;
@@ -31,7 +32,7 @@ pub struct StepSettings {
 }
 
 /// Changes of a pair's two summed log-probs, in nats.
-#[derive(Clone, Copy, Debug, Default, PartialEq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct StepEffect {
     /// Of the chosen one by plain gradient descent to first order, with the step's rate and clipping.
     pub predicted_chosen: f64,

@@ -3,8 +3,9 @@
 //! Rows are taken in one by one. What stays of each are its scalars (for quantiles and rank correlations) and one cosine
 //! a parameter group, about a kilobyte; texts, objectives and groups go into sums.
 
-use crate::record::{FIELDS, Named, PairRow, StepRow};
+use crate::record::{FIELDS, Named, PairRow};
 use crate::statistics::{mean, median, pearson, quantile, sorted, spearman};
+use crate::step::StepEffect;
 use crate::sweep::{Sweep, Tally};
 use serde::{Deserialize, Serialize};
 use std::collections::HashMap;
@@ -229,7 +230,7 @@ pub struct SummaryBuilder {
     objectives: Vec<(String, Tally)>,
     groups: Vec<Group>,
     sweeps: Vec<Sweep>,
-    steps: Vec<(usize, StepRow)>,
+    steps: Vec<(usize, StepEffect)>,
 }
 
 #[derive(Debug)]
@@ -401,7 +402,7 @@ impl SummaryBuilder {
         if self.steps.is_empty() {
             return None;
         }
-        type Of = fn(&StepRow) -> [f64; 3];
+        type Of = fn(&StepEffect) -> [f64; 3];
         let agreement = |of: Of| {
             let rows: Vec<[f64; 3]> = self.steps.iter().map(|(_, step)| of(step)).collect();
             let column = |i: usize| rows.iter().map(|row| row[i]).collect::<Vec<f64>>();

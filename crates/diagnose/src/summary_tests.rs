@@ -79,7 +79,7 @@ fn steps_compare_with_both_predictions() {
     let mut builder = SummaryBuilder::new("sigmoid", Vec::new());
     for (i, realised) in [1.0, 2.0, 4.0].into_iter().enumerate() {
         let mut row = with(i, 1.0, -1.0, i as f64);
-        row.step = Some(StepRow {
+        row.step = Some(StepEffect {
             predicted_chosen: realised / 2.0,
             predicted_rejected: 0.0,
             update_chosen: -realised,

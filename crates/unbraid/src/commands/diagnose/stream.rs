@@ -11,7 +11,7 @@ use serde_json::json;
 use std::path::Path;
 use std::time::{Duration, Instant};
 use unbraid_diagnose::{
-    Gradients, Measured, PairRow, SingleStep, StepRow, WhatIf, edit_distance, measure_pairs,
+    Gradients, Measured, PairRow, SingleStep, WhatIf, edit_distance, measure_pairs,
     measure_proxies, shared_tokens,
 };
 use unbraid_model::LanguageModel;
@@ -192,15 +192,7 @@ impl Measuring<'_> {
             let judged = row.objectives.get(&self.plan.judged_by);
             let judged = judged.context("the configured objective is in every row")?;
             let stepper = stepper.get_or_insert_with(|| SingleStep::new(model, self.plan.step));
-            let effect = stepper.take(model, pair, gram, judged.d_w, judged.d_l);
-            row.step = Some(StepRow {
-                predicted_chosen: effect.predicted_chosen,
-                predicted_rejected: effect.predicted_rejected,
-                update_chosen: effect.update_chosen,
-                update_rejected: effect.update_rejected,
-                realised_chosen: effect.realised_chosen,
-                realised_rejected: effect.realised_rejected,
-            });
+            row.step = Some(stepper.take(model, pair, gram, judged.d_w, judged.d_l));
         }
         Ok(())
     }
