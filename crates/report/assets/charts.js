@@ -88,9 +88,11 @@ const Charts = (() => {
 
   function trimmed(value, digits) {
     const size = Math.abs(value);
-    if (size !== 0 && (size < 1e-3 || size >= 1e6)) return value.toExponential(digits - 2).replace(/\.?0+e/, "e");
-    return String(Number(value.toPrecision(digits)));
+    if (size === 0 || (size >= 1e-4 && size < 1e6)) return String(Number(value.toPrecision(digits)));
+    const [digit, power] = value.toExponential(digits - 2).split("e");
+    return `${Number(digit)}×10${[...power].map((c) => raised[c] ?? "").join("")}`;
   }
+  const raised = { "-": "⁻", 0: "⁰", 1: "¹", 2: "²", 3: "³", 4: "⁴", 5: "⁵", 6: "⁶", 7: "⁷", 8: "⁸", 9: "⁹" };
 
   function lineSeries(panel, series, table, palette) {
     const ink = colour(series.role, palette);
@@ -136,11 +138,14 @@ const Charts = (() => {
     };
   }
 
+  /* The value is written beyond the bar's end, on whichever side of zero that is. */
+  const barDatum = ([name, value]) => ({ value: [value, name], label: { position: value < 0 ? "left" : "right" } });
+
   function barSeries(panel, series, table, palette) {
     return {
-      type: "bar", name: series.name, data: points(table, series, true).map(([name, value]) => [value, name]), barMaxWidth: 18, animation: false,
+      type: "bar", name: series.name, data: points(table, series, true).map(barDatum), barMaxWidth: 18, animation: false,
       color: colour(series.role, palette), encode: { x: 0, y: 1 },
-      label: { show: true, position: "right", color: palette.soft, formatter: (p) => number(p.value[0], panel.percent) },
+      label: { show: true, color: palette.soft, formatter: (p) => number(p.value[0], panel.percent) },
     };
   }
 
@@ -204,7 +209,7 @@ const Charts = (() => {
     ];
     const [left, right] = xs, [low, high] = ys;
     const areas = [
-      area("ideal", "ideal", [left, low], [one, one], "insideBottomLeft"),
+      area("ideal", "ideal", [left, low], [one, one], "insideTopLeft"),
       area("both fall", "both_fall", [one, low], [right, one], "insideBottomRight"),
       area("both rise", "both_rise", [left, one], [one, high], "insideTopLeft"),
     ];
@@ -262,7 +267,7 @@ const Charts = (() => {
   /* Square cells in the given width, at least as large as a label needs; the drawing may be wider than that. */
   function heatSize(panel, table, width) {
     const { rows, columns } = matrix(panel, table);
-    const label = 8 + 6.4 * Math.min(12, Math.max(...[...rows, ...columns].map((name) => bare(name).length)));
+    const label = 10 + 7 * Math.min(14, Math.max(...[...rows, ...columns].map((name) => bare(name).length)));
     const cell = Math.max(13, Math.min(30, Math.floor((width - label - 14) / columns.length)));
     return { label, cell, width: Math.ceil(label + cell * columns.length + 14), height: Math.ceil(label + cell * rows.length + 6) };
   }
@@ -318,8 +323,12 @@ const Charts = (() => {
     const steps = { ...common, type: "value", scale: true, splitLine: { show: false }, name: panel.x_label, nameGap: 26, minInterval: 1 };
     switch (panel.kind) {
       case "bars": {
-        const wide = { ...common, type: "category", data: names(panel, table), inverse: true, splitLine: { show: false }, axisLabel: { color: palette.ink, width: 110, overflow: "truncate" } };
-        return { x: { ...value, name: panel.x_label, nameGap: 26, splitNumber: 3 }, y: wide };
+        const wide = { ...common, type: "category", data: names(panel, table), inverse: true, splitLine: { show: false }, axisLabel: { color: palette.ink, width: 132, overflow: "truncate", interval: 0 } };
+        // Of shares the axis may reach beyond the whole, where the bars' values stand, but it names nothing there.
+        const whole = panel.percent && panel.series.every((series) => points(table, series, true).every((p) => !(p[1] > 1)));
+        const beside = { ...value.axisLabel, formatter: (v) => (whole && v > 1 + 1e-9 ? "" : label(v)) };
+        const below = panel.series.some((series) => points(table, series, true).some((p) => p[1] < 0));
+        return { x: { ...value, axisLabel: beside, boundaryGap: [below ? "15%" : 0, 0], name: panel.x_label, nameGap: 26, splitNumber: 3 }, y: wide };
       }
       case "scatter":
         return { x: { ...value, scale: true, name: panel.x_label, nameGap: 26, splitNumber: 4 }, y: { ...value, scale: true } };
@@ -353,7 +362,8 @@ const Charts = (() => {
       default:
         // Only steps are whole numbers.
         const plainSteps = panel.x_label === "optimizer step";
-        const x = plainSteps ? { ...steps, min: from, max: to } : { ...steps, minInterval: 0 };
+        const plain = (one) => number(one);
+        const x = plainSteps ? { ...steps, min: from, max: to } : { ...steps, minInterval: 0, axisLabel: { ...common.axisLabel, formatter: plain } };
         return { x, y: panel.percent ? { ...value, min: 0, max: 1 } : { ...value, scale: !panel.guide } };
     }
   }
@@ -442,6 +452,6 @@ const Charts = (() => {
     return (panel.kind === "scatter" || panel.kind === "plane") && table.rows.length * panel.series.length > svgLimit ? "canvas" : "svg";
   }
 
-  const api = { palettes, named, parseCsv, points, names, matrix, bare, heatSize, number, colour, option, renderer, describe: () => "" };
+  const api = { palettes, named, mark, parseCsv, points, names, matrix, bare, heatSize, number, colour, option, renderer, describe: () => "" };
   return api;
 })();

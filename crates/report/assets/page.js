@@ -54,10 +54,14 @@
     swatch.style.borderTop = filled ? "none" : `3px ${series.dash === "dashed" ? "dashed" : "solid"} ${ink}`;
     swatch.style.background = filled ? ink : "none";
     swatch.classList.toggle("filled", filled);
+    if (panel.kind === "scatter" || panel.kind === "plane") swatch.classList.add(Charts.mark(series.role));
   }
 
   function legend(chart) {
     const box = element("div", { class: "legend", role: "group", "aria-label": `Series of ${chart.panel.title}` });
+    // A single series without a meaning of its own needs no name: the heading has it.
+    const [only, ...others] = chart.panel.series;
+    if (!others.length && only.role === "plain") return box;
     for (const series of chart.panel.series) {
       const button = element("button", { type: "button", "aria-pressed": "true" });
       button.append(element("span", { class: "swatch", "aria-hidden": "true" }), series.name);

@@ -7,11 +7,11 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 use crate::compare::command;
-use crate::diagnosis::{Case, Diagnosis, median, quantile};
+use crate::diagnosis::{Case, Diagnosis, median, part_name, quantile, two};
 use crate::error::{ReportError, Result};
 use crate::figure::{Cell, Figure, Kind, Panel, Role, Series, Table};
 use crate::method::{Method, distinct_names};
-use crate::page::{self, Page, escape, number, push, signed};
+use crate::page::{self, Page, escape, push, signed};
 use crate::verdict::percent;
 
 const QUANTILES: [(&str, f64); 5] = [
@@ -265,12 +265,15 @@ impl Comparison {
             let totals = of.summary.objectives.get(name)?;
             (totals.cases.total() > 0.0).then_some(totals.cases)
         };
-        let (first, others) = self.all.split_first()?;
+        // Without gradients none was weighed: such a diagnosis is in no figure of cases.
+        let judged = self.named().filter(|(_, of, _)| !of.proxies_only);
+        let judged: Vec<_> = judged.collect();
+        let ((_, first, _), others) = judged.split_first()?;
         let mut common: Vec<(&String, f64)> = first
             .summary
             .objectives
             .keys()
-            .filter(|name| others.iter().all(|of| weighed(of, name).is_some()))
+            .filter(|name| others.iter().all(|(_, of, _)| weighed(of, name).is_some()))
             .filter_map(|name| Some((name, weighed(first, name)?.share(Case::Ideal))))
             .collect();
         if common.len() < 2 {
@@ -279,15 +282,15 @@ impl Comparison {
         common.sort_by(|a, b| b.1.total_cmp(&a.1));
         let mut table = Table::with_header(&["diagnosis", "objective", "ideal", "both_fall"]);
         for (name, _) in &common {
-            for (_, of, diagnosis) in self.named() {
+            for (_, of, diagnosis) in &judged {
                 let cases = weighed(of, name)?;
                 let shares = [cases.share(Case::Ideal), cases.share(Case::BothFall)];
-                let mut row = vec![Cell::Text(diagnosis.into()), Cell::Text((*name).clone())];
+                let mut row = vec![Cell::Text((*diagnosis).into()), Cell::Text((*name).clone())];
                 row.extend(shares.map(Cell::Number));
                 table.push(&row);
             }
         }
-        let present = vec![true; self.all.len()];
+        let present: Vec<bool> = self.all.iter().map(|of| !of.proxies_only).collect();
         let panels = [("Ideal", "ideal"), ("Both fall", "both_fall")].map(|(title, column)| {
             let panel = Panel {
                 kind: Kind::Bars,
@@ -381,11 +384,12 @@ fn sums(of: &Diagnosis) -> [BTreeMap<Place, f64>; 2] {
             Some(_) => parts.collect::<Vec<_>>().join("."),
             None => name.clone(),
         };
-        let order = ["embedding", "attention", "mlp", "norm", "head"];
+        let order = ["embedding", "attention", "mlp", "norm", "norms", "head"];
         let place = order
             .iter()
             .position(|known| *known == kind)
             .unwrap_or(order.len());
+        let kind = part_name(&kind).to_string();
         *kinds.entry((place as u64, kind)).or_insert(0.0) += group.share;
         if let Some(layer) = layer {
             *layers.entry((layer, layer.to_string())).or_insert(0.0) += group.share;
@@ -400,7 +404,7 @@ fn ratios(of: &Diagnosis, pick: fn((f64, f64)) -> f64) -> Vec<f64> {
 }
 
 fn cells(of: &Diagnosis) -> Vec<String> {
-    let mid = |values: Vec<f64>| median(&values).map(number).unwrap_or_default();
+    let mid = |values: Vec<f64>| median(&values).map(two).unwrap_or_default();
     let cases = of.cases();
     let share = |case: Case| {
         cases

@@ -183,8 +183,8 @@ fn sums(splits: &Splits, command: Option<&String>) -> Figure {
         title: "Whose gradients moved the log-probs".into(),
         caption: format!(
             "To first order a step changes a log-prob through its own gradient, through that of its partner (the other \
-             completion of the pair), and through those of the batch's other pairs. Sizes are those of plain gradient \
-             descent; another optimizer scales them. {}",
+             completion of the pair), and through those of the batch's other pairs. These are plain gradient descent's; \
+             another optimizer takes other steps, so sizes and even signs may differ from what was realised. {}",
             words.collect::<Vec<_>>().join(" ")
         ),
         command: command.cloned(),

@@ -240,9 +240,26 @@ pub(crate) fn escape(text: &str) -> String {
     out
 }
 
-/// Four significant digits with a true minus sign.
+/// Four significant digits with a true minus sign, powers of ten as they are printed.
 pub(crate) fn number(value: f64) -> String {
-    four_digits(value).replace('-', "\u{2212}")
+    let text = four_digits(value);
+    match text.split_once('e').filter(|_| value.is_finite()) {
+        Some((digits, power)) => digits.replace('-', "\u{2212}") + &power_of_ten(power),
+        None => text.replace('-', "\u{2212}"),
+    }
+}
+
+/// `×10⁻⁶` of `-6`.
+pub(crate) fn power_of_ten(power: &str) -> String {
+    let raised = power.chars().map(|c| match c {
+        '-' => '⁻',
+        '1' => '¹',
+        '2' => '²',
+        '3' => '³',
+        '0' | '4'..='9' => char::from_u32(0x2070 + u32::from(c) - u32::from('0')).unwrap_or(c),
+        other => other,
+    });
+    format!("×10{}", raised.collect::<String>())
 }
 
 /// The same with a sign, for changes.
@@ -325,6 +342,9 @@ mod tests {
         for (value, expected) in cases {
             assert_eq!(four_digits(value), expected);
         }
+        assert_eq!(number(-1.5e-12), "\u{2212}1.500×10⁻¹²");
+        assert_eq!(number(3.991e8), "3.991×10⁸");
+        assert_eq!(number(f64::NAN), "not finite");
         assert_eq!(signed(-7.79), "\u{2212}7.790");
         assert_eq!(signed(7.79), "+7.790");
         assert_eq!(four_digits(f64::NAN), "not finite");

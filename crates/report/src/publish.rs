@@ -3,6 +3,7 @@
 //! One run or one diagnosis makes its own page, several of one kind a comparison. A run and a diagnosis have no figure
 //! in common, so a mixture is an error.
 
+use std::fs;
 use std::path::{Path, PathBuf};
 
 use crate::error::{ReportError, Result};
@@ -14,8 +15,8 @@ use crate::{compare, compare_diagnoses, diagnosis, run_page, svg};
 /// Writes `report.html` about `dirs` (output directories of `unbraid train` or of `unbraid diagnose`) and gives its
 /// path.
 ///
-/// It is written into `output_dir`, by default the directory itself for one and the current one for several. The file
-/// is replaced atomically; the same records in the same order give the same bytes.
+/// It is written into `output_dir`, by default the directory itself for one and the current one for several; missing
+/// directories are made. The file is replaced atomically; the same records in the same order give the same bytes.
 ///
 /// # Errors
 /// [`ReportError::NoRuns`] for an empty list, [`ReportError::Mixed`] for runs among diagnoses,
@@ -23,7 +24,9 @@ use crate::{compare, compare_diagnoses, diagnosis, run_page, svg};
 /// [`write_run_report`](crate::write_run_report) and [`write_diagnosis_report`](crate::write_diagnosis_report).
 pub fn write_report(dirs: &[PathBuf], output_dir: Option<&Path>) -> Result<PathBuf> {
     let page = page(dirs)?;
-    let path = home(dirs, output_dir).join("report.html");
+    let home = home(dirs, output_dir);
+    fs::create_dir_all(&home).map_err(ReportError::io("create", &home))?;
+    let path = home.join("report.html");
     write_atomically(&path, &page.render())?;
     Ok(path)
 }

@@ -469,7 +469,7 @@ impl Maker<'_> {
             .collect();
         let (correlation, sign) = agreement(&points)?;
         let correlation = if correlation.is_finite() {
-            format!("correlation {correlation:.2}")
+            format!("correlation {correlation:.2}").replace('-', "\u{2212}")
         } else {
             "no variation".into()
         };

@@ -226,6 +226,41 @@ fn a_diagnosis_is_drawn_and_the_console_is_silent() {
 }
 
 #[test]
+fn a_diagnosis_without_gradients_leaves_the_console_silent() {
+    let Some(browser) = chromium() else {
+        println!("skipped: no chromium on the path");
+        return;
+    };
+    let dir = tempfile::tempdir().unwrap();
+    let row = |index: u32| format!("{{\"index\":{index},\"ches_normalized\":{index}}}\n");
+    let rows: String = (0..9).map(row).collect();
+    fs::write(dir.path().join("proxies.jsonl"), rows).unwrap();
+    // As it is written then: a sweep over no pair.
+    let point = r#"{"value":0.1,"cases":{"ideal":0},"delta_chosen":0,"delta_rejected":0}"#;
+    let sweep = format!(r#"{{"objective":"sigmoid","parameter":"beta","points":[{point}]}}"#);
+    fs::write(
+        dir.path().join("summary.json"),
+        format!("{{\"sweeps\":[{sweep}]}}"),
+    )
+    .unwrap();
+    let page = write_diagnosis_report(dir.path()).unwrap();
+    let script = "return { numbers: [3e-7, -2.5e8, 5e-4, 0.12345].map((v) => Charts.number(v)), \
+                  legends: document.querySelectorAll('.legend button').length };";
+    let probed = probed(&page, script);
+    let (document, log) = load(browser, &probed, &dir.path().join("profile"));
+    assert!(console(&log).is_empty(), "{log}");
+    let out = probe_result(&document);
+    assert_eq!(
+        out["numbers"],
+        serde_json::json!(["3×10⁻⁷", "−2.5×10⁸", "0.0005", "0.1235"])
+    );
+    assert_eq!(
+        out["legends"], 0,
+        "one plain series is named by the heading"
+    );
+}
+
+#[test]
 fn five_thousand_pairs_stay_fluid() {
     let Some(browser) = chromium() else {
         println!("skipped: no chromium on the path");

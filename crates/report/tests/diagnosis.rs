@@ -7,7 +7,9 @@ mod diagnosis_files;
 use std::fs;
 use std::path::Path;
 
-use diagnosis_files::{write_diagnosis, write_gram, write_heat_map, write_series};
+use diagnosis_files::{
+    row_by_hand, write_by_hand, write_diagnosis, write_gram, write_heat_map, write_series,
+};
 use serde_json::{Value, json};
 use unbraid_report::{
     ReportError, diagnosis_verdict, is_diagnosis, write_diagnosis_report, write_series_report,
@@ -40,110 +42,6 @@ fn csv(html: &str, id: &str) -> Vec<Vec<String>> {
     lines
         .map(|line| line.split(',').map(String::from).collect())
         .collect()
-}
-
-/// A row by its geometry under plain DPO with both weights 0.5.
-fn row(index: u64, [chosen, rejected]: [f64; 2], inner: f64) -> Value {
-    let (up, down) = (0.5 * (chosen - inner), 0.5 * (inner - rejected));
-    let case = match (up > 0.0, down < 0.0) {
-        (true, true) => "ideal",
-        (false, _) => "both_fall",
-        (true, false) => "both_rise",
-    };
-    json!({"index": index, "grad_sq_chosen": chosen, "grad_sq_rejected": rejected, "grad_inner": inner,
-           "grad_cosine": inner / (chosen * rejected).sqrt(), "ches": -inner,
-           "objectives": {"sigmoid": {"d_w": 0.5, "d_l": 0.5, "case": case, "delta_chosen": up, "delta_rejected": down}}})
-}
-
-/// Four pairs whose cases are worked by hand: inner product 1 against squared norms (4, 4), 3 against (2, 9), 5 against
-/// (4, 9) and 3 against (9, 2): ideal, chosen falls, chosen falls, rejected rises.
-fn write_by_hand(dir: &Path) {
-    let rows = [
-        row(10, [4.0, 4.0], 1.0),
-        row(11, [2.0, 9.0], 3.0),
-        row(12, [4.0, 9.0], 5.0),
-        row(13, [9.0, 2.0], 3.0),
-    ];
-    let text: String = rows.iter().map(|row| format!("{row}\n")).collect();
-    fs::write(dir.join("geometry.jsonl"), text).unwrap();
-    let summary = json!({
-        "command": "unbraid diagnose", "objective": "sigmoid", "learning_rate": 0.01,
-        "objectives": {
-            "sigmoid": {"cases": {"ideal": 1, "both_fall": 2, "both_rise": 1}, "delta_chosen": 1.0, "delta_rejected": -1.0},
-            "cpo": {"cases": {"ideal": 3, "both_rise": 1}, "delta_chosen": 2.0, "delta_rejected": -1.0},
-            "rdpo": {"cases": {"ideal": 3, "both_fall": 1}, "delta_chosen": 4.0, "delta_rejected": -2.0},
-            "sigmoid+guarded": {"cases": {"ideal": 4}, "delta_chosen": 0.5, "delta_rejected": -0.5},
-        },
-    });
-    fs::write(dir.join("summary.json"), summary.to_string()).unwrap();
-}
-
-#[test]
-fn the_verdict_by_hand() {
-    let dir = tempfile::tempdir().unwrap();
-    write_by_hand(dir.path());
-    assert!(is_diagnosis(dir.path()));
-    let verdict = diagnosis_verdict(dir.path()).unwrap();
-    for expected in [
-        "3 of 4 pairs (75 %) are entangled under sigmoid: in 2 both log-probs fall, in 1 both rise; 1 ideal.",
-        // Cosines 0.25, 0.7071, 0.8333, 0.7071.
-        "Median cosine 0.71",
-        // 2 of 4 have chosen falling, 3 rejected falling; 0.01 · 1 nat.
-        "Chosen falls in 50 %, rejected in 75 %; one plain step at 1e-2 moves them by +0.01000 and -0.01000 nats.",
-        // Equal shares: the larger margin is named first, the other as its equal.
-        "Best other objective: rdpo, 75 % ideal instead of 25 %, as has cpo; margin 3.00 times as fast",
-        "Best remedy: sigmoid+guarded, 100 % ideal instead of 25 %; margin 0.50 times as fast.",
-    ] {
-        let flat = verdict.replace("\n  ", " ");
-        assert!(flat.contains(expected), "{expected}\n{verdict}");
-    }
-    // Harm: 13 gains (3 − 2)/2 on rejected; 11 and 12 lose (3 − 2)/2 and (5 − 4)/2 on chosen.
-    let worst: Vec<&str> = verdict
-        .lines()
-        .skip_while(|line| !line.starts_with("Worst"))
-        .skip(1)
-        .take(4)
-        .collect();
-    let index = |line: &str| line.split_whitespace().next().unwrap().to_string();
-    assert_eq!(
-        worst.iter().map(|line| index(line)).collect::<Vec<_>>(),
-        ["11", "12", "13", "10"]
-    );
-}
-
-#[test]
-fn the_verdict_fits_a_screen() {
-    let dir = tempfile::tempdir().unwrap();
-    write_diagnosis(dir.path(), 60, 40);
-    write_heat_map(dir.path(), 1, 8);
-    let mut summary: Value =
-        serde_json::from_str(&fs::read_to_string(dir.path().join("summary.json")).unwrap())
-            .unwrap();
-    summary["model"] = json!("a-model-with-a-long-name/".repeat(9));
-    summary["worst"] = json!([1, 4, 7, 10, 13]);
-    fs::write(dir.path().join("summary.json"), summary.to_string()).unwrap();
-    let rows = fs::read_to_string(dir.path().join("pairs.jsonl")).unwrap();
-    fs::write(
-        dir.path().join("pairs.jsonl"),
-        rows.replace("Question", "\\u001b[31mRed"),
-    )
-    .unwrap();
-    let verdict = diagnosis_verdict(dir.path()).unwrap();
-    assert!(verdict.lines().count() <= 24, "{verdict}");
-    let paths = |line: &&str| line.starts_with("Report: ") || line.starts_with("Token ");
-    for line in verdict.lines().filter(|line| !paths(line)) {
-        assert!(line.chars().count() <= 100, "{line}");
-    }
-    assert!(!verdict.contains('\u{1b}'), "a record steers the terminal");
-    for expected in [
-        "Worst pairs",
-        "Report: ",
-        "pair-1.json",
-        "Cheap filter to trust: ches_normalized",
-        "First order holds",
-    ] {
-        assert!(verdict.contains(expected), "{expected}\n{verdict}");
-    }
 }
 
 #[test]
@@ -224,7 +122,7 @@ fn the_numbers_of_the_figures_by_hand() {
 #[test]
 fn unequal_weights_put_the_lines_at_one() {
     let dir = tempfile::tempdir().unwrap();
-    let mut value = row(3, [4.0, 9.0], 5.0);
+    let mut value = row_by_hand(3, [4.0, 9.0], 5.0);
     // d_w/d_l = 2: the limits are 2 for chosen and 1/2 for rejected; 5/4/2 and 5/9·2; −x·y is kept.
     value["objectives"]["sigmoid"]["d_w"] = json!(1.0);
     fs::write(dir.path().join("geometry.jsonl"), format!("{value}\n")).unwrap();
@@ -236,6 +134,26 @@ fn unequal_weights_put_the_lines_at_one() {
             .unwrap()
             .contains("d_l/d_w")
     );
+}
+
+#[test]
+fn pairs_whose_weights_are_not_both_positive_have_no_place_on_the_map() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut rows = [
+        row_by_hand(0, [4.0, 9.0], 2.0),
+        row_by_hand(1, [4.0, 9.0], 2.0),
+    ];
+    rows[1]["objectives"]["sigmoid"]["d_l"] = json!(0.0);
+    let write = |rows: &[Value]| {
+        let text: String = rows.iter().map(|row| format!("{row}\n")).collect();
+        fs::write(dir.path().join("geometry.jsonl"), text).unwrap();
+        page(dir.path())
+    };
+    let html = write(&rows);
+    assert_eq!(csv(&html, "map").len(), 2, "the heading and one pair");
+    assert!(html.contains(" 1 pair is not drawn: there sigmoid does not push"));
+    let html = write(&rows[1..]);
+    assert!(figures(&html).iter().all(|figure| figure["id"] != "map"));
 }
 
 #[test]
@@ -277,7 +195,7 @@ fn a_stopped_diagnosis_shows_what_there_is() {
     assert!(
         diagnosis_verdict(dir.path())
             .unwrap()
-            .contains("Cheap filter to trust")
+            .contains("Gradient cosine of chosen and rejected")
     );
 }
 
@@ -325,9 +243,24 @@ fn proxies_alone_make_a_page() {
     assert!(html.contains("no gradients were taken"));
     let verdict = diagnosis_verdict(dir.path()).unwrap();
     assert!(
-        verdict.contains("--proxies-only") && verdict.contains("Worst pairs by CHES"),
+        verdict.contains("--proxies-only") && verdict.contains("Largest CHES (pair, CHES/length,"),
         "{verdict}"
     );
+    // Largest first: 0, −0.1, −0.2, …
+    let listed = verdict
+        .lines()
+        .skip_while(|line| !line.starts_with("Largest"))
+        .nth(1);
+    assert!(
+        listed.is_some_and(|line| line.trim_start().starts_with('0')),
+        "{verdict}"
+    );
+    // A sweep over no pair is no figure: it would be an empty panel, at which the page's script stops.
+    let nothing = json!({"value": 0.1, "cases": {}, "delta_chosen": 0.0, "delta_rejected": 0.0});
+    let summary =
+        json!({"sweeps": [{"objective": "sigmoid", "parameter": "beta", "points": [nothing]}]});
+    fs::write(dir.path().join("summary.json"), summary.to_string()).unwrap();
+    assert_eq!(figures(&page(dir.path())).len(), 1);
 }
 
 #[test]

@@ -385,6 +385,29 @@ fn diagnoses_are_compared_side_by_side() {
 }
 
 #[test]
+fn a_diagnosis_without_gradients_takes_no_figure_from_the_others() {
+    let dir = tempfile::tempdir().unwrap();
+    let [a, b, cheap] = ["a", "b", "cheap"].map(|name| dir.path().join(name));
+    write_diagnosis(&a, 20, 12);
+    write_diagnosis(&b, 20, 12);
+    fs::create_dir(&cheap).unwrap();
+    fs::write(cheap.join("proxies.jsonl"), "{\"index\":0,\"ches\":1.0}\n").unwrap();
+    fs::write(cheap.join("summary.json"), "{}").unwrap();
+    // A directory that is not there yet is made.
+    let out = dir.path().join("new/place");
+    let path = write_report(&[a, b, cheap], Some(&out)).unwrap();
+    let html = fs::read_to_string(path).unwrap();
+    let figures = figures(&html);
+    let what_if = figures.iter().find(|figure| figure["id"] == "what-if");
+    let series = &what_if.unwrap()["panels"][0]["series"];
+    assert_eq!(
+        series.as_array().unwrap().len(),
+        2,
+        "one for each with gradients"
+    );
+}
+
+#[test]
 fn what_cannot_be_compared_is_a_clear_error() {
     let dir = tempfile::tempdir().unwrap();
     let at = |name: &str| dir.path().join(name);

@@ -13,6 +13,9 @@ use crate::figure::{Cell, Figure, Kind, Panel, Role, Series, Table};
 /// More points of a scatter are thinned out evenly.
 const MAX_POINTS: usize = 5_000;
 
+/// Colours of a layer's parts: none that means a side or a case elsewhere.
+const PARTS: [usize; 4] = [7, 4, 5, 6];
+
 /// Cheap measures: field, name for a reader.
 pub(crate) const PROXIES: [(&str, &str); 6] = [
     ("ches", "CHES"),
@@ -256,7 +259,7 @@ fn groups(of: &Diagnosis, command: Option<&String>) -> Option<Figure> {
             .map(|(part, at)| {
                 Series::new(
                     part_name(part),
-                    Role::Run(at),
+                    Role::Run(PARTS[at % PARTS.len()]),
                     ("part", part),
                     "layer",
                     column,
@@ -286,7 +289,8 @@ fn groups(of: &Diagnosis, command: Option<&String>) -> Option<Figure> {
         }
     }
     let caption = "The inner product of two gradients is a sum over parameters: this is where it comes from. Parts can be negative, \
-                   where a group pulls the responses apart. A tied embedding and head are one group."
+                   where a group pulls the responses apart. A tied embedding and head are one group, and so are the norm weights of all \
+                   layers."
         .to_string();
     Some(figure(
         "groups",
@@ -339,8 +343,13 @@ fn whole_parts(of: &Diagnosis, rows: &[(Option<u64>, &str, &str)], table: &mut T
     }
 }
 
-fn part_name(part: &str) -> &str {
-    if part == "mlp" { "MLP" } else { part }
+/// A part of a model as a reader reads it.
+pub(crate) fn part_name(part: &str) -> &str {
+    match part {
+        "mlp" => "MLP",
+        "norms" | "norm" => "norm weights",
+        other => other,
+    }
 }
 
 fn proxies(of: &Diagnosis, command: Option<&String>) -> Option<Figure> {
@@ -370,7 +379,7 @@ fn proxies(of: &Diagnosis, command: Option<&String>) -> Option<Figure> {
     let panels = known.iter().map(|(field, name)| Panel {
         kind: Kind::Scatter,
         x_label: (*name).into(),
-        series: vec![over_all("pairs", Role::Chosen, field, "cosine")],
+        series: vec![over_all("pairs", Role::Plain, field, "cosine")],
         ..Panel::over_steps(name, "exact gradient cosine")
     });
     let mut caption = "Measures that need no gradient, beside the exact cosine on these very pairs. Where the points follow a rising or \
@@ -445,8 +454,8 @@ fn prediction(of: &Diagnosis, command: Option<&String>) -> Option<Figure> {
     };
     let words = findings.first_order().unwrap_or_default();
     let caption = format!(
-        "Each point is a pair that a real optimizer step was taken on and that was scored again. On the dashed line prediction \
-         and reality agree. {words}"
+        "Each point is a side of a pair that was scored again after a real optimizer step on that pair alone, from the same \
+         parameters each time. On the dashed line prediction and reality agree. {words}"
     );
     Some(figure(
         "prediction",

@@ -1,21 +1,36 @@
-//! What a diagnosis says, in sentences: the same for the terminal and the page, which differ only in how they write
-//! a number.
+//! What a diagnosis says of the pairs, in sentences: the same for the terminal and the page, which differ only in how
+//! they write a number. What to do about it is in `advice.rs`.
 //!
 //! A pair is called entangled when, to first order, its own step moves both log-probs the same way or the wrong way:
-//! every case but `ideal` and `still`. What would be better is read off the what-if table as it stands: the most ideal
-//! pairs first, among equals the one that moves the margin most, and the others are named as equals.
+//! every case but `ideal` and `still`. How near the others are is told by how much of each side's own movement the
+//! partner's gradient takes away.
 
-use super::record::{Case, Diagnosis};
+use super::heat_map::Gram;
+use super::record::{Case, Diagnosis, Pair};
 use super::statistics::{median, quantile};
 use super::summary::{Cases, Totals};
 use crate::verdict::{Mood, agreement};
 
 /// Below this correlation a prediction is not called one.
-const CORRELATION: f64 = 0.9;
+pub(super) const CORRELATION: f64 = 0.9;
 /// Nor when the median of realised over predicted leaves this range.
 const RATIO: std::ops::RangeInclusive<f64> = 0.8..=1.25;
-/// A rank correlation below this is no guide.
-const TRUST: f64 = 0.5;
+/// From here on most of a side's movement is cancelled, and an ideal pair is near its limit.
+const CLOSE: f64 = 0.5;
+
+/// Objectives of the difference of two linear functions of the log-probs: d_w/d_l of a pair is a constant of the run.
+const FIXED_PROPORTION: [&str; 10] = [
+    "sigmoid",
+    "rdpo",
+    "cdpo",
+    "robust",
+    "hinge",
+    "exo_pair",
+    "ipo",
+    "simpo",
+    "sigmoid_norm",
+    "discopop",
+];
 
 /// Sentences about a diagnosis.
 pub(crate) struct Findings<'a> {
@@ -64,7 +79,7 @@ pub(crate) fn share(share: f64) -> String {
 
 impl Findings<'_> {
     /// Two decimals where that tells enough, otherwise as many digits as the number's writer gives.
-    fn n(&self, value: f64) -> String {
+    pub(super) fn n(&self, value: f64) -> String {
         if (0.095..99.5).contains(&value.abs()) {
             self.sign_of(format!("{value:.2}"))
         } else {
@@ -73,7 +88,7 @@ impl Findings<'_> {
     }
 
     /// A minus sign as the number's writer has it.
-    fn sign_of(&self, text: String) -> String {
+    pub(super) fn sign_of(&self, text: String) -> String {
         if (self.number)(-1.0).starts_with('-') {
             text
         } else {
@@ -81,12 +96,21 @@ impl Findings<'_> {
         }
     }
 
-    fn words(&self, fit: Fit) -> String {
+    pub(super) fn words(&self, fit: Fit) -> String {
         format!(
             "correlation {}, realised over predicted {}",
             self.sign_of(format!("{:.2}", fit.correlation)),
             self.n(fit.ratio)
         )
+    }
+
+    /// Every sentence, the most important first.
+    pub(crate) fn in_order(&self) -> Vec<String> {
+        let first = [self.entangled(), self.cosine(), self.batch()];
+        let second = [self.movement(), self.outlook(), self.first_order()];
+        let third = [self.carriers(), self.proxy()];
+        let all = first.into_iter().chain(self.better().into_iter().map(Some));
+        all.chain(second).chain(third).flatten().collect()
     }
 
     /// How bad it is, for colour.
@@ -96,6 +120,7 @@ impl Findings<'_> {
         };
         match (cases.share(Case::Ideal), cases.share(Case::Reversed)) {
             (_, reversed) if reversed >= 0.5 => Mood::Bad,
+            _ if self.coupling().is_some_and(|coupling| coupling.close()) => Mood::Entangled,
             (ideal, _) if ideal >= 0.9 => Mood::Good,
             _ if entangled(cases) == 0.0 => Mood::Still,
             _ => Mood::Entangled,
@@ -109,315 +134,242 @@ impl Findings<'_> {
         if bad == 0.0 {
             return Some(match cases.count(Case::Still) {
                 0.0 => format!(
-                    "No pair is entangled under {name}: to first order chosen rises and rejected falls in all {total}."
+                    "No pair is entangled {}under {name}: a small step on a pair alone raises chosen and lowers rejected in all {total}.",
+                    if self.coupling().is_some_and(|coupling| coupling.close()) {
+                        "yet "
+                    } else {
+                        ""
+                    }
                 ),
                 still => format!(
-                    "No pair is entangled under {name}, but {still} of {total} stand still: the loss no longer moves them."
+                    "No pair is entangled under {name}, but {still} of {total} stand still: {}.",
+                    self.why_still(still)
                 ),
             });
         }
         let parts = [
-            (Case::BothFall, "both log-probs fall"),
-            (Case::BothRise, "both rise"),
-            (Case::Reversed, "chosen falls and rejected rises"),
+            (Case::BothFall, "fall"),
+            (Case::BothRise, "rise"),
+            (Case::Reversed, "move the wrong way"),
         ];
-        let parts: Vec<String> = parts
+        let parts = parts
             .into_iter()
-            .filter(|(case, _)| cases.count(*case) > 0.0)
-            .map(|(case, words)| format!("in {} {words}", cases.count(case)))
+            .filter(|(case, _)| cases.count(*case) > 0.0);
+        let parts = parts.zip(["both log-probs", "both"].into_iter().cycle());
+        let parts: Vec<String> = parts
+            .map(|((case, verb), both)| match cases.count(case) {
+                1.0 if bad == 1.0 => format!("{both} {verb}"),
+                count => format!("{both} {verb} in {count}"),
+            })
             .collect();
         let ideal = match cases.count(Case::Ideal) {
             0.0 => "none is ideal".to_string(),
-            ideal => format!("{ideal} ideal"),
+            1.0 => "1 is ideal".to_string(),
+            ideal => format!("{ideal} are ideal"),
         };
         let still = match cases.count(Case::Still) {
             0.0 => String::new(),
-            still => format!(", {still} standing still"),
+            still => format!(", {still} standing still ({})", self.why_still(still)),
         };
         Some(format!(
-            "{bad} of {total} pairs ({}) are entangled under {name}: {}; {ideal}{still}.",
+            "{bad} of {total} pairs ({}) {} entangled under {name}: {}; {ideal}{still}.",
             share(bad / total),
+            if bad == 1.0 { "is" } else { "are" },
             parts.join(", "),
         ))
     }
 
-    /// The distribution of cosines and the two ratios.
+    /// Why pairs stand still.
+    fn why_still(&self, still: f64) -> String {
+        let same = |pair: &&Pair| {
+            pair.outcome.is_some_and(|o| o.case == Case::Still)
+                && pair.get("edit_distance") == Some(0.0)
+        };
+        match self.of.pairs.iter().filter(same).count() {
+            0 => "the loss no longer moves them".to_string(),
+            same if same as f64 == still => "chosen and rejected are the same text".to_string(),
+            same => format!("in {same} chosen and rejected are the same text"),
+        }
+    }
+
+    /// How near the pairs are to their limits.
+    fn coupling(&self) -> Option<Coupling> {
+        Coupling::of(&self.of.pairs)
+    }
+
+    /// Cosines, and how much of each side's own movement its partner takes away.
     pub(crate) fn cosine(&self) -> Option<String> {
         let cosines = self.of.values("grad_cosine");
         let [low, middle, high] = [0.1, 0.5, 0.9].map(|q| quantile(&cosines, q));
-        let ratios: Vec<(f64, f64)> = self
-            .of
-            .pairs
-            .iter()
-            .filter_map(|pair| pair.ratios())
-            .collect();
-        let side =
-            |pick: fn(&(f64, f64)) -> f64| median(&ratios.iter().map(pick).collect::<Vec<_>>());
-        let ratio = match (side(|r| r.0), side(|r| r.1)) {
-            (Some(chosen), Some(rejected)) => format!(
-                "; inner product {} × ‖g_w‖², {} × ‖g_l‖²",
-                self.n(chosen),
-                self.n(rejected)
-            ),
-            _ => String::new(),
-        };
-        Some(format!(
-            "Median cosine {} (middle 80 %: {} to {}){ratio}.",
-            self.n(middle?),
-            self.n(low?),
-            self.n(high?),
-        ))
-    }
-
-    /// Which way the log-probs go under the configured objective, and how far.
-    pub(crate) fn movement(&self) -> Option<String> {
-        let cases = self.of.cases()?;
-        let falls = cases.share(Case::BothFall) + cases.share(Case::Reversed);
-        let lowered = cases.share(Case::Ideal) + cases.share(Case::BothFall);
-        let size = self.configured().and_then(|totals| {
-            let (chosen, rejected) = (totals.delta_chosen?, totals.delta_rejected?);
-            let (rate, unit) = match self.of.summary.learning_rate {
-                Some(rate) => (rate, format!("one plain step at {rate:e}")),
-                None => (1.0, "a plain step, per unit learning rate,".to_string()),
+        let mut text = format!(
+            "Gradient cosine of chosen and rejected: median {} (80 % of the pairs: {} to {})",
+            self.two(middle?),
+            self.two(low?),
+            self.two(high?),
+        );
+        if let Some(coupling) = self.coupling() {
+            let effect = |from: &str, part: Option<f64>, what: &str| {
+                let part = 100.0 * part?;
+                Some(match part.round() {
+                    rounded if rounded < 0.0 => {
+                        format!("{from} gradient adds {:.0} % to {what}", -rounded)
+                    }
+                    rounded => format!("{from} gradient cancels {:.0} % of {what}", rounded.abs()),
+                })
             };
-            Some(format!(
-                "; {unit} moves them by {} and {} nats",
-                self.signed(rate * chosen),
-                self.signed(rate * rejected)
-            ))
+            let parts = [
+                effect("rejected's", coupling.chosen, "chosen's own rise"),
+                effect("chosen's", coupling.rejected, "rejected's own fall"),
+            ];
+            let parts: Vec<String> = parts.into_iter().flatten().collect();
+            text += &format!(
+                "; {} (medians; over 100 % turns a side around)",
+                parts.join(", ")
+            );
+            let all = self.of.pairs.len();
+            text += &match coupling.unpushed {
+                0 => String::new(),
+                some if some == all => ". The loss pushes rejected down in no pair".to_string(),
+                some => format!(". The loss does not push rejected down in {some} of {all} pairs"),
+            };
+        }
+        Some(text + ".")
+    }
+
+    /// How far a plain step moves the log-probs under the configured objective, and what real ones did.
+    pub(crate) fn movement(&self) -> Option<String> {
+        let totals = self.configured()?;
+        let (chosen, rejected) = (totals.delta_chosen?, totals.delta_rejected?);
+        let (rate, unit) = match self.of.summary.learning_rate {
+            Some(rate) => (rate, format!("at learning rate {rate:e}")),
+            None => (1.0, "per unit of learning rate".to_string()),
+        };
+        let (chosen, rejected) = (self.nats(rate * chosen), self.nats(rate * rejected));
+        Some(match self.realised() {
+            Some(realised) => format!(
+                "A step {unit} on a pair alone moves chosen by {chosen} and rejected by {rejected} nats as plain gradient \
+                 descent; {realised}."
+            ),
+            None => format!(
+                "One plain gradient step {unit} on a pair alone moves chosen by {chosen} and rejected by {rejected} nats (means)."
+            ),
+        })
+    }
+
+    /// What the numbers say of steps further on: the limits move with the weights d_w and d_l, the rest with the gradients.
+    pub(crate) fn outlook(&self) -> Option<String> {
+        let coupling = self.coupling()?;
+        let name = self.of.objective();
+        let divergence = self.of.settings.get("f_divergence_type");
+        let plain = divergence.is_none_or(|name| name == "reverse_kl");
+        let nearest = coupling.nearest.map_or(String::new(), |(index, part)| {
+            format!(" (nearest: pair {index}, {} cancelled)", share(part))
         });
+        match name {
+            // Nothing pushes rejected down, now or later.
+            "sft" => None,
+            name if FIXED_PROPORTION.contains(&name) && plain => Some(format!(
+                "Later steps: {name} pushes the two sides in a fixed proportion, so a pair's case changes only as its gradients \
+                 do{nearest}; unbraid diagnose --checkpoints RUN shows how they did."
+            )),
+            name => Some(format!(
+                "Later steps: {name} pushes the two sides in a proportion that changes with the log-probs, so cases may change even \
+                 where gradients stay; unbraid diagnose --checkpoints RUN shows it."
+            )),
+        }
+    }
+
+    /// What the other pairs of a batch add, where a Gram matrix was taken.
+    pub(crate) fn batch(&self) -> Option<String> {
+        let gram = Gram::read(&self.of.dir, &mut Vec::new())?;
+        let [chosen, rejected] = gram.wrong()?;
         Some(format!(
-            "Chosen falls in {}, rejected in {}{}.",
-            share(falls),
-            share(lowered),
-            size.unwrap_or_default()
+            "In one plain step on a batch of {} pairs, where the other pairs' gradients count too, chosen falls in {} and rejected \
+             rises in {}.",
+            chosen.1, chosen.0, rejected.0
         ))
     }
 
-    fn signed(&self, value: f64) -> String {
-        let sign = if value > 0.0 { "+" } else { "" };
-        let text = if value != 0.0 && value.abs() < 1e-3 {
-            self.sign_of(format!("{value:.1e}"))
-        } else {
-            self.n(value)
-        };
-        format!("{sign}{text}")
+    /// Changes in nats: two significant digits, never an exponent.
+    pub(super) fn nats(&self, value: f64) -> String {
+        let size = value.abs();
+        if size < 5e-6 {
+            return "0.00000".to_string();
+        }
+        let digits = (1 - size.log10().floor() as i32).clamp(0, 6) as usize;
+        self.sign_of(format!("{value:+.digits$}"))
     }
 
-    fn configured(&self) -> Option<&Totals> {
+    /// Two decimals, without a sign before zero.
+    pub(super) fn two(&self, value: f64) -> String {
+        let text = format!("{value:.2}");
+        self.sign_of(if text == "-0.00" { "0.00".into() } else { text })
+    }
+
+    pub(super) fn configured(&self) -> Option<&Totals> {
         self.of.summary.objectives.get(self.of.objective())
     }
+}
 
-    /// What would be better: among the plain objectives, and among the remedies.
-    pub(crate) fn better(&self) -> Vec<String> {
-        let name = self.of.objective();
-        let Some(own) = self
-            .configured()
-            .filter(|totals| totals.cases.total() > 0.0)
-        else {
-            return Vec::new();
-        };
-        let ideal = own.cases.share(Case::Ideal);
-        let mut lines = Vec::new();
-        for remedies in [false, true] {
-            let others = self.of.summary.objectives.iter();
-            let others = others.filter(|(other, totals)| {
-                other.contains('+') == remedies && *other != name && totals.cases.total() > 0.0
-            });
-            let found = best(others.map(|(name, totals)| (name.as_str(), totals)));
-            let Some((other, totals, equals)) = found else {
+/// How much of what a pair's own gradient does to a side its partner's gradient takes away, to first order: d_l⟨g_w,g_l⟩
+/// over d_w‖g_w‖² for chosen and d_w⟨g_w,g_l⟩ over d_l‖g_l‖² for rejected. Above 1 the side goes the wrong way (paper eq. 9
+/// and 10), below 0 the partner helps.
+#[derive(Debug, Clone, Copy)]
+struct Coupling {
+    /// Median over the pairs that push chosen up.
+    chosen: Option<f64>,
+    /// Median over the pairs that push rejected down.
+    rejected: Option<f64>,
+    /// Pairs whose weight of rejected is zero.
+    unpushed: usize,
+    /// The ideal pair nearest to a limit, and how much of its weaker side is cancelled.
+    nearest: Option<(u64, f64)>,
+}
+
+impl Coupling {
+    fn of(pairs: &[Pair]) -> Option<Self> {
+        let (mut chosen, mut rejected, mut unpushed) = (Vec::new(), Vec::new(), 0);
+        let mut nearest: Option<(u64, f64)> = None;
+        let mut measured = 0;
+        for pair in pairs {
+            let (Some(outcome), Some((x, y))) = (pair.outcome, pair.ratios()) else {
                 continue;
             };
-            let there = totals.cases.share(Case::Ideal);
-            let kind = if remedies {
-                "remedies"
-            } else {
-                "other objectives"
-            };
-            if there <= ideal {
-                lines.push(format!(
-                    "None of the {kind} has more ideal pairs than {name}'s {}.",
-                    share(ideal)
-                ));
+            // A pair of two equal texts is at both limits by nature.
+            if outcome.case == Case::Still {
                 continue;
             }
-            let ties = match equals.len() {
-                0 => String::new(),
-                1..4 => format!(", as has {}", equals.join(", ")),
-                count => format!(", as have {count} others"),
-            };
-            lines.push(format!(
-                "{} {other}, {} ideal instead of {}{ties}{}.",
-                if remedies {
-                    "Best remedy:"
-                } else {
-                    "Best other objective:"
-                },
-                share(there),
-                share(ideal),
-                self.cost(own, totals, remedies)
-            ));
+            measured += 1;
+            let (up, down) = (outcome.d_w > 0.0, outcome.d_l > 0.0);
+            let x = up.then(|| x * outcome.d_l / outcome.d_w);
+            let y = down.then(|| y * outcome.d_w / outcome.d_l);
+            chosen.extend(x);
+            rejected.extend(y);
+            unpushed += usize::from(outcome.d_l == 0.0);
+            let most = x.into_iter().chain(y).fold(f64::NEG_INFINITY, f64::max);
+            if outcome.case == Case::Ideal && most > nearest.map_or(0.0, |found| found.1) {
+                nearest = Some((pair.index, most));
+            }
         }
-        lines
-    }
-
-    /// What the better one does to the margin.
-    fn cost(&self, own: &Totals, other: &Totals, same_scale: bool) -> String {
-        match (own.margin(), other.margin()) {
-            (Some(before), Some(after)) if before > 0.0 => format!(
-                "; margin {} times as fast{}",
-                self.n(after / before),
-                if same_scale {
-                    ""
-                } else {
-                    " (another scale: tune the learning rate)"
-                }
-            ),
-            _ => String::new(),
-        }
-    }
-
-    /// Which parameter groups carry the inner product.
-    pub(crate) fn carriers(&self) -> Option<String> {
-        let groups = &self.of.summary.groups;
-        let mut shares: Vec<(&str, f64)> = groups
-            .iter()
-            .map(|(name, group)| (name.as_str(), group.share))
-            .filter(|(_, share)| share.is_finite())
-            .collect();
-        shares.sort_by(|a, b| b.1.abs().total_cmp(&a.1.abs()));
-        let top: Vec<String> = shares
-            .iter()
-            .take(3)
-            .map(|(name, part)| format!("{name} {}", self.percent(*part)))
-            .collect();
-        if top.is_empty() {
-            return None;
-        }
-        let sum = |kind: &str| -> f64 {
-            let parts = shares.iter().filter(|(name, _)| name.ends_with(kind));
-            parts.map(|(_, share)| share).sum()
-        };
-        let sides = if shares.iter().any(|(name, _)| name.starts_with("layers.")) {
-            format!(
-                "; attention {}, MLP {}",
-                self.percent(sum(".attention")),
-                self.percent(sum(".mlp"))
-            )
-        } else {
-            String::new()
-        };
-        let cancel = if shares.iter().map(|(_, share)| share.abs()).sum::<f64>() > 3.0 {
-            " (large parts of opposite sign cancel)"
-        } else {
-            ""
-        };
-        Some(format!(
-            "Inner product from {}{sides}{cancel}.",
-            top.join(", ")
-        ))
-    }
-
-    fn percent(&self, share: f64) -> String {
-        self.sign_of(format!("{:.0} %", 100.0 * share))
-    }
-
-    /// Which cheap measure to trust as a filter.
-    pub(crate) fn proxy(&self) -> Option<String> {
-        let proxies = self.of.summary.proxies.iter();
-        let known = proxies.filter_map(|(name, spearman)| Some((name, spearman, spearman.cosine?)));
-        let (name, spearman, cosine) = known.max_by(|a, b| a.2.abs().total_cmp(&b.2.abs()))?;
-        let realised = spearman.realised.map_or(String::new(), |rho| {
-            format!(", {} with chosen's real change", self.n(rho))
-        });
-        let rho = self.n(cosine);
-        Some(if cosine.abs() < TRUST {
-            format!(
-                "No cheap filter to trust: the best, {name}, has rank correlation {rho} with the cosine{realised}."
-            )
-        } else {
-            format!(
-                "Cheap filter to trust: {name}, rank correlation {rho} with the cosine{realised}."
-            )
+        let most_of = |side: &[f64]| !side.is_empty() && 2 * side.len() >= measured;
+        let typical = |side: &[f64]| median(side).filter(|_| most_of(side));
+        let (chosen, rejected) = (typical(&chosen), typical(&rejected));
+        (chosen.is_some() || rejected.is_some()).then_some(Self {
+            chosen,
+            rejected,
+            unpushed,
+            nearest,
         })
     }
 
-    /// Fits of plain descent's and of the actual update's prediction for chosen and rejected.
-    pub(crate) fn fits(&self) -> [Option<(Fit, Fit)>; 2] {
-        let steps = || self.of.pairs.iter().filter_map(|pair| pair.step);
-        let fit = |points: Vec<(f64, f64)>| Fit::of(&points);
-        let chosen = fit(steps()
-            .map(|s| (s.predicted_chosen, s.realised_chosen))
-            .collect())
-        .zip(fit(steps()
-            .map(|s| (s.update_chosen, s.realised_chosen))
-            .collect()));
-        let rejected = fit(steps()
-            .map(|s| (s.predicted_rejected, s.realised_rejected))
-            .collect())
-        .zip(fit(steps()
-            .map(|s| (s.update_rejected, s.realised_rejected))
-            .collect()));
-        [chosen, rejected]
-    }
-
-    /// Whether first order predicted the real step; `None` where none was taken.
-    pub(crate) fn first_order(&self) -> Option<String> {
-        let [chosen, rejected] = self.fits();
-        let fits: Vec<(Fit, Fit)> = chosen.into_iter().chain(rejected).collect();
-        // The weaker side decides.
-        let weaker = |pick: fn(&(Fit, Fit)) -> Fit| {
-            let picked = fits.iter().map(pick);
-            picked.min_by(|a, b| {
-                (a.holds(), a.correlation)
-                    .partial_cmp(&(b.holds(), b.correlation))
-                    .unwrap_or(std::cmp::Ordering::Equal)
-            })
-        };
-        let (plain, update) = (weaker(|fit| fit.0)?, weaker(|fit| fit.1)?);
-        let step = self.of.summary.step.clone().unwrap_or_default();
-        let optimizer = step.optimizer.unwrap_or_else(|| "optimizer".into());
-        let (whole, own) = (self.words(update), self.words(plain));
-        Some(match (update.holds(), plain.holds()) {
-            (true, true) => format!(
-                "First order predicted the real {optimizer} step ({whole}), even from each pair's own gradients ({own})."
-            ),
-            (true, false) if plain.correlation >= CORRELATION => format!(
-                "First order holds for the real {optimizer} step ({whole}). A pair's own gradients tell its direction but not its \
-                 size ({own}): the optimizer rescales them."
-            ),
-            (true, false) => format!(
-                "First order holds for the real {optimizer} step ({whole}), but a pair's own gradients do not tell it ({own}): other \
-                 pairs of the batch and the optimizer add to it."
-            ),
-            (false, _) => format!(
-                "First order fails for the real {optimizer} step ({whole}): the step is too large for the linear picture, or too \
-                 small for the arithmetic."
-            ),
-        })
+    /// Whether most of either movement is taken away.
+    fn close(self) -> bool {
+        let parts = [self.chosen, self.rejected].into_iter().flatten();
+        parts.fold(0.0, f64::max) >= CLOSE
     }
 }
 
 /// Pairs that are neither ideal nor still.
 fn entangled(cases: Cases) -> f64 {
     cases.total() - cases.count(Case::Ideal) - cases.count(Case::Still)
-}
-
-/// The one with the most ideal pairs, among equals the one with the fastest margin; and the names of its equals.
-fn best<'a>(
-    of: impl Iterator<Item = (&'a str, &'a Totals)>,
-) -> Option<(&'a str, &'a Totals, Vec<&'a str>)> {
-    let all: Vec<_> = of.collect();
-    let ideal = |totals: &Totals| totals.cases.share(Case::Ideal);
-    let margin = |totals: &Totals| totals.margin().unwrap_or(f64::NEG_INFINITY);
-    let (name, totals) = all.iter().copied().max_by(|a, b| {
-        let by_ideal = ideal(a.1).total_cmp(&ideal(b.1));
-        by_ideal.then(margin(a.1).total_cmp(&margin(b.1)))
-    })?;
-    let equals = all
-        .iter()
-        .filter(|(other, there)| *other != name && ideal(there) == ideal(totals))
-        .map(|(other, _)| *other)
-        .collect();
-    Some((name, totals, equals))
 }

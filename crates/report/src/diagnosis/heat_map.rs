@@ -163,8 +163,7 @@ impl HeatMap {
 
     fn caption(&self) -> String {
         let mut caption = "Each cell is the cosine between the gradients of two tokens' log-probs: orange pulls together (raising one \
-                           raises the other), blue pulls apart. Tokens that both responses share tend to be orange; they are what \
-                           entangles the pair. Colour follows the square root of the cosine's size, so that small ones stay visible."
+                           raises the other), blue pulls apart. The more orange, the more a step that raises chosen raises rejected too. Colour follows the square root of the cosine's size, so that small ones stay visible."
             .to_string();
         let whole = [
             ("chosen", self.chosen_tokens.len(), self.chosen_len),
@@ -242,6 +241,23 @@ impl Gram {
         read_json(&dir.join("gram.json"), MAX_BYTES, notes)
     }
 
+    /// Of chosen and of rejected: how many responses one plain step on the batch moves the wrong way, and how many are
+    /// known.
+    pub(crate) fn wrong(&self) -> Option<[(usize, usize); 2]> {
+        let counts = [("/chosen", -1.0), ("/rejected", 1.0)].map(|(side, sign)| {
+            let of_side = self
+                .split
+                .iter()
+                .filter(|split| split.response.ends_with(side));
+            let totals =
+                of_side.filter_map(|split| Some(split.own? + split.partner? + split.others?));
+            let totals: Vec<f64> = totals.collect();
+            let wrong = totals.iter().filter(|total| sign * **total > 0.0).count();
+            (wrong, totals.len())
+        });
+        (counts[0].1 > 1 && counts[1].1 > 1).then_some(counts)
+    }
+
     /// The matrix and the split, as far as the file has them.
     pub(crate) fn figures(&self, command: Option<&String>) -> Vec<Figure> {
         let both = [self.matrix_figure(command), self.split_figure(command)];
@@ -271,7 +287,7 @@ impl Gram {
         let mut table = Table::with_header(&["map", "row", "column", "cosine"]);
         push_matrix(
             &mut table,
-            "batch",
+            "Cosines within the batch",
             &matrix,
             &self.order[..shown],
             &self.order[..shown],
@@ -292,7 +308,7 @@ impl Gram {
             caption,
             command: command.cloned(),
             panels: vec![matrix_panel(
-                "batch",
+                "Cosines within the batch",
                 "response",
                 "cosine of two responses' gradients",
             )],
@@ -315,20 +331,24 @@ impl Gram {
             let parts = [split.own, split.partner, split.others].map(number);
             table.push(&names.into_iter().chain(parts).collect::<Vec<_>>());
         }
-        let parts = [
-            ("own gradient", "own"),
-            ("partner", "partner"),
-            ("other pairs", "others"),
+        // Colours name the completion whose gradient acts.
+        let sides = [
+            ("chosen", Role::Chosen, Role::Rejected),
+            ("rejected", Role::Rejected, Role::Chosen),
         ];
-        let panels = ["chosen", "rejected"].map(|side| {
-            let series = parts.iter().zip(0..);
-            let series = series.map(|((name, column), at)| {
-                Series::new(name, Role::Run(at), ("side", side), "pair", column)
+        let panels = sides.map(|(side, own, partner)| {
+            let parts = [
+                ("own gradient", "own", own),
+                ("partner", "partner", partner),
+                ("other pairs", "others", Role::Other),
+            ];
+            let series = parts.map(|(name, column, role)| {
+                Series::new(name, role, ("side", side), "pair", column)
             });
             Panel {
                 kind: Kind::StackedColumns,
                 x_label: "pair".into(),
-                series: series.collect(),
+                series: series.into(),
                 ..Panel::over_steps(
                     &format!("Change of {side}"),
                     "nats per unit learning rate, first order",
@@ -345,7 +365,11 @@ impl Gram {
             caption: format!(
                 "What one plain gradient step on the whole batch under {objective} would do to each response, and from whose \
                  gradient it comes: its own, its partner's in the pair, or the other pairs'. Parts below zero lower the \
-                 log-prob."
+                 log-prob; blue is chosen's gradient, orange rejected's.{}",
+                self.wrong().map_or(String::new(), |[chosen, rejected]| format!(
+                    " All parts together lower chosen in {} of {} pairs and raise rejected in {}.",
+                    chosen.0, chosen.1, rejected.0
+                ))
             ),
             command: command.cloned(),
             panels: panels.into(),

@@ -10,6 +10,7 @@
 //! A pair's case is that of SPEC table 1, decided by the sign of its two first-order changes. Whatever a file lacks is
 //! left out of the page; what was damaged is said on it.
 
+mod advice;
 mod figures;
 mod files;
 mod findings;
@@ -30,7 +31,9 @@ use std::path::Path;
 use crate::error::Result;
 use crate::page::Page;
 
+pub(crate) use figures::part_name;
 pub(crate) use findings::Fit;
+pub(crate) use page::two;
 pub(crate) use record::{Case, Diagnosis};
 pub(crate) use statistics::{median, quantile};
 

@@ -136,19 +136,10 @@ fn verdict_html(of: &Diagnosis) -> String {
     let sentence = findings.entangled().unwrap_or_else(|| {
         format!("{} pairs with cheap measures only: no gradients were taken, so nothing is said on cases.", of.pairs.len())
     });
-    let more = [findings.movement()]
+    let more = findings
+        .in_order()
         .into_iter()
-        .flatten()
-        .chain(findings.better());
-    let more = more.chain(
-        [
-            findings.carriers(),
-            findings.proxy(),
-            findings.first_order(),
-        ]
-        .into_iter()
-        .flatten(),
-    );
+        .filter(|line| *line != sentence);
     // A number keeps its per-cent sign.
     let item = |line: String| format!("<li>{}</li>", escape(&line.replace(" %", "\u{a0}%")));
     let items: String = more.map(item).collect();
@@ -178,7 +169,11 @@ fn tiles_html(of: &Diagnosis) -> String {
     let (chosen, rejected): (Vec<f64>, Vec<f64>) = ratios.unzip();
     for (norm, ratios) in [("‖g_w‖²", chosen), ("‖g_l‖²", rejected)] {
         if let Some(ratio) = median(&ratios) {
-            html += &tile(&format!("⟨g_w, g_l⟩ / {norm}"), &two(ratio), "median");
+            html += &tile(
+                &format!("⟨g_w, g_l⟩ / {norm}"),
+                &two(ratio),
+                "median; DPO’s limit is 1",
+            );
         }
     }
     for (field, label) in figures::PROXIES
@@ -186,7 +181,7 @@ fn tiles_html(of: &Diagnosis) -> String {
         .take(if of.proxies_only { 4 } else { 0 })
     {
         if let Some(value) = median(&of.values(field)) {
-            html += &tile(label, &number(value), "median");
+            html += &tile(label, &two(value), "median");
         }
     }
     html += &cases_tile(of);
@@ -194,21 +189,31 @@ fn tiles_html(of: &Diagnosis) -> String {
         .peak_memory_bytes
         .map(|bytes| format!("{} GB at the peak", page::short(bytes as f64 / 1e9)));
     if let Some(seconds) = summary.seconds_per_pair {
-        html += &tile(
-            "Time",
-            &format!("{} s a pair", two(seconds)),
-            &memory.unwrap_or_default(),
-        );
+        html += &tile("Time", &time(seconds), &memory.unwrap_or_default());
     }
     html + "</dl>\n"
 }
 
-/// Two decimals where they tell enough.
-pub(super) fn two(value: f64) -> String {
-    if (0.095..99.5).contains(&value.abs()) {
-        format!("{value:.2}").replace('-', "\u{2212}")
+/// Two decimals, more digits only where those would all be needed to see a large or a tiny number.
+pub(crate) fn two(value: f64) -> String {
+    let text = match value.abs() {
+        size if size < 99.5 => format!("{value:.2}"),
+        _ => return number(value),
+    };
+    let text = if text == "-0.00" {
+        "0.00".to_string()
     } else {
-        number(value)
+        text
+    };
+    text.replace('-', "\u{2212}")
+}
+
+/// Seconds or milliseconds.
+fn time(seconds: f64) -> String {
+    if seconds < 0.1 {
+        format!("{} ms a pair", page::short(1e3 * seconds))
+    } else {
+        format!("{} s a pair", two(seconds))
     }
 }
 
@@ -251,7 +256,8 @@ fn spearman_table(of: &Diagnosis) -> Option<String> {
         return None;
     }
     let mut html = String::from(
-        "<p class=\"lead\">Spearman’s rank correlation of each measure with the exact quantities on these pairs.</p>\n<div \
+        "<p class=\"lead\">Spearman’s rank correlation of each measure with the exact quantities on these pairs; the last column rests \
+         on the pairs with a real step only.</p>\n<div \
          class=\"scroll\" tabindex=\"0\" role=\"region\" aria-label=\"Rank correlations\"><table><thead><tr><th \
          scope=\"col\">measure</th><th scope=\"col\">inner product</th><th scope=\"col\">cosine</th><th scope=\"col\">realised change of \
          chosen</th></tr></thead><tbody>",

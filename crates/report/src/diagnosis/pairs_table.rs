@@ -203,9 +203,11 @@ pub(crate) fn section(of: &Diagnosis, maps: &[u64], notes: &mut Vec<String>) -> 
     let mut html = String::new();
     let shown = pairs.len();
     let order = if of.proxies_only {
-        "The largest CHES first. "
+        "The largest length-normalised CHES first. "
+    } else if pairs.first().is_some_and(|pair| pair.harm() > 0.0) {
+        "The most harmful first: chosen loses or rejected gains most; then by the cosine. "
     } else {
-        "The most harmful first: chosen loses or rejected gains most. "
+        "No pair is harmed; those with the most alike gradients first. "
     };
     push(&mut html, format_args!("<p class=\"lead\">{order}"));
     if shown < total {

@@ -24,6 +24,8 @@ pub(crate) fn figure(of: &Diagnosis, command: Option<&String>) -> Option<Figure>
         .filter_map(|pair| Some((pair, place(pair, scaled)?)))
         .collect();
     let found = points.len();
+    let measured = of.pairs.iter().filter(|pair| pair.ratios().is_some());
+    let unweighed = measured.count() - found;
     let every = found.div_ceil(MAX_POINTS).max(1);
     let mut at = 0;
     points.retain(|_| {
@@ -69,7 +71,7 @@ pub(crate) fn figure(of: &Diagnosis, command: Option<&String>) -> Option<Figure>
     Some(Figure {
         id: "map".into(),
         title: "Map of the pairs".into(),
-        caption: caption(of.objective(), scaled, far, every),
+        caption: caption(of.objective(), scaled, far, every, unweighed),
         command: command.cloned(),
         panels: vec![panel],
         csv: table.into_csv(),
@@ -80,9 +82,13 @@ fn case(pair: &Pair) -> Case {
     pair.outcome.map_or(Case::Still, |outcome| outcome.case)
 }
 
-/// Both ratios, each over its condition's weights where `scaled`.
+/// Both ratios, each over its condition's weights where `scaled`. Where the objective does not push both sides the way it
+/// should, the conditions say nothing and the pair has no place.
 fn place(pair: &Pair, scaled: bool) -> Option<(f64, f64)> {
     let (x, y) = pair.ratios()?;
+    if pair.outcome.is_some() {
+        pair.weight_ratio()?;
+    }
     if !scaled {
         return Some((x, y));
     }
@@ -90,7 +96,7 @@ fn place(pair: &Pair, scaled: bool) -> Option<(f64, f64)> {
     Some((x / ratio, y * ratio))
 }
 
-fn caption(objective: &str, scaled: bool, far: bool, every: usize) -> String {
+fn caption(objective: &str, scaled: bool, far: bool, every: usize, unweighed: usize) -> String {
     let mut caption = format!(
         "Right of the upright line a step under {objective} lowers chosen, above the level line it raises rejected (the paper's \
          equations 9 and 10); in the corner below both the pair is ideal. No pair can lie beyond the curve (Cauchy–Schwarz), so \
@@ -102,6 +108,17 @@ fn caption(objective: &str, scaled: bool, far: bool, every: usize) -> String {
     }
     if far {
         caption += " Axes are straight near zero and logarithmic further out.";
+    }
+    if unweighed > 0 {
+        let pairs = if unweighed == 1 {
+            "pair is"
+        } else {
+            "pairs are"
+        };
+        caption += &format!(
+            " {unweighed} {pairs} not drawn: there {objective} does not push chosen up and rejected down both, and the conditions say \
+             nothing."
+        );
     }
     if every > 1 {
         caption += &format!(" One in {every} pairs is drawn.");

@@ -194,13 +194,14 @@ impl Pair {
         (outcome.d_w > 0.0 && outcome.d_l > 0.0 && ratio.is_finite()).then_some(ratio)
     }
 
-    /// How much a step harms the pair: what chosen loses and rejected gains, in nats per unit learning rate; CHES
-    /// where no gradient was measured.
+    /// How much a step harms the pair: what chosen loses and rejected gains, in nats per unit learning rate;
+    /// length-normalised CHES where no gradient was measured.
     pub(crate) fn harm(&self) -> f64 {
         let harm = match self.outcome {
             Some(outcome) => (-outcome.delta_chosen).max(0.0) + outcome.delta_rejected.max(0.0),
             None => self
                 .get("grad_cosine")
+                .or_else(|| self.get("ches_normalized"))
                 .or_else(|| self.get("ches"))
                 .unwrap_or(f64::NEG_INFINITY),
         };
@@ -291,11 +292,23 @@ impl Diagnosis {
             .collect()
     }
 
-    /// Positions of the pairs, the most harmful first.
+    /// Positions of the pairs, the most harmful first, then those with the largest cosine; two equal texts last.
     pub(crate) fn by_harm(&self) -> Vec<usize> {
-        let harms: Vec<f64> = self.pairs.iter().map(Pair::harm).collect();
+        let key = |pair: &Pair| {
+            let cosine = pair.get("grad_cosine").unwrap_or(f64::NEG_INFINITY);
+            (
+                pair.get("edit_distance") == Some(0.0),
+                -pair.harm(),
+                -cosine,
+            )
+        };
+        let keys: Vec<_> = self.pairs.iter().map(key).collect();
         let mut order: Vec<usize> = (0..self.pairs.len()).collect();
-        order.sort_by(|a, b| harms[*b].total_cmp(&harms[*a]));
+        order.sort_by(|a, b| {
+            let (a, b) = (keys[*a], keys[*b]);
+            let by_harm = a.0.cmp(&b.0).then(a.1.total_cmp(&b.1));
+            by_harm.then(a.2.total_cmp(&b.2))
+        });
         order
     }
 

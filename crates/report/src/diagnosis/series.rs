@@ -127,11 +127,11 @@ impl Series {
                 .map_or(String::new(), |pairs| format!(", {pairs} pairs at each"))
         )];
         let quantities = [
-            ("gradient cosine (mean)", "grad_cosine"),
+            ("gradient cosine, mean", "grad_cosine"),
             ("norm of chosen's gradient", "grad_norm_chosen"),
             ("norm of rejected's", "grad_norm_rejected"),
-            ("chosen log-prob", "chosen_logps"),
-            ("rejected log-prob", "rejected_logps"),
+            ("chosen log-prob, nats", "chosen_logps"),
+            ("rejected log-prob, nats", "rejected_logps"),
             ("reward margin", "reward_margin"),
             ("ideal pairs", "ideal"),
             ("both fall", "both_fall"),
@@ -145,11 +145,13 @@ impl Series {
             let text = |value: f64| {
                 if share {
                     super::findings::share(value)
+                } else if key == "grad_cosine" {
+                    format!("{value:.2}")
                 } else {
                     four_digits(value)
                 }
             };
-            lines.push(format!("  {label:<26}{:>11} -> {}", text(start), text(end)));
+            lines.push(format!("  {label:<26}{:>9} -> {}", text(start), text(end)));
         }
         lines.extend(
             self.sentence()
@@ -217,7 +219,7 @@ impl Series {
             .unwrap_or_else(|| "No gradients were measured at these checkpoints.".into());
         let mut opening = format!(
             "<section class=\"verdict still\" aria-label=\"Verdict\"><p class=\"sentence\">{}</p></section>\n<dl class=\"tiles\">\n",
-            escape(&sentence)
+            escape(&sentence.replace(" -", " \u{2212}"))
         );
         opening += &tile(
             "Checkpoints",

@@ -35,6 +35,9 @@ fn ranks(values: &[f64]) -> Vec<f64> {
     ranks
 }
 
+/// Part of a bin by which a value may pass its last edge, as rounding makes a cosine of 1.0000001.
+const EDGE: f64 = 1e-4;
+
 /// Equally wide bins over a range.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Bins {
@@ -61,7 +64,8 @@ impl Bins {
         let step = steps.into_iter().find(|step| step * decade >= rough);
         let width = decade * step.unwrap_or(10.0);
         let first = (low / width).floor();
-        let count = ((high / width).floor() - first) as usize + 1;
+        // The largest value may stand on the last bin's edge: cosines of 1 need no bin beyond 1.
+        let count = ((high / width - EDGE).ceil() - first).max(1.0) as usize;
         Some(Self {
             low: first * width,
             width,
@@ -121,12 +125,22 @@ mod tests {
             assert!(edges.len() <= 40, "{} bins", edges.len());
             for value in values {
                 let (low, _, high) = edges[bins.bin(value)];
+                let slack = EDGE * (high - low) + 1e-12;
                 assert!(
-                    low <= value + 1e-12 && value <= high + 1e-12,
+                    low <= value + slack && value <= high + slack,
                     "{value} in {low}..{high}"
                 );
             }
         }
         assert!(Bins::over(&[f64::NAN]).is_none());
+        // Nothing lies beyond a cosine of 1.
+        let last = Bins::over(&[-1.0, 0.2, 1.0, 1.000_000_1])
+            .unwrap()
+            .edges()
+            .last();
+        assert!(
+            last.is_some_and(|(_, _, high)| (high - 1.0).abs() < 1e-9),
+            "{last:?}"
+        );
     }
 }

@@ -4,9 +4,9 @@ use std::collections::HashSet;
 use std::path::Path;
 
 use super::findings::Findings;
-use super::record::{Diagnosis, Pair};
+use super::record::Diagnosis;
 use super::series::Series;
-use super::texts::{self, Texts, shared_start};
+use super::texts;
 use crate::error::Result;
 use crate::page::four_digits;
 
@@ -15,9 +15,9 @@ const WIDTH: usize = 100;
 /// Most lines.
 const LINES: usize = 24;
 
-/// What a diagnosis found, in at most 24 lines of at most 100 characters: how many pairs are entangled, which way they
-/// will move under the configured objective, what would be better, which parameters carry it, which cheap measure to
-/// trust, whether a real step went as predicted, the worst five pairs, and where to look next. Of a series of
+/// What a diagnosis found, in at most 24 lines of at most 100 characters: how many pairs are entangled, how near the others
+/// are, which way a plain and a real step move them, what would be better, which parameters carry it, which cheap measure
+/// to trust, the five pairs to look at first, and where to look next; what does not fit is in the report. Of a series of
 /// checkpoints, how the geometry changed from the first to the last. No newline at the end.
 ///
 /// # Errors
@@ -43,25 +43,23 @@ fn lines(diagnosis: &Diagnosis) -> Result<Vec<String>> {
         number: |value| four_digits(value),
     };
     let mut body = vec![heading(diagnosis)];
-    let sentences = [findings.entangled(), findings.cosine(), findings.movement()];
-    let sentences = sentences.into_iter().flatten().chain(findings.better());
-    let more = [
-        findings.carriers(),
-        findings.proxy(),
-        findings.first_order(),
-    ];
-    for sentence in sentences.chain(more.into_iter().flatten()) {
-        body.extend(wrapped(&sentence));
-    }
-    if diagnosis.proxies_only {
-        body.extend(wrapped(
-            "Only cheap measures were taken, no gradients: a diagnosis of some hundred pairs without --proxies-only tells which \
-             of them to trust.",
-        ));
-    }
     let worst = worst(diagnosis)?;
     let next = next(diagnosis);
-    body.truncate(LINES - worst.len() - next.len());
+    let room = LINES - worst.len() - next.len();
+    if diagnosis.proxies_only {
+        body.extend(wrapped(
+            "Only cheap measures were taken, no gradients: nothing is said on cases. A diagnosis of some hundred of these pairs \
+             without --proxies-only tells which measure to trust; --export-filtered FILE --keep-below 0.9 then drops the tenth \
+             that it suspects most.",
+        ));
+    }
+    // A sentence is told whole or not at all; those further down give way first, but a short one may still fit.
+    for sentence in findings.in_order() {
+        let lines = wrapped(&sentence);
+        if body.len() + lines.len() <= room {
+            body.extend(lines);
+        }
+    }
     Ok(body.into_iter().chain(worst).chain(next).collect())
 }
 
@@ -78,64 +76,47 @@ fn heading(diagnosis: &Diagnosis) -> String {
     if summary.complete == Some(false) {
         parts.push("incomplete".into());
     }
-    let parts = parts.join(", ");
-    match &summary.model {
-        Some(model) => format!("{model}: {parts}"),
-        None => format!("{}: {parts}", diagnosis.name()),
-    }
+    let of = match (&summary.model, &summary.data) {
+        (Some(model), Some(data)) => format!("{model} on {data}"),
+        (Some(model), None) => model.clone(),
+        _ => diagnosis.name(),
+    };
+    // A long name is cut at the line's end: the numbers come first.
+    format!("{}: {of}", parts.join(", "))
 }
 
-/// The worst five: index, cosine, start of the text.
+/// The pairs to look at first: index, cosine, case, and what they are about.
 fn worst(diagnosis: &Diagnosis) -> Result<Vec<String>> {
     let worst = diagnosis.worst();
     let wanted: HashSet<u64> = worst.iter().map(|pair| pair.index).collect();
     let texts = texts::read(&diagnosis.dir, &wanted, &mut Vec::new())?;
-    let mut lines = vec!["Worst pairs (index, cosine, text):".to_string()];
-    if diagnosis.proxies_only {
-        lines[0] = "Worst pairs by CHES (index, CHES, text):".to_string();
-    }
-    let starts = starts(&worst, &texts);
-    for (pair, start) in worst.iter().zip(starts) {
-        let measure = if diagnosis.proxies_only {
-            "ches"
-        } else {
-            "grad_cosine"
-        };
+    let harmed = worst.iter().any(|pair| pair.harm() > 0.0);
+    let (what, measure, name) = match (diagnosis.proxies_only, harmed) {
+        (true, _) => ("Largest CHES", "ches_normalized", "CHES/length"),
+        (false, true) => ("Worst pairs", "grad_cosine", "cosine"),
+        (false, false) => ("Most alike gradients", "grad_cosine", "cosine"),
+    };
+    let case = if diagnosis.proxies_only { "" } else { "case, " };
+    let mut lines = vec![format!(
+        "{what} (pair, {name}, {case}end of the prompt [chosen | rejected where they part]):"
+    )];
+    let names = worst
+        .iter()
+        .filter_map(|pair| Some(pair.outcome?.case.name().len()));
+    let wide = names.max().unwrap_or(0);
+    for (pair, glimpse) in worst.iter().zip(texts::glimpses(&worst, &texts)) {
         let value = pair
             .get(measure)
             .map_or("-".into(), |value| format!("{value:.2}"));
         let case = pair.outcome.map_or("", |outcome| outcome.case.name());
-        lines.push(format!(
-            "  {:>6}  {value:>7}  {case:<9}  {start}",
-            pair.index
-        ));
+        let start = format!("{:>6}  {value:>6}  {case:<wide$}", pair.index);
+        lines.push(if wide == 0 {
+            format!("{}  {glimpse}", start.trim_end())
+        } else {
+            format!("{start}  {glimpse}")
+        });
     }
     Ok(lines)
-}
-
-/// The prompts from where they begin to differ; the chosen completion where there is no prompt.
-pub(crate) fn starts(pairs: &[&Pair], texts: &Texts) -> Vec<String> {
-    let text = |pair: &&Pair| {
-        let text = texts.get(&pair.index)?;
-        let prompt = text.prompt.trim();
-        Some(if prompt.is_empty() {
-            text.chosen.trim()
-        } else {
-            prompt
-        })
-    };
-    let found: Vec<&str> = pairs.iter().filter_map(text).collect();
-    let from = shared_start(&found);
-    let cut = |text: &str| {
-        let rest = text.get(from..).unwrap_or(text);
-        let words: Vec<&str> = rest.split_whitespace().collect();
-        let mark = if from > 0 { "… " } else { "" };
-        format!("{mark}{}", words.join(" "))
-    };
-    pairs
-        .iter()
-        .map(|pair| text(pair).map_or_else(String::new, cut))
-        .collect()
 }
 
 fn next(diagnosis: &Diagnosis) -> Vec<String> {

@@ -1,6 +1,7 @@
 //! What each objective would do to the pairs, from the same gradients: bars, the table below them, and sweeps over one
 //! parameter.
 
+use super::advice;
 use super::figures::{self, case_series, number as cell};
 use super::findings::share;
 use super::record::{Case, Diagnosis};
@@ -15,13 +16,12 @@ fn ranked(of: &Diagnosis) -> Vec<(&str, &Totals)> {
     let mut ranked: Vec<(&str, &Totals)> = known
         .map(|(name, totals)| (name.as_str(), totals))
         .collect();
-    let margin = |totals: &Totals| totals.margin().unwrap_or(f64::NEG_INFINITY);
+    // Sizes cannot be compared between objectives: equals stand as a reader looks for them, the configured one first.
     ranked.sort_by(|a, b| {
-        let by_ideal =
-            b.1.cases
-                .share(Case::Ideal)
-                .total_cmp(&a.1.cases.share(Case::Ideal));
-        by_ideal.then(margin(b.1).total_cmp(&margin(a.1)))
+        let share = |totals: &Totals| totals.cases.share(Case::Ideal);
+        let place = |name: &str| (name != of.objective(), advice::rank(name));
+        let by_ideal = share(b.1).total_cmp(&share(a.1));
+        by_ideal.then_with(|| place(a.0).cmp(&place(b.0)))
     });
     ranked
 }
@@ -85,8 +85,8 @@ pub(super) fn figure(of: &Diagnosis, command: Option<&String>) -> Option<Figure>
     };
     let caption = format!(
         "What one small step on a pair alone would do to it under each objective, from the same gradients{}. An objective that \
-         does not push rejected down at all can only be ideal where the gradients are opposed; a remedy is ideal by \
-         construction and pays in how fast the margin grows, which the table tells.",
+         does not push rejected down at all can only be ideal where the gradients are opposed. The remedies +normalized and \
+         +guarded are ideal wherever their objective pushes both sides; +calibrated only leans that way.",
         if of.summary.objectives.contains_key(of.objective()) {
             "; the configured one is marked ◂"
         } else {
@@ -126,11 +126,12 @@ pub(super) fn sweeps(of: &Diagnosis, command: Option<&String>) -> Option<Figure>
     ];
     let mut table = Table::with_header(&header);
     let mut panels = Vec::new();
+    let mut constant = Vec::new();
     for sweep in of
         .summary
         .sweeps
         .iter()
-        .filter(|sweep| !sweep.points.is_empty())
+        .filter(|sweep| sweep.points.iter().any(|point| point.cases.total() > 0.0))
     {
         let name = format!("{} of {}", sweep.parameter, sweep.objective);
         for point in &sweep.points {
@@ -151,6 +152,13 @@ pub(super) fn sweeps(of: &Diagnosis, command: Option<&String>) -> Option<Figure>
         series.iter_mut().for_each(|series| {
             series.rows.insert("sweep".into(), name.clone());
         });
+        if sweep
+            .points
+            .windows(2)
+            .all(|two| two[0].cases == two[1].cases)
+        {
+            constant.push(name.clone());
+        }
         panels.push(Panel {
             kind: Kind::StackedColumns,
             percent: true,
@@ -162,9 +170,15 @@ pub(super) fn sweeps(of: &Diagnosis, command: Option<&String>) -> Option<Figure>
     if panels.is_empty() {
         return None;
     }
-    let caption = "The cases when one parameter varies and everything else stays: no further pass of the model is needed, for the \
-                   gradients are the same. A parameter that only scales both weights (β under DPO) leaves the cases alone."
+    let mut caption = "The cases when one parameter varies and everything else stays: no further pass of the model is needed, for \
+                       the gradients are the same."
         .to_string();
+    if !constant.is_empty() {
+        caption += &format!(
+            " No case depends on {} here: it scales both weights of a pair alike, or not enough to turn one.",
+            constant.join(" or ")
+        );
+    }
     Some(figures::figure(
         "sweeps",
         "Cases against a parameter",
@@ -186,18 +200,24 @@ pub(super) fn table(of: &Diagnosis) -> Option<String> {
          compared across rows; chosen’s part can: the share of the margin’s growth that comes from raising chosen (below zero: \
          chosen falls).</p>\n<div class=\"scroll\" tabindex=\"0\" role=\"region\" aria-label=\"What-if table\"><table><thead><tr>",
     );
-    for heading in [
-        "objective",
-        "ideal",
-        "both fall",
-        "both rise",
+    let occurs = |case: &Case| {
+        ranked
+            .iter()
+            .any(|(_, totals)| totals.cases.count(*case) > 0.0)
+    };
+    let usual = [Case::Ideal, Case::BothFall, Case::BothRise];
+    let unusual = [Case::Reversed, Case::Still].into_iter().filter(occurs);
+    let cases: Vec<Case> = usual.into_iter().chain(unusual).collect();
+    let means = [
         "Δ chosen",
         "Δ rejected",
         "Δ margin",
         "chosen’s part",
         "d_w",
         "d_l",
-    ] {
+    ];
+    let names = cases.iter().map(|case| case.name());
+    for heading in std::iter::once("objective").chain(names).chain(means) {
         push(&mut html, format_args!("<th scope=\"col\">{heading}</th>"));
     }
     html += "</tr></thead><tbody>";
@@ -211,10 +231,10 @@ pub(super) fn table(of: &Diagnosis) -> Option<String> {
             &mut html,
             format_args!("<tr{own}><th scope=\"row\">{}</th>", escape(name)),
         );
-        for case in [Case::Ideal, Case::BothFall, Case::BothRise] {
+        for case in &cases {
             push(
                 &mut html,
-                format_args!("<td>{}</td>", share(totals.cases.share(case))),
+                format_args!("<td>{}</td>", share(totals.cases.share(*case))),
             );
         }
         for cell in mean_cells(totals) {

@@ -185,12 +185,14 @@ impl Axes {
         let ((x_lo, x_hi), y) = (x.unwrap_or((0.0, 1.0)), y.unwrap_or((0.0, 1.0)));
         let steps = panel.kind == Kind::Lines || panel.kind == Kind::Stack;
         if panel.kind == Kind::Plane {
-            let within = |(lo, hi): (f64, f64)| (lo.min(-0.2), hi.max(1.5));
-            let scale = |range| {
+            // As on the page: the points fill the plane, and the conditions at 1 are always in it.
+            let within = |(lo, hi): (f64, f64)| (lo.min(0.9), hi.max(1.1));
+            let scale = |(lo, hi): (f64, f64)| {
+                let room = 0.05 * (hi - lo);
                 if panel.asinh {
-                    Scale::asinh(range)
+                    Scale::asinh((lo, hi))
                 } else {
-                    Scale::round(range)
+                    Scale::exact((lo - room, hi + room))
                 }
             };
             return Self {
@@ -222,7 +224,7 @@ impl Axes {
     }
 
     fn with_names(panel: &Panel, numbers: &Numbers) -> Self {
-        let stacks = stacks(panel, numbers);
+        let mut stacks = stacks(panel, numbers);
         let lying = matches!(panel.kind, Kind::Bars | Kind::StackedBars);
         let (lo, hi) =
             extent(stacks.ends(panel.kind).into_iter().chain([0.0])).unwrap_or((0.0, 1.0));
@@ -239,6 +241,7 @@ impl Axes {
             _ => Scale::round((lo, hi)),
         };
         let values = Axis::values(scale, 4.0, false, panel.percent);
+        stacks.names.iter_mut().for_each(short);
         let names = Axis::names(stacks.names);
         if lying {
             Self {
@@ -325,6 +328,18 @@ impl Axes {
                 }
             }
         }
+    }
+}
+
+/// A name that is a number, such as a parameter's value, with four digits as on the page.
+fn short(name: &mut String) {
+    let long = name.len() > 6;
+    if let Some(value) = name
+        .parse::<f64>()
+        .ok()
+        .filter(|value| long && value.is_finite())
+    {
+        *name = crate::page::number(value);
     }
 }
 

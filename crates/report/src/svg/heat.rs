@@ -1,4 +1,4 @@
-//! A heat map: a cell for each pair of tokens, coloured from −1 over white to 1.
+//! A heat map: a cell for each pair of tokens, coloured from −1 over white to 1 by the page's rule, sign·√|value|.
 //!
 //! Cells are as large as the paper's width allows; the scale stands beside them, and each cell's value is its
 //! `<title>`, which a browser shows on pointing.
@@ -34,7 +34,7 @@ pub(crate) fn draw(canvas: &mut Canvas, panel: &Panel, numbers: &Numbers) -> (f6
         cell * columns.order.len() as f64,
         cell * rows.order.len() as f64,
     );
-    let wide = (left + across + GAP + 36.0).max(LEAST_WIDTH);
+    let wide = (left + across + GAP + 46.0).max(LEAST_WIDTH);
     let below = canvas.heading(panel, &panel.y_label, wide - 16.0);
     let top = below + columns.widest() + 24.0;
     canvas.put(format_args!(
@@ -93,8 +93,12 @@ impl Names {
     }
 }
 
+/// The token without its position, as far as there is room.
 fn shown(name: &str) -> String {
-    wrapped(name, SIZE, ROOM, 1).swap_remove(0)
+    let bare = name
+        .split_once(' ')
+        .filter(|(at, _)| at.bytes().all(|c| c.is_ascii_digit()));
+    wrapped(bare.map_or(name, |(_, token)| token), SIZE, ROOM, 1).swap_remove(0)
 }
 
 /// The colour bar.
@@ -107,14 +111,21 @@ fn scale(canvas: &mut Canvas, left: f64, top: f64, tall: f64) {
             "<rect x=\"{left:.1}\" y=\"{:.2}\" width=\"10\" height=\"{:.2}\" fill=\"{}\"/>",
             top + high * step as f64,
             high + 0.3,
-            colour(value)
+            shade(value)
         ));
     }
     canvas.put(format_args!(
         "<rect x=\"{left:.1}\" y=\"{top:.1}\" width=\"10\" height=\"{tall:.1}\" fill=\"none\" stroke=\"{SOFT}\" stroke-width=\"0.6\"/>"
     ));
-    for (value, text) in [(1.0, "1"), (0.0, "0"), (-1.0, "−1")] {
-        let y = top + tall * (1.0 - value) / 2.0 + 3.5;
+    let ticks = [
+        (1.0, "1"),
+        (0.25, "0.25"),
+        (0.0, "0"),
+        (-0.25, "−0.25"),
+        (-1.0, "−1"),
+    ];
+    for (value, text) in ticks {
+        let y = top + tall * (1.0 - bent(value)) / 2.0 + 3.5;
         canvas.label(
             (left + 14.0, y),
             text,
@@ -124,20 +135,64 @@ fn scale(canvas: &mut Canvas, left: f64, top: f64, tall: f64) {
     }
 }
 
-/// Blue for what points apart, orange for what points together; grey where there is no value.
+/// The page's diverging scale on white (`assets/charts.js`, light): blue for what points apart, orange for what points
+/// together.
+const DIVERGING: [[u8; 3]; 7] = [
+    [0x08, 0x45, 0x7e],
+    [0x3f, 0x7f, 0xb8],
+    [0x9c, 0xc3, 0xe2],
+    [0xf4, 0xf4, 0xf1],
+    [0xf3, 0xb9, 0x8a],
+    [0xd0, 0x6f, 0x24],
+    [0x8c, 0x36, 0x00],
+];
+
+/// Place of a value on the scale, from −1 to 1: the square root of its size, so that small cosines stay visible.
+fn bent(value: f64) -> f64 {
+    value.signum() * value.abs().min(1.0).sqrt()
+}
+
+/// Grey where there is no value.
 fn colour(value: f64) -> String {
     if !value.is_finite() {
         return "#d0d4da".to_string();
     }
-    let strength = value.abs().min(1.0).powf(0.85);
-    let end = if value < 0.0 {
-        [0, 82, 147]
-    } else {
-        [178, 62, 0]
-    };
-    let mixed = end.map(|part| {
-        let part = 255.0 + (f64::from(part) - 255.0) * strength;
-        part.round() as u8
+    shade(bent(value))
+}
+
+/// The colour at a place of the scale, between its two nearest stops.
+fn shade(place: f64) -> String {
+    let at = (place + 1.0) / 2.0 * (DIVERGING.len() - 1) as f64;
+    let low = (at.floor() as usize).min(DIVERGING.len() - 2);
+    let part = at - low as f64;
+    let mixed = [0, 1, 2].map(|c| {
+        let (from, to) = (
+            f64::from(DIVERGING[low][c]),
+            f64::from(DIVERGING[low + 1][c]),
+        );
+        (from + (to - from) * part).round() as u8
     });
     format!("#{:02x}{:02x}{:02x}", mixed[0], mixed[1], mixed[2])
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn colours_are_the_pages() {
+        let script = include_str!("../../assets/charts.js");
+        let line = script.lines().find(|line| line.contains("diverging:"));
+        for stop in DIVERGING {
+            let hex = format!("#{:02x}{:02x}{:02x}", stop[0], stop[1], stop[2]);
+            assert!(line.is_some_and(|line| line.contains(&hex)), "{hex}");
+        }
+        assert_eq!(colour(-1.0), "#08457e");
+        assert_eq!(colour(0.0), "#f4f4f1");
+        assert_eq!(colour(1.0), "#8c3600");
+        // √(1/9) = 1/3, the first stop above zero; √(4/9) = 2/3, the second.
+        assert_eq!(colour(1.0 / 9.0), "#f3b98a");
+        assert_eq!(colour(-4.0 / 9.0), "#3f7fb8");
+        assert_eq!(colour(f64::NAN), "#d0d4da");
+    }
 }

@@ -5,7 +5,7 @@
 
 use super::style::{SOFT, Style, shape, style, xml};
 use super::table::{Numbers, Point, moving_mean};
-use super::{Canvas, Plot, bars};
+use super::{Anchor, Canvas, Plot, bars};
 use crate::figure::{Kind, Panel, Series};
 
 /// Up to so many points each has its mark.
@@ -249,6 +249,29 @@ fn conditions(canvas: &mut Canvas, plot: &Plot) {
     let (x, y) = (plot.axes.x.at(1.0), plot.axes.y.at(1.0));
     canvas.line((x, plot.top), (x, plot.bottom), &whole);
     canvas.line((plot.left, y), (plot.right, y), &whole);
+    let name = |canvas: &mut Canvas, place, name, anchor| {
+        let more = format!("font-size=\"11\" font-style=\"italic\" fill=\"{SOFT}\"");
+        canvas.label(place, name, anchor, &more);
+    };
+    if y - plot.top > 16.0 {
+        name(
+            canvas,
+            (plot.left + 6.0, plot.top + 12.0),
+            "both rise",
+            Anchor::Start,
+        );
+    }
+    if plot.bottom - y > 16.0 {
+        name(canvas, (plot.left + 6.0, y + 13.0), "ideal", Anchor::Start);
+        if plot.right - x > 24.0 {
+            name(
+                canvas,
+                (plot.right - 4.0, plot.bottom - 6.0),
+                "both fall",
+                Anchor::End,
+            );
+        }
+    }
     let ((x_lo, x_hi), (y_lo, y_hi)) = (plot.axes.x.range(), plot.axes.y.range());
     for sign in [1.0, -1.0] {
         let far = |x: f64, y: f64| if sign > 0.0 { (x, y) } else { (-x, -y) };

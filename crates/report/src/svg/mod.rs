@@ -27,7 +27,7 @@ use self::axes::{Axes, Axis};
 use self::style::{INK, RULE, SOFT, shape, style, width, wrapped, xml};
 use self::table::Numbers;
 use crate::error::{ReportError, Result};
-use crate::figure::{Figure, Kind, Panel};
+use crate::figure::{Figure, Kind, Panel, Role};
 use crate::page::stem;
 use crate::write::write_atomically;
 
@@ -279,10 +279,13 @@ fn legend(canvas: &mut Canvas, panel: &Panel, numbers: &Numbers, top: f64) -> f6
         );
         entries.push(("y = x".to_string(), line));
     }
-    // A single series that repeats the heading needs no legend.
-    let plain = panel.title.to_lowercase();
-    if entries.len() == 1 && entries[0].0.to_lowercase() == plain {
-        return top;
+    // A single series without a meaning of its own, or that repeats the heading, needs no legend.
+    let heading = panel.title.to_lowercase();
+    if let [only] = &panel.series[..] {
+        let lines = panel.kind == Kind::Lines;
+        if only.name.to_lowercase() == heading || (matches!(only.role, Role::Plain) && !lines) {
+            return top;
+        }
     }
     let (mut x, mut y) = (MARGIN, top + 9.0);
     for (name, sample) in entries {

@@ -150,7 +150,8 @@ pub(crate) fn labels(ticks: &[f64], percent: bool) -> Vec<String> {
             if value == 0.0 {
                 "0".to_string()
             } else {
-                format!("{mantissa:.decimals$}e{power}")
+                let power = crate::page::power_of_ten(&power.to_string());
+                format!("{mantissa:.decimals$}{power}")
             }
         } else {
             format!("{value:.*}", decimals(gap))
@@ -199,12 +200,19 @@ mod tests {
         assert_eq!(shown((-0.9, 0.31), false), ["−1.0", "−0.5", "0.0", "0.5"]);
         assert_eq!(
             shown((0.0, 1e-6), false),
-            ["0", "0.2e−6", "0.4e−6", "0.6e−6", "0.8e−6", "1.0e−6"]
+            [
+                "0",
+                "0.2×10⁻⁶",
+                "0.4×10⁻⁶",
+                "0.6×10⁻⁶",
+                "0.8×10⁻⁶",
+                "1.0×10⁻⁶"
+            ]
         );
         assert_eq!(shown((-61.0, -50.0), false), ["−65", "−60", "−55", "−50"]);
         assert_eq!(
             shown((0.0, 2.5e7), false),
-            ["0", "0.5e7", "1.0e7", "1.5e7", "2.0e7", "2.5e7"]
+            ["0", "0.5×10⁷", "1.0×10⁷", "1.5×10⁷", "2.0×10⁷", "2.5×10⁷"]
         );
     }
 

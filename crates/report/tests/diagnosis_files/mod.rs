@@ -308,3 +308,39 @@ pub fn write_series(dir: &Path) {
     )
     .unwrap();
 }
+
+/// A row by its geometry under plain DPO with both weights 0.5.
+pub fn row_by_hand(index: u64, [chosen, rejected]: [f64; 2], inner: f64) -> Value {
+    let (up, down) = (0.5 * (chosen - inner), 0.5 * (inner - rejected));
+    let case = match (up > 0.0, down < 0.0) {
+        (true, true) => "ideal",
+        (false, _) => "both_fall",
+        (true, false) => "both_rise",
+    };
+    json!({"index": index, "grad_sq_chosen": chosen, "grad_sq_rejected": rejected, "grad_inner": inner,
+           "grad_cosine": inner / (chosen * rejected).sqrt(), "ches": -inner,
+           "objectives": {"sigmoid": {"d_w": 0.5, "d_l": 0.5, "case": case, "delta_chosen": up, "delta_rejected": down}}})
+}
+
+/// Four pairs whose cases are worked by hand: inner product 1 against squared norms (4, 4), 3 against (2, 9), 5 against
+/// (4, 9) and 3 against (9, 2): ideal, chosen falls, chosen falls, rejected rises.
+pub fn write_by_hand(dir: &Path) {
+    let rows = [
+        row_by_hand(10, [4.0, 4.0], 1.0),
+        row_by_hand(11, [2.0, 9.0], 3.0),
+        row_by_hand(12, [4.0, 9.0], 5.0),
+        row_by_hand(13, [9.0, 2.0], 3.0),
+    ];
+    let text: String = rows.iter().map(|row| format!("{row}\n")).collect();
+    fs::write(dir.join("geometry.jsonl"), text).unwrap();
+    let summary = json!({
+        "command": "unbraid diagnose", "objective": "sigmoid", "learning_rate": 0.01,
+        "objectives": {
+            "sigmoid": {"cases": {"ideal": 1, "both_fall": 2, "both_rise": 1}, "delta_chosen": 1.0, "delta_rejected": -1.0},
+            "cpo": {"cases": {"ideal": 3, "both_rise": 1}, "delta_chosen": 2.0, "delta_rejected": -1.0},
+            "rdpo": {"cases": {"ideal": 3, "both_fall": 1}, "delta_chosen": 4.0, "delta_rejected": -2.0},
+            "sigmoid+guarded": {"cases": {"ideal": 4}, "delta_chosen": 0.5, "delta_rejected": -0.5},
+        },
+    });
+    fs::write(dir.join("summary.json"), summary.to_string()).unwrap();
+}
