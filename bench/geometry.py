@@ -114,11 +114,16 @@ def main():
     pairs = folder / "pairs.jsonl"
     total = write_pairs(args.data, pairs, args.pairs)
     load = os.getloadavg()[0]
-    # a heat map is asked for in a run of its own, on the peer's pairs
     small = diagnose(args, pairs, args.peer_pairs, folder, False)
-    heat = None if args.no_heat else diagnose(args, pairs, args.peer_pairs, folder, True)
-    heat_file = next((heat["out"] / "heatmaps").glob("pair-*.json")) if heat else None
-    heat_pair = json.loads(heat_file.read_text())["index"] if heat else None
+    # a heat map is drawn in a run of its own: of the first pair that has so many tokens on both sides
+    long = (r["index"] for r in small["rows"] if min(r["chosen_len"], r["rejected_len"]) >= args.heat_tokens)
+    heat_pair = None if args.no_heat else next(long, None)
+    heat = None
+    if heat_pair is not None:
+        alone = folder / "pair.jsonl"
+        alone.write_text(pairs.read_text().split("\n")[heat_pair] + "\n")
+        heat = diagnose(args, alone, 1, folder, True)
+        heat_file = heat["out"] / "heatmaps" / "pair-0.json"
     lines = [
         f"# Gradient geometry of pairs, {args.name}",
         "",

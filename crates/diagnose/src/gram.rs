@@ -25,7 +25,5 @@ pub fn gram_matrix<B: Backend>(model: &LanguageModel<B>, pairs: &[&TokenizedPair
     let params = &model.params;
     let mut sink = GramSink::new(params, |p| params.is_trainable(p), &cluster, None);
     model.backward(&batch, &plan, forward, &ones, &mut sink);
-    let gram = &sink.grams[0];
-    let entries = (0..n).flat_map(|i| (0..n).map(move |j| gram.total(i, j)));
-    entries.collect()
+    sink.grams[0].matrix()
 }

@@ -84,19 +84,38 @@ impl HeatMap {
     }
 }
 
-/// Measures one pair's tokens.
+/// Measures one pair's tokens. `on_walk` is called after each of the [`walks`]; `None` when it says to stop before the end.
 pub fn heat_map<B: Backend>(
     model: &LanguageModel<B>,
     pair: &TokenizedPair,
     settings: &HeatMapSettings,
-) -> HeatMap {
+    on_walk: impl FnMut() -> bool,
+) -> Option<HeatMap> {
+    heat_map_in_walks(model, pair, settings, rows_a_walk(model), on_walk)
+}
+
+/// How many walks over the model a pair's map takes.
+pub fn walks<B: Backend>(
+    model: &LanguageModel<B>,
+    pair: &TokenizedPair,
+    settings: &HeatMapSettings,
+) -> usize {
+    let shown = shown(pair, settings);
+    let lens = [&shown.chosen, &shown.rejected].map(|s| s.completion().len());
+    match blocks(shown.chosen.prompt_len, lens, rows_a_walk(model)).len() {
+        1 => 1,
+        n => n * (n - 1) / 2,
+    }
+}
+
+/// Gradient rows that one walk may carry.
+fn rows_a_walk<B: Backend>(model: &LanguageModel<B>) -> usize {
     let width = model.params.specs.iter().flat_map(|s| {
         // The vocabulary is no layer's width: embeddings and head are looked up or streamed.
         let vocabulary = model.config.vocab_size();
         s.shape.iter().copied().filter(move |&d| d != vocabulary)
     });
-    let rows = WALK_FLOATS / width.max().unwrap_or(1);
-    heat_map_in_walks(model, pair, settings, rows)
+    WALK_FLOATS / width.max().unwrap_or(1)
 }
 
 /// As [`heat_map`], with at most about `rows` gradient rows a walk.
@@ -105,24 +124,23 @@ pub fn heat_map_in_walks<B: Backend>(
     pair: &TokenizedPair,
     settings: &HeatMapSettings,
     rows: usize,
-) -> HeatMap {
+    mut on_walk: impl FnMut() -> bool,
+) -> Option<HeatMap> {
     let b = &*model.backend;
-    let shown = TokenizedPair {
-        chosen: cut(&pair.chosen, settings.max_tokens),
-        rejected: cut(&pair.rejected, settings.max_tokens),
-        ..pair.clone()
-    };
+    let shown = shown(pair, settings);
     let batch = Batch::new(b, pack_pairs([&shown], true));
     let forward = model.forward(&batch, Keep::All);
     let n = batch.targets();
-    let blocks = blocks(&batch, &shown, rows);
+    let lens = [0, 1].map(|r| batch.forest.responses[r].targets.len());
+    let blocks = blocks(shown.chosen.prompt_len, lens, rows);
     let mut map = HeatMap {
-        chosen: batch.forest.responses[0].targets.len(),
-        rejected: batch.forest.responses[1].targets.len(),
+        chosen: lens[0],
+        rejected: lens[1],
         group_names: Vec::new(),
         groups: Vec::new(),
     };
-    for walk in walks(&blocks) {
+    let mut walks = two_by_two(&blocks).into_iter().peekable();
+    while let Some(walk) = walks.next() {
         let mut seeds = vec![0.0; n];
         walk.iter().for_each(|&t| seeds[t] = 1.0);
         let plan = GradientPlan::per_token(b, &batch.forest, &walk);
@@ -144,8 +162,20 @@ pub fn heat_map_in_walks<B: Backend>(
                 }
             }
         }
+        if !on_walk() && walks.peek().is_some() {
+            return None;
+        }
     }
-    map
+    Some(map)
+}
+
+/// The pair with the first tokens of its completions.
+fn shown(pair: &TokenizedPair, settings: &HeatMapSettings) -> TokenizedPair {
+    TokenizedPair {
+        chosen: cut(&pair.chosen, settings.max_tokens),
+        rejected: cut(&pair.rejected, settings.max_tokens),
+        ..pair.clone()
+    }
 }
 
 /// The prompt and the first `n` tokens of a completion.
@@ -160,17 +190,14 @@ fn cut(sequence: &TokenizedSequence, n: usize) -> TokenizedSequence {
     }
 }
 
-/// Targets in blocks of which any two have at most about `rows` gradient rows; one block if all fit together.
-fn blocks<B: Backend>(batch: &Batch<B>, pair: &TokenizedPair, rows: usize) -> Vec<Vec<usize>> {
-    let (prompt, w) = (
-        pair.chosen.prompt_len,
-        batch.forest.responses[0].targets.len(),
-    );
+/// Targets (w chosen, then l rejected ones) in blocks of which any two have at most about `rows` gradient rows; one block if
+/// all fit together.
+fn blocks(prompt: usize, [w, l]: [usize; 2], rows: usize) -> Vec<Vec<usize>> {
     let cost = |t: usize| prompt + if t < w { t } else { t - w };
-    let all: usize = (0..batch.targets()).map(cost).sum();
+    let all: usize = (0..w + l).map(cost).sum();
     let limit = if all <= rows { all } else { rows / 2 };
     let (mut blocks, mut total) = (vec![Vec::new()], 0);
-    for t in 0..batch.targets() {
+    for t in 0..w + l {
         let last = blocks.len() - 1;
         if total + cost(t) > limit && !blocks[last].is_empty() {
             blocks.push(vec![t]);
@@ -184,7 +211,7 @@ fn blocks<B: Backend>(batch: &Batch<B>, pair: &TokenizedPair, rows: usize) -> Ve
 }
 
 /// Every two blocks together once; a single block alone.
-fn walks(blocks: &[Vec<usize>]) -> Vec<Vec<usize>> {
+fn two_by_two(blocks: &[Vec<usize>]) -> Vec<Vec<usize>> {
     if let [one] = blocks {
         return vec![one.clone()];
     }

@@ -20,7 +20,7 @@ mod sweep;
 mod what_if;
 
 pub use gram::gram_matrix;
-pub use heat_map::{HeatMap, HeatMapSettings, TokenCosines, heat_map, heat_map_in_walks};
+pub use heat_map::{HeatMap, HeatMapSettings, TokenCosines, heat_map, heat_map_in_walks, walks};
 pub use measure::{Hidden, Measured, PairMeasurement, measure_pairs, measure_proxies};
 pub use record::{FIELDS, GRADIENT_FIELDS, Gradients, GroupRow, Named, Outcome, PairRow};
 pub use similarity::{edit_distance, shared_tokens};

@@ -48,6 +48,25 @@ pub struct StepEffect {
     pub realised_rejected: f64,
 }
 
+impl StepEffect {
+    /// Whether every number is; a rate far too large overflows.
+    pub fn is_finite(&self) -> bool {
+        let sides = [
+            [
+                self.predicted_chosen,
+                self.update_chosen,
+                self.realised_chosen,
+            ],
+            [
+                self.predicted_rejected,
+                self.update_rejected,
+                self.realised_rejected,
+            ],
+        ];
+        sides.iter().flatten().all(|x| x.is_finite())
+    }
+}
+
 /// Takes single steps on a model, each from the same parameters.
 pub struct SingleStep<B: Backend> {
     settings: StepSettings,

@@ -349,7 +349,11 @@ impl SummaryBuilder {
             quantiles,
             objectives: Named(objectives.collect()),
             groups: self.groups(),
-            sweeps: self.sweeps.iter().map(of_sweep).collect(),
+            // Without gradients nothing was swept.
+            sweeps: match self.groups.is_empty() {
+                true => Vec::new(),
+                false => self.sweeps.iter().map(of_sweep).collect(),
+            },
             proxies: self.proxies(),
             step: self.step(&facts),
             worst: self.most_harmed(WORST),

@@ -68,7 +68,7 @@ fn inner(map: &HeatMap, i: usize, j: usize) -> f64 {
 
 fn against_pytorch<B: Backend>(backend: B, case: &str, tolerance: f64) {
     let (model, golden) = (model(backend, case), golden(case));
-    let map = heat_map(&model, &pair(&golden, 0), &ALL);
+    let map = heat_map(&model, &pair(&golden, 0), &ALL, || true).unwrap();
     let want = golden["token_inner"].as_array().unwrap();
     let n = map.chosen + map.rejected;
     assert_eq!(want.len(), n);
@@ -100,9 +100,9 @@ fn walks_of_a_few_tokens_give_the_same_matrix() {
     for case in ["gpt2", "llama_tied"] {
         let (model, golden) = (model(NaiveBackend, case), golden(case));
         let pair = pair(&golden, 0);
-        let whole = heat_map(&model, &pair, &ALL);
+        let whole = heat_map(&model, &pair, &ALL, || true).unwrap();
         for rows in [1, 40, 60] {
-            let parts = heat_map_in_walks(&model, &pair, &ALL, rows);
+            let parts = heat_map_in_walks(&model, &pair, &ALL, rows, || true).unwrap();
             let both = whole
                 .groups
                 .iter()
@@ -115,13 +115,24 @@ fn walks_of_a_few_tokens_give_the_same_matrix() {
     }
 }
 
+#[test]
+fn a_map_of_many_walks_can_be_stopped_between_them() {
+    let (model, golden) = (model(NaiveBackend, "gpt2"), golden("gpt2"));
+    let mut walks = 0;
+    let stopped = heat_map_in_walks(&model, &pair(&golden, 0), &ALL, 40, || {
+        walks += 1;
+        walks < 2
+    });
+    assert_eq!((stopped, walks), (None, 2));
+}
+
 /// Σ_i g_i = g_w: the blocks of the map add up to the pair's own numbers, group by group.
 #[test]
 fn tokens_add_up_to_the_pair() {
     for case in CASES {
         let (model, golden) = (model(NaiveBackend, case), golden(case));
         let pair = pair(&golden, 1);
-        let map = heat_map(&model, &pair, &ALL);
+        let map = heat_map(&model, &pair, &ALL, || true).unwrap();
         let measured = measure_pairs(&model, &[&pair]);
         let n = map.chosen + map.rejected;
         for (g, want) in measured.pairs[0].groups.iter().enumerate() {
@@ -150,8 +161,13 @@ fn tokens_add_up_to_the_pair() {
 fn the_first_tokens_of_a_cut_map_are_those_of_the_whole() {
     let (model, golden) = (model(NaiveBackend, "llama"), golden("llama"));
     let pair = pair(&golden, 0);
-    let whole = heat_map(&model, &pair, &ALL).cosines(|_| true);
-    let cut = heat_map(&model, &pair, &HeatMapSettings { max_tokens: 2 }).cosines(|_| true);
+    let cosines = |settings| {
+        heat_map(&model, &pair, settings, || true)
+            .unwrap()
+            .cosines(|_| true)
+    };
+    let whole = cosines(&ALL);
+    let cut = cosines(&HeatMapSettings { max_tokens: 2 });
     assert_eq!((cut.cosine.len(), cut.cosine[0].len()), (2, 2));
     for i in 0..2 {
         for j in 0..2 {

@@ -40,6 +40,12 @@ impl GroupedGram {
         self.groups.iter().map(|g| g[i * self.n + j]).sum()
     }
 
+    /// All of [`GroupedGram::total`], `[n, n]` row-major.
+    pub fn matrix(&self) -> Vec<f64> {
+        let entries = (0..self.n).flat_map(|i| (0..self.n).map(move |j| self.total(i, j)));
+        entries.collect()
+    }
+
     fn add(&mut self, group: usize, i: usize, j: usize, value: f64) {
         self.groups[group][i * self.n + j] += value;
         if i != j {
@@ -192,7 +198,12 @@ impl<'a, B: Backend> GramSink<'a, B> {
     fn forming_is_cheaper(&self, pass: &BackwardPass<'_, B>, x: &LinearGradient<'_, B>) -> bool {
         /// A number written and read again costs as much as about so many multiply-adds.
         const TRAFFIC: usize = 24;
-        if self.gradients.is_none() || self.clusters.iter().any(|c| c.responses.len() != 2) {
+        /// Of smaller weights (adapters) all responses' products together are one operation of the backend.
+        const SMALL: usize = 1 << 17;
+        if x.d_in * x.d_out < SMALL
+            || self.gradients.is_none()
+            || self.clusters.iter().any(|c| c.responses.len() != 2)
+        {
             return false;
         }
         let (rows, n) = (pass.plan.rows, pass.batch.rows());

@@ -126,6 +126,65 @@ fn ctrl_c_stops_between_batches_and_the_same_command_goes_on() {
     same(&whole, &out);
 }
 
+/// What follows from the rows is added to a complete diagnosis without measuring again.
+#[test]
+fn a_complete_diagnosis_takes_further_results() {
+    let dir = tempfile::tempdir().unwrap();
+    let (out, kept) = (dir.path().join("out"), dir.path().join("kept.jsonl"));
+    let own = ["--max-samples", "4", "--heatmap", "1"];
+    done(&mut single(&out, &own));
+    let before = fs::read(out.join("geometry.jsonl")).unwrap();
+    assert!(!out.join("gram.json").exists());
+    let kept_path = kept.to_str().unwrap();
+    let export = ["--export-filtered", kept_path, "--keep-below", "0.5"];
+    let more = ["--gram", "--heatmap", "2", "--max-samples", "4"];
+    done(&mut single(&out, &[&more[..], &export].concat()));
+    assert!(out.join("gram.json").exists());
+    assert_eq!(fs::read_dir(out.join("heatmaps")).unwrap().count(), 2);
+    assert_eq!(rows(&kept).len(), 2);
+    assert!(before == fs::read(out.join("geometry.jsonl")).unwrap());
+    assert_eq!(summary(&out)["complete"], true);
+    // Not over a file that is there.
+    refused(
+        &mut single(&out, &[&own[..], &export].concat()),
+        1,
+        &["the file exists"],
+    );
+}
+
+/// A command that is refused leaves what is there, whatever it would overwrite.
+#[test]
+fn a_refused_command_overwrites_nothing() {
+    let dir = tempfile::tempdir().unwrap();
+    let out = dir.path().join("out");
+    done(&mut single(&out, &["--max-samples", "4"]));
+    let before = fs::read(out.join("geometry.jsonl")).unwrap();
+    let bad_group = ["--heatmap-group", "layers.99", "--overwrite-output-dir"];
+    refused(
+        &mut single(&out, &[&["--max-samples", "4"], &bad_group[..]].concat()),
+        2,
+        &["layers.99"],
+    );
+    assert!(before == fs::read(out.join("geometry.jsonl")).unwrap());
+    let data = dir.path().join("data.jsonl");
+    fs::copy(demo("preferences-test.jsonl"), &data).unwrap();
+    let data = data.to_str().unwrap();
+    let over = [
+        "--dataset-name",
+        data,
+        "--export-filtered",
+        data,
+        "--keep-below",
+        "0.5",
+        "--overwrite-output-dir",
+    ];
+    refused(
+        &mut single(&out, &over),
+        1,
+        &["that is the data set itself"],
+    );
+}
+
 #[test]
 fn another_diagnosis_or_a_complete_one_is_refused() {
     let dir = tempfile::tempdir().unwrap();

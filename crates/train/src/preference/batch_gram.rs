@@ -83,9 +83,7 @@ impl<B: Backend> PreferenceTask<'_, B> {
         let mut sink = GramSink::new(params, |p| params.is_trainable(p), &cluster, None);
         let seeds = self.seeds(&tokens.weights.weights, &slopes);
         model.backward(&batch, &plan, forward, seeds, &mut sink);
-        let gram = &sink.grams[0];
-        let entries = (0..n).flat_map(|i| (0..n).map(move |j| gram.total(i, j)));
-        let mut matrix: Vec<f64> = entries.collect();
+        let mut matrix = sink.grams[0].matrix();
         let free = self.free_norms(&batch.forest, &slopes);
         free.iter()
             .enumerate()

@@ -83,7 +83,7 @@ pub struct DiagnoseConfig {
     pub heatmap: usize,
 
     /// Tokens of each completion that a heat map shows.
-    #[arg(long, value_name = "N", default_value = "64", value_parser = count, help_heading = "Diagnosis")]
+    #[arg(long, value_name = "N", default_value = "32", value_parser = count, help_heading = "Diagnosis")]
     pub heatmap_tokens: usize,
 
     /// Parameter groups that get a heat map of their own, as groups in geometry.jsonl names them; layers.3 stands for

@@ -5,16 +5,17 @@ use super::policy::in_group;
 use super::resume::{self, GRAM, HEATMAPS, SUMMARY};
 use super::setup::Plan;
 use crate::commands::load::Cpu;
-use crate::commands::{Interrupt, output};
+use crate::commands::{Interrupt, output, progress};
 use anyhow::{Context, Result};
 use serde::Serialize;
 use serde_json::json;
 use std::collections::HashMap;
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 use unbraid_diagnose::{
-    Facts, HeatMapSettings, Named, Summary, SummaryBuilder, TokenCosines, gram_matrix, heat_map,
+    Facts, HeatMap, HeatMapSettings, Named, Summary, SummaryBuilder, TokenCosines, gram_matrix,
+    heat_map, walks,
 };
 use unbraid_model::LanguageModel;
 use unbraid_model::weights::write_file_atomic;
@@ -37,6 +38,7 @@ pub(super) fn write_summary(dir: &Path, summary: &Summary) -> Result<String> {
 
 /// Which maps are drawn, and how much of a pair they show.
 pub(super) struct Maps<'a> {
+    pub count: usize,
     pub tokens: usize,
     pub groups: &'a [String],
 }
@@ -74,43 +76,67 @@ impl From<TokenCosines> for Cosines {
     }
 }
 
-/// Draws the heat maps of these rows: the mean seconds of one, `None` when the user stopped it.
+/// The maps that were drawn.
+pub(super) struct Drawn {
+    pub indices: Vec<usize>,
+    /// Of one map, the mean.
+    pub seconds: Option<f64>,
+    /// False when the user stopped it.
+    pub complete: bool,
+}
+
+/// Draws the heat maps of the most harmed rows. A map of a long prompt takes many walks over the model, so pairs that need
+/// one walk come before others of the first few dozen.
 pub(super) fn heat_maps(
     dir: &Path,
-    rows: &[usize],
+    rows: &SummaryBuilder,
     maps: &Maps<'_>,
     (model, data): (&LanguageModel<Cpu>, &Data<'_>),
     interrupt: &Interrupt,
-) -> Result<Option<f64>> {
-    if rows.is_empty() {
-        return Ok(Some(0.0));
-    }
-    let mut spent = Duration::ZERO;
-    let folder = dir.join(HEATMAPS);
-    fs::create_dir_all(&folder).with_context(|| format!("cannot create {}", folder.display()))?;
-    for pair in data.pick(rows)? {
-        if interrupt.pressed() {
-            return Ok(None);
-        }
-        let started = Instant::now();
-        let file = map_file(&pair, maps, model, data);
-        spent += started.elapsed();
-        let path = folder.join(format!("pair-{}.json", pair.index));
-        write_file_atomic(&path, &serde_json::to_vec(&file)?)?;
-    }
-    Ok(Some(spent.as_secs_f64() / rows.len() as f64))
-}
-
-fn map_file(
-    pair: &TokenizedPair,
-    maps: &Maps<'_>,
-    model: &LanguageModel<Cpu>,
-    data: &Data<'_>,
-) -> MapFile {
+) -> Result<Drawn> {
+    /// So many candidates for each map.
+    const CANDIDATES: usize = 8;
+    let mut drawn = Drawn {
+        indices: Vec::new(),
+        seconds: None,
+        complete: true,
+    };
+    let mut pairs = data.pick(&rows.most_harmed(maps.count * CANDIDATES))?;
     let settings = HeatMapSettings {
         max_tokens: maps.tokens,
     };
-    let map = heat_map(model, pair, &settings);
+    pairs.sort_by_key(|pair| walks(model, pair, &settings) > 1);
+    pairs.truncate(maps.count);
+    if pairs.is_empty() {
+        return Ok(drawn);
+    }
+    let folder = dir.join(HEATMAPS);
+    fs::create_dir_all(&folder).with_context(|| format!("cannot create {}", folder.display()))?;
+    let total = pairs.iter().map(|pair| walks(model, pair, &settings));
+    let bar = progress::bar("heat maps", total.sum::<usize>() as u64);
+    let started = Instant::now();
+    for pair in &pairs {
+        let on_walk = || {
+            bar.inc(1);
+            !interrupt.pressed()
+        };
+        let map = heat_map(model, pair, &settings, on_walk);
+        let Some(map) = map.filter(|_| !interrupt.pressed()) else {
+            drawn.complete = false;
+            break;
+        };
+        let file = map_file(pair, &map, maps.groups, data);
+        let path = folder.join(format!("pair-{}.json", pair.index));
+        write_file_atomic(&path, &serde_json::to_vec(&file)?)?;
+        drawn.indices.push(pair.index);
+    }
+    bar.finish_and_clear();
+    let count = drawn.indices.len() as f64;
+    drawn.seconds = (count > 0.0).then(|| started.elapsed().as_secs_f64() / count);
+    Ok(drawn)
+}
+
+fn map_file(pair: &TokenizedPair, map: &HeatMap, groups: &[String], data: &Data<'_>) -> MapFile {
     let all = map.cosines(|_| true);
     let labels = |sequence: &TokenizedSequence, shown: usize| -> Vec<String> {
         let shown = &sequence.completion()[..shown];
@@ -130,7 +156,7 @@ fn map_file(
         all: all.into(),
         chosen_len: pair.chosen.completion().len(),
         rejected_len: pair.rejected.completion().len(),
-        groups: Named(maps.groups.iter().map(of_group).collect()),
+        groups: Named(groups.iter().map(of_group).collect()),
     }
 }
 

@@ -33,6 +33,7 @@ use resume::{Identity, Start};
 use serde::Serialize;
 use serde_json::{Map, Value};
 use setup::Plan;
+use std::path::Path;
 use stream::{Measuring, Progress};
 use unbraid_diagnose::Facts;
 use unbraid_model::{LanguageModel, ModelConfig};
@@ -63,18 +64,18 @@ fn single(config: &DiagnoseConfig, plan: &Plan, interrupt: &Interrupt) -> Result
     let _lock = DirLock::take(dir)?;
     let facts = run_facts(config, &source, &survey, parameters)?;
     let identity = identity(config, &facts)?;
-    match resume::start(dir, &identity, config.overwrite_output_dir)? {
-        Start::Complete => return Err(resume::refuse_complete(dir)),
-        Start::Fresh => check_export(config)?,
-        Start::GoesOn => {}
+    let start = resume::start(dir, &identity, config.overwrite_output_dir)?;
+    if start == Start::Complete && !asks_for_more(config, &survey) {
+        return Err(resume::refuse_complete(dir));
     }
+    check_export(config)?;
     let Some((mut model, reference)) =
         model_and_reference(config, &source, parameters, &data, &survey, interrupt)?
     else {
         return Ok(interrupted(0, survey.pairs));
     };
     policy::check_groups(&model, &config.heatmap_group)?;
-    resume::sign(dir, &identity)?;
+    resume::sign(dir, &identity, config.overwrite_output_dir)?;
     write_run_yaml(config, &facts, &survey, &model)?;
     let reference_name = reference_name(config, &source, &reference);
     let names = (
@@ -118,17 +119,18 @@ fn finish_single(
     let rows = finish::gather(&rows_file, plan)?;
     let mut complete = progress.complete;
     let gradients = !config.proxies_only;
-    let mapped = match complete && gradients {
-        true => rows.most_harmed(config.heatmap),
-        false => Vec::new(),
-    };
     let maps = finish::Maps {
+        count: config.heatmap,
         tokens: config.heatmap_tokens,
         groups: &config.heatmap_group,
     };
-    let seconds = finish::heat_maps(dir, &mapped, &maps, (model, data), measuring.interrupt)?;
-    complete &= seconds.is_some();
-    facts.heatmap_seconds = seconds.filter(|_| !mapped.is_empty());
+    let mut mapped = Vec::new();
+    if complete && gradients {
+        let drawn = finish::heat_maps(dir, &rows, &maps, (model, data), measuring.interrupt)?;
+        complete = drawn.complete;
+        facts.heatmap_seconds = drawn.seconds;
+        mapped = drawn.indices;
+    }
     if complete && config.gram {
         finish::gram(dir, config.gram_pairs, &rows_file, plan, (model, data))?;
     }
@@ -145,7 +147,8 @@ fn finish_single(
         export::export(path, &filter, &rows, data)?;
     }
     facts.complete = complete;
-    facts.seconds_per_pair = progress.seconds_per_pair;
+    let seconds = progress.seconds_per_pair;
+    facts.seconds_per_pair = seconds.or_else(|| resume::earlier_seconds(dir));
     facts.peak_memory_bytes = finish::peak_memory();
     let drawn = if complete { mapped } else { Vec::new() };
     let summary = finish::write_summary(dir, &rows.finish(facts, drawn))?;
@@ -215,9 +218,27 @@ fn reference_name(
     }
 }
 
-/// An export must not write over a file of the user's.
+/// Whether a diagnosis whose rows are all there is asked for something that follows from them and is not there.
+fn asks_for_more(config: &DiagnoseConfig, survey: &Survey) -> bool {
+    let dir = &config.output_dir;
+    let maps = config.heatmap.min(survey.pairs);
+    let drawn = !config.proxies_only && resume::heat_maps(dir) < maps;
+    let gram = config.gram && !dir.join(resume::GRAM).exists();
+    let groups = !config.heatmap_group.is_empty();
+    drawn || gram || groups || !config.sweep.is_empty() || config.export_filtered.is_some()
+}
+
+/// An export must not write over a file of the user's, least of all over the data.
 fn check_export(config: &DiagnoseConfig) -> Result<()> {
+    let same = |path: &Path| {
+        let [a, b] = [path, Path::new(&config.data.dataset_name)].map(Path::canonicalize);
+        matches!((a, b), (Ok(a), Ok(b)) if a == b)
+    };
     match &config.export_filtered {
+        Some(path) if same(path) => bail!(
+            "--export-filtered {}: that is the data set itself\nhint: give another name",
+            path.display()
+        ),
         Some(path) if path.exists() && !config.overwrite_output_dir => bail!(
             "--export-filtered {}: the file exists\n\
              hint: give another name, or say --overwrite-output-dir",
@@ -252,6 +273,9 @@ const FREE_TO_CHANGE: &[&str] = &[
     "model_name_or_path", "base_model", "ref_model", "checkpoints", "dataset_name", "dataset_test_split", "output_dir",
     "overwrite_output_dir", "json", "export_filtered", "keep_below", "filter_by", "device", "threads", "parameters",
     "heatmap", "heatmap_tokens", "heatmap_group", "gram", "gram_pairs", "sweep", "sweep_objective",
+    // Of a train recipe, and without effect here.
+    "token_mask", "mask_epsilon", "mask_sharpness", "mask_l1", "use_weighting", "ld_alpha", "sync_ref_model",
+    "ref_model_mixup_alpha", "ref_model_sync_steps", "precompute_ref_log_probs",
 ];
 
 /// What the rows depend on.

@@ -45,12 +45,10 @@ pub(super) enum Start {
     Complete,
 }
 
-/// Looks at what is in `dir` and refuses what is not this diagnosis.
+/// Looks at what is in `dir` and refuses what is not this diagnosis. Changes nothing: with `overwrite` [`sign`] clears.
 pub(super) fn start(dir: &Path, identity: &Identity, overwrite: bool) -> Result<Start> {
     let path = dir.join(IDENTITY);
-    if overwrite {
-        clear(dir)?;
-    } else if path.exists() {
+    if !overwrite && path.exists() {
         let bytes = fs::read(&path).with_context(|| format!("cannot read {}", path.display()))?;
         let earlier: Identity = serde_json::from_slice(&bytes).with_context(|| {
             format!(
@@ -76,8 +74,12 @@ pub(super) fn start(dir: &Path, identity: &Identity, overwrite: bool) -> Result<
     Ok(Start::Fresh)
 }
 
-/// Leaves in `dir` what the rows to come depend on.
-pub(super) fn sign(dir: &Path, identity: &Identity) -> Result<()> {
+/// Leaves in `dir` what the rows to come depend on; with `overwrite` an earlier diagnosis goes first. Called when nothing
+/// is left that could refuse the command.
+pub(super) fn sign(dir: &Path, identity: &Identity, overwrite: bool) -> Result<()> {
+    if overwrite {
+        clear(dir)?;
+    }
     let text = serde_json::to_string_pretty(identity)? + "\n";
     Ok(write_file_atomic(&dir.join(IDENTITY), text.as_bytes())?)
 }
@@ -86,15 +88,40 @@ pub(super) fn sign(dir: &Path, identity: &Identity) -> Result<()> {
 pub(super) fn refuse_complete(dir: &Path) -> anyhow::Error {
     anyhow::anyhow!(
         "--output-dir {}: this diagnosis is complete\n\
-         hint: `unbraid report` shows it again; --overwrite-output-dir measures again",
+         hint: --gram, --heatmap, --heatmap-group, --sweep and --export-filtered add to it; `unbraid report` shows it again; \
+         --overwrite-output-dir measures again",
         dir.display()
     )
 }
 
-fn is_complete(dir: &Path) -> bool {
+/// An earlier `summary.json`; null where there is none.
+fn summary(dir: &Path) -> Value {
     let text = fs::read(dir.join(SUMMARY)).ok();
-    let summary: Option<Value> = text.and_then(|text| serde_json::from_slice(&text).ok());
-    summary.is_some_and(|summary| summary["complete"] == true)
+    let summary = text.and_then(|text| serde_json::from_slice(&text).ok());
+    summary.unwrap_or(Value::Null)
+}
+
+fn is_complete(dir: &Path) -> bool {
+    summary(dir)["complete"] == true
+}
+
+/// Seconds a pair of the run that measured the rows.
+pub(super) fn earlier_seconds(dir: &Path) -> Option<f64> {
+    summary(dir)["seconds_per_pair"].as_f64()
+}
+
+/// Heat maps that are there.
+pub(super) fn heat_maps(dir: &Path) -> usize {
+    let files = fs::read_dir(dir.join(HEATMAPS)).into_iter().flatten();
+    files
+        .flatten()
+        .filter(|file| is_heat_map(&file.path()))
+        .count()
+}
+
+fn is_heat_map(path: &Path) -> bool {
+    let name = path.file_name().unwrap_or_default().to_string_lossy();
+    name.starts_with("pair-") && name.ends_with(".json")
 }
 
 /// Removes what a diagnosis writes, and nothing else.
@@ -111,10 +138,8 @@ fn clear(dir: &Path) -> Result<()> {
     ];
     let mut doomed: Vec<PathBuf> = names.iter().map(|name| dir.join(name)).collect();
     let maps = fs::read_dir(dir.join(HEATMAPS)).into_iter().flatten();
-    doomed.extend(maps.flatten().map(|entry| entry.path()).filter(|path| {
-        let name = path.file_name().unwrap_or_default().to_string_lossy();
-        name.starts_with("pair-") && name.ends_with(".json")
-    }));
+    let maps = maps.flatten().map(|entry| entry.path());
+    doomed.extend(maps.filter(|path| is_heat_map(path)));
     for path in doomed {
         match fs::remove_file(&path) {
             Err(error) if error.kind() != ErrorKind::NotFound => {

@@ -129,7 +129,7 @@ impl Series<'_> {
         if starts.iter().all(|(start, _)| *start == Start::Complete) {
             return Err(resume::refuse_complete(out));
         }
-        resume::sign(out, &identity)?;
+        resume::sign(out, &identity, config.overwrite_output_dir)?;
         let reference = match &self.reference_name {
             None => Some(Reference::None),
             Some(name) => policy::score_with(name, &self.data, &self.survey, self.interrupt)?,
@@ -188,7 +188,7 @@ impl Series<'_> {
         );
         let mut facts = finish::facts(plan, names, label(parameters), &model);
         if start != Start::Complete {
-            resume::sign(&dir, &identity)?;
+            resume::sign(&dir, &identity, self.config.overwrite_output_dir)?;
             self.write_run_yaml(&model.backend.describe(), facts.trainable_parameters)?;
             let measuring = Measuring {
                 dir: &dir,

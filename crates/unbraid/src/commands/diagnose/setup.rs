@@ -78,7 +78,7 @@ fn sweeps(config: &DiagnoseConfig, settings: WhatIfSettings) -> Result<Vec<Sweep
         given => given.iter().map(|spec| swept.sweep(spec)).collect(),
     };
     built.map_err(|error| match error {
-        SweepError::Objective(error) => error.into(),
+        SweepError::Objective(error) => anyhow::Error::from(error).context("--sweep"),
         SweepError::NoParameter { .. } => usage(error.to_string()),
     })
 }

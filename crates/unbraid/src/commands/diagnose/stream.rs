@@ -192,7 +192,14 @@ impl Measuring<'_> {
             let judged = row.objectives.get(&self.plan.judged_by);
             let judged = judged.context("the configured objective is in every row")?;
             let stepper = stepper.get_or_insert_with(|| SingleStep::new(model, self.plan.step));
-            row.step = Some(stepper.take(model, pair, gram, judged.d_w, judged.d_l));
+            let effect = stepper.take(model, pair, gram, judged.d_w, judged.d_l);
+            row.step = effect.is_finite().then_some(effect);
+            if row.step.is_none() {
+                eprintln!(
+                    "note: row {}: the step overflows and is left out",
+                    row.index
+                );
+            }
         }
         Ok(())
     }
