@@ -76,17 +76,20 @@ impl Map<'_> {
 
     /// For every row of the run the smallest run of probes that holds all which reach it.
     fn reaching(&self, rows: &Range<usize>) -> Vec<Range<usize>> {
-        let mut reaching = vec![usize::MAX..0; rows.len()];
+        let mut reaching: Vec<Option<Range<usize>>> = vec![None; rows.len()];
         for (p, probe) in self.probes.iter().enumerate() {
             for span in *probe {
-                for t in span.act - rows.start..span.act + span.len - rows.start {
-                    let run = &mut reaching[t];
-                    *run = run.start.min(p)..p + 1;
+                let first = span.act - rows.start;
+                for run in &mut reaching[first..first + span.len] {
+                    let start = run.as_ref().map_or(p, |run| run.start);
+                    *run = Some(start..p + 1);
                 }
             }
         }
-        let none = |run: Range<usize>| if run.start == usize::MAX { 0..0 } else { run };
-        reaching.into_iter().map(none).collect()
+        reaching
+            .into_iter()
+            .map(Option::unwrap_or_default)
+            .collect()
     }
 
     /// The cheapest way, in multiply-adds.
