@@ -82,9 +82,10 @@ pub struct DiagnoseConfig {
     #[arg(long, value_name = "N", default_value = "4", value_parser = whole::<usize>, help_heading = "Diagnosis")]
     pub heatmap: usize,
 
-    /// Tokens of each completion that a heat map shows.
-    #[arg(long, value_name = "N", default_value = "32", value_parser = count, help_heading = "Diagnosis")]
-    pub heatmap_tokens: usize,
+    /// Tokens of each completion that a heat map shows; default: 32, fewer behind a long prompt.
+    #[arg(long, value_name = "N", value_parser = count, help_heading = "Diagnosis")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub heatmap_tokens: Option<usize>,
 
     /// Parameter groups that get a heat map of their own, as groups in geometry.jsonl names them; layers.3 stands for
     /// all of that layer's.

@@ -39,7 +39,8 @@ pub(super) fn write_summary(dir: &Path, summary: &Summary) -> Result<String> {
 /// Which maps are drawn, and how much of a pair they show.
 pub(super) struct Maps<'a> {
     pub count: usize,
-    pub tokens: usize,
+    /// Of each completion; none: [`TOKENS`], or as many as one walk takes.
+    pub tokens: Option<usize>,
     pub groups: &'a [String],
 }
 
@@ -102,17 +103,15 @@ pub(super) fn heat_maps(
         complete: true,
     };
     let mut pairs = data.pick(&rows.most_harmed(maps.count * CANDIDATES))?;
-    let settings = HeatMapSettings {
-        max_tokens: maps.tokens,
-    };
-    pairs.sort_by_key(|pair| walks(model, pair, &settings) > 1);
+    let settings = |pair: &TokenizedPair| settings(maps, model, pair);
+    pairs.sort_by_key(|pair| walks(model, pair, &settings(pair)) > 1);
     pairs.truncate(maps.count);
     if pairs.is_empty() {
         return Ok(drawn);
     }
     let folder = dir.join(HEATMAPS);
     fs::create_dir_all(&folder).with_context(|| format!("cannot create {}", folder.display()))?;
-    let total = pairs.iter().map(|pair| walks(model, pair, &settings));
+    let total = pairs.iter().map(|pair| walks(model, pair, &settings(pair)));
     let bar = progress::bar("heat maps", total.sum::<usize>() as u64);
     let started = Instant::now();
     for pair in &pairs {
@@ -120,7 +119,7 @@ pub(super) fn heat_maps(
             bar.inc(1);
             !interrupt.pressed()
         };
-        let map = heat_map(model, pair, &settings, on_walk);
+        let map = heat_map(model, pair, &settings(pair), on_walk);
         let Some(map) = map.filter(|_| !interrupt.pressed()) else {
             drawn.complete = false;
             break;
@@ -134,6 +133,18 @@ pub(super) fn heat_maps(
     let count = drawn.indices.len() as f64;
     drawn.seconds = (count > 0.0).then(|| started.elapsed().as_secs_f64() / count);
     Ok(drawn)
+}
+
+/// Tokens of each completion where the user does not say, and the fewest that a map is drawn for.
+const TOKENS: (usize, usize) = (32, 8);
+
+/// How much of a pair its map shows.
+fn settings(maps: &Maps<'_>, model: &LanguageModel<Cpu>, pair: &TokenizedPair) -> HeatMapSettings {
+    let of = |max_tokens| HeatMapSettings { max_tokens };
+    let fits = |tokens: &usize| walks(model, pair, &of(*tokens)) == 1;
+    let (most, fewest) = TOKENS;
+    let fitting = || (fewest..=most).rev().find(fits).unwrap_or(fewest);
+    of(maps.tokens.unwrap_or_else(fitting))
 }
 
 fn map_file(pair: &TokenizedPair, map: &HeatMap, groups: &[String], data: &Data<'_>) -> MapFile {
