@@ -16,10 +16,7 @@ pub fn gram_matrix<B: Backend>(model: &LanguageModel<B>, pairs: &[&TokenizedPair
     let b = &*model.backend;
     let batch = Batch::new(b, pack_pairs(pairs.iter().copied(), true));
     let n = batch.forest.responses.len();
-    let cluster = [Cluster {
-        responses: (0..n).collect(),
-        coefficients: vec![0.0; n],
-    }];
+    let cluster = [Cluster::measured((0..n).collect())];
     let forward = model.forward(&batch, Keep::BlockInputs);
     let (plan, ones) = unit_plan(b, &batch);
     let params = &model.params;

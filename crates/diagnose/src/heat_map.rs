@@ -100,9 +100,9 @@ pub fn walks<B: Backend>(
     pair: &TokenizedPair,
     settings: &HeatMapSettings,
 ) -> usize {
-    let shown = shown(pair, settings);
-    let lens = [&shown.chosen, &shown.rejected].map(|s| s.completion().len());
-    match blocks(shown.chosen.prompt_len, lens, rows_a_walk(model)).len() {
+    let len = |s: &TokenizedSequence| s.completion().len().min(settings.max_tokens);
+    let lens = [len(&pair.chosen), len(&pair.rejected)];
+    match blocks(pair.chosen.prompt_len, lens, rows_a_walk(model)).len() {
         1 => 1,
         n => n * (n - 1) / 2,
     }
@@ -144,10 +144,7 @@ pub fn heat_map_in_walks<B: Backend>(
         let mut seeds = vec![0.0; n];
         walk.iter().for_each(|&t| seeds[t] = 1.0);
         let plan = GradientPlan::per_token(b, &batch.forest, &walk);
-        let cluster = [Cluster {
-            responses: (0..walk.len()).collect(),
-            coefficients: vec![0.0; walk.len()],
-        }];
+        let cluster = [Cluster::measured((0..walk.len()).collect())];
         let params = &model.params;
         let mut sink = GramSink::new(params, |p| params.is_trainable(p), &cluster, None);
         model.backward_again(&batch, &plan, &forward, &seeds, &mut sink);

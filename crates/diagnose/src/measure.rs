@@ -39,7 +39,7 @@ pub struct PairMeasurement {
 /// What was measured of a batch.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Measured {
-    /// Names of the parameter groups: `embedding`, `layers.0.attention`, `layers.0.mlp`, …, `norm`, `head`.
+    /// Names of the parameter groups: `embedding`, `layers.0.attention`, `layers.0.mlp`, …, `norms`, `head`.
     pub group_names: Vec<String>,
     /// One entry a pair, in order.
     pub pairs: Vec<PairMeasurement>,
@@ -50,15 +50,12 @@ pub fn measure_pairs<B: Backend>(model: &LanguageModel<B>, pairs: &[&TokenizedPa
     let b = &*model.backend;
     let batch = Batch::new(b, pack_pairs(pairs.iter().copied(), true));
     let forward = model.forward(&batch, Keep::All);
-    let scored = scored(&batch, &forward);
+    let scored = ScoredPair::of_batch(&batch.forest, &forward.token_logps);
     let sums = hidden_sums(model, &batch, &forward);
     let head = model.params.is_trainable(model.head());
     let frozen = (!head).then(|| model.head_grams(&batch, &forward));
     let clusters: Vec<Cluster> = (0..pairs.len())
-        .map(|i| Cluster {
-            responses: vec![2 * i, 2 * i + 1],
-            coefficients: vec![0.0; 2],
-        })
+        .map(|i| Cluster::measured(vec![2 * i, 2 * i + 1]))
         .collect();
     let (plan, ones) = unit_plan(b, &batch);
     let params = &model.params;
@@ -101,7 +98,8 @@ pub fn measure_proxies<B: Backend>(
     let sums = hidden_sums(model, &batch, &forward).into_iter();
     let heads = model.head_grams(&batch, &forward);
     let hidden = sums.zip(heads).map(Hidden::new);
-    scored(&batch, &forward).into_iter().zip(hidden).collect()
+    let scored = ScoredPair::of_batch(&batch.forest, &forward.token_logps);
+    scored.into_iter().zip(hidden).collect()
 }
 
 /// The 2 × 2 matrix of a pair.
@@ -111,19 +109,6 @@ fn pair_gram(matrix: &[f64]) -> Gram {
         ll: matrix[3],
         wl: matrix[1],
     }
-}
-
-fn pairs_of<B: Backend>(batch: &Batch<B>) -> impl Iterator<Item = &[Response]> {
-    batch.forest.responses.chunks_exact(2)
-}
-
-fn scored<B: Backend>(batch: &Batch<B>, forward: &Forward<B>) -> Vec<ScoredPair> {
-    let logps = &forward.token_logps;
-    let of_pair = |pair: &[Response]| ScoredPair {
-        chosen_token_logps: logps[pair[0].targets.clone()].to_vec(),
-        rejected_token_logps: logps[pair[1].targets.clone()].to_vec(),
-    };
-    pairs_of(batch).map(of_pair).collect()
 }
 
 /// Inner products of a pair's summed final hidden states, with the lengths of the completions.
@@ -165,5 +150,6 @@ fn hidden_sums<B: Backend>(
             rejected_len: pair[1].targets.len() as f64,
         }
     };
-    pairs_of(batch).map(of_pair).collect()
+    let pairs = batch.forest.responses.chunks_exact(2);
+    pairs.map(of_pair).collect()
 }

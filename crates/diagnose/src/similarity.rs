@@ -17,23 +17,8 @@ pub fn edit_distance(a: &[u32], b: &[u32]) -> f64 {
     let (a, b) = (&a[start..], &b[start..]);
     let end = a.iter().rev().zip(b.iter().rev());
     let end = end.take_while(|(a, b)| a == b).count();
-    let (a, b) = (&a[..a.len() - end], &b[..b.len() - end]);
-    levenshtein(a, b) as f64 / longer as f64
-}
-
-fn levenshtein(a: &[u32], b: &[u32]) -> usize {
-    // Distances of the prefix of `a` seen so far to every prefix of `b`.
-    let mut row: Vec<usize> = (0..=b.len()).collect();
-    for (i, x) in a.iter().enumerate() {
-        let mut diagonal = row[0];
-        row[0] = i + 1;
-        for (j, y) in b.iter().enumerate() {
-            let substituted = diagonal + usize::from(x != y);
-            diagonal = row[j + 1];
-            row[j + 1] = substituted.min(row[j] + 1).min(diagonal + 1);
-        }
-    }
-    row[b.len()]
+    let (a, b) = (a[..a.len() - end].to_vec(), b[..b.len() - end].to_vec());
+    strsim::generic_levenshtein(&a, &b) as f64 / longer as f64
 }
 
 /// Overlap of the two multisets of tokens, 2|a ∩ b| / (L_a + L_b): 1 for permutations of each other, 0 without a common

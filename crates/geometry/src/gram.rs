@@ -25,6 +25,16 @@ pub struct Cluster {
     pub coefficients: Vec<f64>,
 }
 
+impl Cluster {
+    /// A cluster that is measured and takes no part in a training gradient.
+    pub fn measured(responses: Vec<usize>) -> Self {
+        Cluster {
+            coefficients: vec![0.0; responses.len()],
+            responses,
+        }
+    }
+}
+
 /// The Gram matrix of one cluster, split by parameter group.
 #[derive(Clone, Debug, PartialEq)]
 pub struct GroupedGram {

@@ -2,7 +2,7 @@
 
 use crate::pack::pack_pairs;
 use std::ops::Range;
-use unbraid_model::{Batch, LanguageModel};
+use unbraid_model::{Batch, Forest, LanguageModel, Response};
 use unbraid_preference::TokenizedPair;
 use unbraid_tensor::Backend;
 
@@ -19,6 +19,17 @@ pub struct ScoredPair {
 }
 
 impl ScoredPair {
+    /// Those of a packed batch (`pack_pairs`) from the log-probs of its targets.
+    pub fn of_batch(forest: &Forest, token_logps: &[f64]) -> Vec<Self> {
+        let pairs = forest.responses.chunks_exact(2);
+        let of = |response: &Response| token_logps[response.targets.clone()].to_vec();
+        let scored = pairs.map(|pair| ScoredPair {
+            chosen_token_logps: of(&pair[0]),
+            rejected_token_logps: of(&pair[1]),
+        });
+        scored.collect()
+    }
+
     /// log π(y_w|x): the sum over the chosen completion.
     pub fn chosen(&self) -> f64 {
         self.chosen_token_logps.iter().sum()
@@ -64,12 +75,7 @@ pub fn score_pairs<B: Backend>(
             pack_pairs(pairs[range].iter().copied(), true),
         );
         let logps = model.token_logps(&batch);
-        for pair in batch.forest.responses.chunks_exact(2) {
-            scored.push(ScoredPair {
-                chosen_token_logps: logps[pair[0].targets.clone()].to_vec(),
-                rejected_token_logps: logps[pair[1].targets.clone()].to_vec(),
-            });
-        }
+        scored.extend(ScoredPair::of_batch(&batch.forest, &logps));
         if !on_batch(scored.len()) {
             break;
         }

@@ -68,10 +68,7 @@ impl<B: Backend> PreferenceTask<'_, B> {
         let examples: Vec<usize> = self.stepped.iter().map(|pair| pair.example).collect();
         let batch = self.pack(model, &examples);
         let n = batch.forest.responses.len();
-        let cluster = [Cluster {
-            responses: (0..n).collect(),
-            coefficients: vec![0.0; n],
-        }];
+        let cluster = [Cluster::measured((0..n).collect())];
         let keep = match self.micro_batches {
             1 => self.settings.keep,
             _ => Keep::BlockInputs,

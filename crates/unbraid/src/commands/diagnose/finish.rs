@@ -102,24 +102,29 @@ pub(super) fn heat_maps(
         seconds: None,
         complete: true,
     };
-    let mut pairs = data.pick(&rows.most_harmed(maps.count * CANDIDATES))?;
-    let settings = |pair: &TokenizedPair| settings(maps, model, pair);
-    pairs.sort_by_key(|pair| walks(model, pair, &settings(pair)) > 1);
-    pairs.truncate(maps.count);
-    if pairs.is_empty() {
-        return Ok(drawn);
+    if maps.count == 0 {
+        return Ok(drawn); // picking pairs reads the data
     }
+    let candidates = rows.most_harmed(maps.count.saturating_mul(CANDIDATES));
+    let planned = |pair: TokenizedPair| {
+        let settings = settings(maps, model, &pair);
+        let walks = walks(model, &pair, &settings);
+        (pair, settings, walks)
+    };
+    let mut pairs: Vec<_> = data.pick(&candidates)?.into_iter().map(planned).collect();
+    pairs.sort_by_key(|(_, _, walks)| *walks > 1);
+    pairs.truncate(maps.count);
     let folder = dir.join(HEATMAPS);
     fs::create_dir_all(&folder).with_context(|| format!("cannot create {}", folder.display()))?;
-    let total = pairs.iter().map(|pair| walks(model, pair, &settings(pair)));
+    let total = pairs.iter().map(|(_, _, walks)| walks);
     let bar = progress::bar("heat maps", total.sum::<usize>() as u64);
     let started = Instant::now();
-    for pair in &pairs {
+    for (pair, settings, _) in &pairs {
         let on_walk = || {
             bar.inc(1);
             !interrupt.pressed()
         };
-        let map = heat_map(model, pair, &settings(pair), on_walk);
+        let map = heat_map(model, pair, settings, on_walk);
         let Some(map) = map.filter(|_| !interrupt.pressed()) else {
             drawn.complete = false;
             break;
