@@ -23,9 +23,10 @@ mod values;
 use std::ffi::OsString;
 
 pub use commands::{
-    Command, DataArgs, DemoConfig, DiagnoseConfig, GenerateConfig, InspectConfig, LoraArgs,
-    MergeConfig, ModelArgs, ObjectiveArgs, ObjectivesConfig, ReportConfig, ReportFormat,
-    ScoreConfig, SftConfig, TrainConfig, TrainerOptions,
+    Command, DataArgs, DataCommand, DemoConfig, DiagnoseConfig, ExperimentOptions, GenerateConfig,
+    InspectConfig, LoraArgs, MergeConfig, ModelArgs, ObjectiveArgs, ObjectivesConfig, ReportConfig,
+    ReportFormat, ReproduceCommand, ReproduceObjectivesConfig, ReproduceSentimentConfig, RowFormat,
+    ScoreConfig, SentimentDataConfig, SftConfig, TheoryConfig, TrainConfig, TrainerOptions,
 };
 pub use error::{CliError, Place};
 pub use recipe::to_recipe;

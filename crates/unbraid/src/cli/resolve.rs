@@ -42,6 +42,15 @@ pub(super) fn definition() -> clap::Command {
 
 /// What the derived definition of one command lacks.
 fn complete(command: clap::Command, name: &str) -> clap::Command {
+    if command.has_subcommands() {
+        let nested: Vec<String> = command
+            .get_subcommands()
+            .map(|c| c.get_name().to_owned())
+            .collect();
+        return nested.iter().fold(command, |command, nested| {
+            command.mut_subcommand(nested, |c| complete(c, &format!("{name} {nested}")))
+        });
+    }
     let help = Arg::new("help")
         .short('h')
         .long("help")

@@ -11,6 +11,7 @@ macro_rules! bail_usage {
 
 mod adapt;
 mod cache;
+mod data;
 mod demo;
 mod diagnose;
 mod generate;
@@ -23,14 +24,16 @@ mod objectives;
 mod output;
 mod progress;
 mod report;
+mod reproduce;
 mod score;
 mod sft;
+mod theory;
 mod tracking;
 mod train;
 mod training;
 mod unpaired;
 
-use crate::cli::Command;
+use crate::cli::{Command, ReproduceCommand};
 use anyhow::{Context, Result};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -91,6 +94,9 @@ pub fn run(command: Command) -> Result<End> {
         Command::Inspect(config) => inspect::run(&config),
         Command::Objectives(config) => objectives::run(&config),
         Command::Report(config) => report::run(&config),
+        Command::Data(what) => data::run(&what),
+        Command::Theory(config) => theory::run(&config),
+        Command::Reproduce(what) => reproduce::run(&what, &interrupt),
         Command::Demo(config) => demo::run(&config, &interrupt),
     })
 }
@@ -138,7 +144,14 @@ fn threads(command: &Command) -> Option<usize> {
         Command::Generate(config) => config.model.threads,
         Command::Merge(config) => config.model.threads,
         Command::Demo(config) => config.threads,
-        Command::Inspect(_) | Command::Objectives(_) | Command::Report(_) => None,
+        Command::Theory(config) => config.threads,
+        Command::Reproduce(what) => match &**what {
+            ReproduceCommand::Sentiment(config) => config.options.threads,
+            ReproduceCommand::Objectives(config) => config.options.threads,
+        },
+        Command::Inspect(_) | Command::Objectives(_) | Command::Report(_) | Command::Data(_) => {
+            None
+        }
     }
 }
 

@@ -3,6 +3,7 @@
 //! To add a command: write its struct in a file here, add a variant to [`Command`], and, where several options must
 //! agree, an arm in [`super::check`].
 
+mod data;
 mod demo;
 mod diagnose;
 mod generate;
@@ -10,11 +11,14 @@ mod inspect;
 mod merge;
 mod objectives;
 mod report;
+mod reproduce;
 mod score;
 mod sft;
 mod shared;
+mod theory;
 mod train;
 
+pub use data::{DataCommand, RowFormat, SentimentDataConfig};
 pub use demo::DemoConfig;
 pub use diagnose::DiagnoseConfig;
 pub(super) use diagnose::NO_MODEL;
@@ -23,9 +27,13 @@ pub use inspect::InspectConfig;
 pub use merge::MergeConfig;
 pub use objectives::ObjectivesConfig;
 pub use report::{ReportConfig, ReportFormat};
+pub use reproduce::{
+    ExperimentOptions, ReproduceCommand, ReproduceObjectivesConfig, ReproduceSentimentConfig,
+};
 pub use score::ScoreConfig;
 pub use sft::SftConfig;
 pub use shared::{DataArgs, LoraArgs, ModelArgs, TrainerOptions};
+pub use theory::TheoryConfig;
 pub use train::{ObjectiveArgs, TrainConfig};
 
 use clap::{Parser, Subcommand};
@@ -66,6 +74,14 @@ pub enum Command {
     Objectives(ObjectivesConfig),
     /// Write a page about a run or a diagnosis, or one comparing several.
     Report(ReportConfig),
+    /// Make data sets from raw material.
+    #[command(subcommand)]
+    Data(DataCommand),
+    /// Check the paper's theorems: predicted against computed.
+    Theory(TheoryConfig),
+    /// Repeat the paper's experiments and judge its claims.
+    #[command(subcommand)]
+    Reproduce(Box<ReproduceCommand>),
     /// Train and report on a tiny built-in model and data set, about a minute.
     Demo(DemoConfig),
 }

@@ -1,0 +1,19 @@
+//! The paper's experiments (arXiv 2410.13828, §3.3 and §4.2): their data, their arms, what is measured of them, and
+//! the judgement of claims.
+//!
+//! ```text
+//! tweets ─ tweet ─ style ─ files of pairs and texts ─┐
+//!                                                    ├─ plan: arms, each an ordinary `unbraid train` recipe
+//! preference pairs ──────────────────────────────────┘      │
+//!                      metrics.jsonl, drift of the last model ─ results ─ claims ─ results.json
+//! ```
+//!
+//! Knows nothing of pages; training itself is `unbraid-train`'s.
+
+mod results;
+mod style;
+
+pub use results::{
+    ArmResult, Claim, Evaluation, HeatMapFile, Outcome, Prediction, Results, RunResult, Verdict,
+};
+pub use style::Style;

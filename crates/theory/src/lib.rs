@@ -1,0 +1,1 @@
+//! The theorems of the paper (SPEC §5) as numbers.
