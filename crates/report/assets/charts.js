@@ -50,16 +50,20 @@ const Charts = (() => {
   function points(table, series, named) {
     const at = (name) => table.header.indexOf(name);
     const x = at(series.x), y = at(series.y), index = at("index");
-    const labels = Object.entries(series.rows).map(([name, value]) => [at(name), value]);
     const out = [];
-    for (const row of table.rows) {
-      if (!labels.every(([index, value]) => row[index] === value)) continue;
+    for (const row of rowsOf(table, series)) {
       if (row[x] === "" || row[y] === "") continue;
       const point = [named ? row[x] : Number(row[x]), row[y] === "nan" ? NaN : Number(row[y])];
       if (index >= 0) point.push(Number(row[index]));
       out.push(point);
     }
     return out;
+  }
+
+  /* The rows that have the labels of the series. */
+  function rowsOf(table, series) {
+    const labels = Object.entries(series.rows).map(([name, value]) => [table.header.indexOf(name), value]);
+    return table.rows.filter((row) => labels.every(([index, value]) => row[index] === value));
   }
 
   /* Centred mean over `width` rows, fewer at both ends, gaps left out. */
@@ -112,6 +116,8 @@ const Charts = (() => {
       Object.assign(main, { stack: "all", areaStyle: { opacity: 0.9 }, showSymbol: data.length === 1, lineStyle: { width: 0.5, color: palette.ground } });
       return [main];
     }
+    // One seed behind its mean: the tooltip tells the mean.
+    if (series.faint) Object.assign(main, { showSymbol: false, symbol: "none", tooltip: { show: false }, z: 1, lineStyle: { ...main.lineStyle, width: 1, opacity: 0.45 } });
     if (!smooth) return [main];
     // The mean leads the eye; the tooltip tells the recorded value.
     Object.assign(main, { showSymbol: false, tooltip: { show: false } });
@@ -239,6 +245,68 @@ const Charts = (() => {
     };
   }
 
+  /* --- points with their names --- */
+
+  /* { x, y, name } of the points of a series that have a place. */
+  function labelledPoints(table, series) {
+    const [x, y, name] = [series.x, series.y, series.value].map((column) => table.header.indexOf(column));
+    const found = rowsOf(table, series).filter((row) => row[x] !== "" && row[y] !== "").map((row) => ({ x: Number(row[x]), y: Number(row[y]), name: row[name] }));
+    return found.filter((point) => Number.isFinite(point.x) && Number.isFinite(point.y));
+  }
+
+  /* Range of one coordinate as it is drawn, with room for names; with quadrants zero is inside. */
+  function labelledRange(panel, table, key) {
+    const all = panel.series.flatMap((series) => labelledPoints(table, series).map((point) => bend(panel, point[key])));
+    const ends = panel.guide ? [...all, 0] : all;
+    const lo = Math.min(...ends), hi = Math.max(...ends);
+    const pad = 0.08 * (hi - lo) || 1;
+    return [lo - pad, hi + pad];
+  }
+
+  function labelled(panel, table, palette) {
+    const [left, right] = labelledRange(panel, table, "x"), [low, high] = labelledRange(panel, table, "y");
+    const place = apart();
+    const clouds = panel.series.map((series) => ({
+      type: "scatter", name: series.name, color: colour(series.role, palette), symbol: mark(series.role), symbolSize: 10, animation: false, z: 3,
+      data: labelledPoints(table, series).map((point) => ({
+        name: point.name, value: [bend(panel, point.x), bend(panel, point.y)], at: point,
+        label: { position: bend(panel, point.x) > left + 0.6 * (right - left) ? "left" : "right" },
+      })),
+      label: { show: true, formatter: (hit) => hit.name, color: palette.ink, fontSize: 12, distance: 6 }, labelLayout: place,
+    }));
+    return panel.guide ? [...clouds, quadrants(palette, [left, right], [low, high])] : clouds;
+  }
+
+  /* Moves a name up or down until it covers no other one. */
+  function apart() {
+    let taken = [];
+    return ({ seriesIndex, dataIndex, labelRect: { x, y, width, height } }) => {
+      if (!seriesIndex && !dataIndex) taken = [];
+      const covers = (dy) => taken.some((r) => x < r.x + r.width && r.x < x + width && y + dy < r.y + r.height && r.y < y + dy + height);
+      const dy = [0, 1, -1, 2, -2, 3, -3, 4, -4].map((row) => 0.9 * row * height).find((dy) => !covers(dy)) ?? 0;
+      taken.push({ x, y: y + dy, width, height });
+      return { dy };
+    };
+  }
+
+  /* Lines at zero and the cases in the corners; the ideal one is tinted. */
+  function quadrants(palette, xs, ys) {
+    const corner = (name, x, y, position) => {
+      const label = { show: true, formatter: name, position, color: palette.soft, fontSize: 13, fontStyle: "italic", distance: 8 };
+      const tint = name === "ideal" ? { color: palette.ideal, opacity: 0.12 } : { opacity: 0 };
+      return [{ coord: [Math.min(x, 0), Math.min(y, 0)], itemStyle: tint, label }, { coord: [Math.max(x, 0), Math.max(y, 0)] }];
+    };
+    const areas = [
+      corner("ideal", xs[1], ys[0], "insideBottomRight"), corner("both fall", xs[0], ys[0], "insideBottomLeft"),
+      corner("both rise", xs[1], ys[1], "insideTopRight"), corner("reversed", xs[0], ys[1], "insideTopLeft"),
+    ];
+    return {
+      type: "line", name: "quadrants", data: [], silent: true, animation: false, z: 1, tooltip: { show: false },
+      markArea: { silent: true, animation: false, data: areas },
+      markLine: { silent: true, symbol: "none", animation: false, label: { show: false }, lineStyle: { color: palette.soft, width: 1.5, type: "solid" }, data: [{ xAxis: 0 }, { yAxis: 0 }] },
+    };
+  }
+
   /* --- heat maps --- */
 
   /* Names of rows and columns, cells as [column, row, √-scaled value, value]. Parsed once for each series. */
@@ -294,6 +362,7 @@ const Charts = (() => {
 
   function drawn(panel, table, palette) {
     if (panel.kind === "plane") return plane(panel, table, palette);
+    if (panel.kind === "labelled") return labelled(panel, table, palette);
     if (panel.kind === "histogram") return panel.series.map((series) => histogram(series, table, palette));
     if (panel.kind !== "bars" && named[panel.kind]) return panel.series.map((series) => stackedBar(panel, series, table, palette));
     if (panel.kind === "scatter") {
@@ -307,6 +376,12 @@ const Charts = (() => {
       lines[0].markLine = { silent: true, symbol: "none", label: { show: false }, animation: false, data: [{ yAxis: 0 }], lineStyle: { color: palette.soft, type: "solid", width: 1 } };
     }
     return lines;
+  }
+
+  /* Room for the names beside lying bars: the usual one, more where they are long. */
+  function nameRoom(panel, table, usual) {
+    const longest = Math.max(0, ...names(panel, table).map((name) => name.length));
+    return Math.max(usual, Math.min(176, 7.2 * longest));
   }
 
   function axes(panel, table, palette) {
@@ -323,7 +398,7 @@ const Charts = (() => {
     const steps = { ...common, type: "value", scale: true, splitLine: { show: false }, name: panel.x_label, nameGap: 26, minInterval: 1 };
     switch (panel.kind) {
       case "bars": {
-        const wide = { ...common, type: "category", data: names(panel, table), inverse: true, splitLine: { show: false }, axisLabel: { color: palette.ink, width: 132, overflow: "truncate", interval: 0 } };
+        const wide = { ...common, type: "category", data: names(panel, table), inverse: true, splitLine: { show: false }, axisLabel: { color: palette.ink, width: nameRoom(panel, table, 132), overflow: "truncate", interval: 0 } };
         // Of shares the axis may reach beyond the whole, where the bars' values stand, but it names nothing there.
         const whole = panel.percent && panel.series.every((series) => points(table, series, true).every((p) => !(p[1] > 1)));
         const beside = { ...value.axisLabel, formatter: (v) => (whole && v > 1 + 1e-9 ? "" : label(v)) };
@@ -333,7 +408,7 @@ const Charts = (() => {
       case "scatter":
         return { x: { ...value, scale: true, name: panel.x_label, nameGap: 26, splitNumber: 4 }, y: { ...value, scale: true } };
       case "stackedbars": {
-        const side = { ...common, type: "category", data: names(panel, table), inverse: true, splitLine: { show: false }, axisLabel: { color: palette.ink, width: 130, overflow: "truncate", interval: 0 } };
+        const side = { ...common, type: "category", data: names(panel, table), inverse: true, splitLine: { show: false }, axisLabel: { color: palette.ink, width: nameRoom(panel, table, 130), overflow: "truncate", interval: 0 } };
         return { x: { ...value, min: 0, max: 1, name: panel.x_label, nameGap: 26 }, y: side };
       }
       case "columns":
@@ -348,9 +423,10 @@ const Charts = (() => {
         const end = (v) => Number((Math.round(v / half) * half).toPrecision(6)) + 0;
         return { x: { ...value, splitLine: { show: false }, name: panel.x_label, nameGap: 26, min: end(middles[0] - half), max: end(middles[middles.length - 1] + half) }, y: { ...value, minInterval: 1 } };
       }
-      case "plane": {
+      case "plane":
+      case "labelled": {
         const side = (k, more) => {
-          const [min, max] = range(panel, table, k);
+          const [min, max] = panel.kind === "plane" ? range(panel, table, k) : labelledRange(panel, table, k ? "y" : "x");
           const ticks = planeTicks(panel, [min, max]);
           const shown = { ...common.axisLabel, formatter: (t) => number(Number(unbend(panel, t).toPrecision(3))), customValues: ticks, showMinLabel: Boolean(ticks), showMaxLabel: Boolean(ticks) };
           return { ...value, min, max, axisLabel: shown, splitLine: { show: false }, axisTick: { show: true, customValues: ticks, lineStyle: { color: palette.rule } }, ...more };
@@ -364,6 +440,7 @@ const Charts = (() => {
         const plainSteps = panel.x_label === "optimizer step";
         const plain = (one) => number(one);
         const x = plainSteps ? { ...steps, min: from, max: to } : { ...steps, minInterval: 0, axisLabel: { ...common.axisLabel, formatter: plain } };
+        if (panel.y_range) return { x, y: { ...value, min: panel.y_range[0], max: panel.y_range[1] } };
         return { x, y: panel.percent ? { ...value, min: 0, max: 1 } : { ...value, scale: !panel.guide } };
     }
   }
@@ -420,6 +497,10 @@ const Charts = (() => {
       const [, , index, x, y] = first.value;
       return `${first.marker}${escape(first.seriesName)}<br>${escape(panel.x_label)}: <b>${number(x)}</b><br>${escape(panel.y_label)}: <b>${number(y)}</b>${about(index)}`;
     }
+    if (panel.kind === "labelled") {
+      const { x, y } = first.data.at;
+      return `${first.marker}${escape(first.seriesName)}: ${escape(first.name)}<br>${escape(panel.x_label)}: <b>${number(x)}</b><br>${escape(panel.y_label)}: <b>${number(y)}</b>`;
+    }
     if (panel.kind === "scatter") {
       return `${first.marker}${escape(first.seriesName)}<br>${escape(panel.x_label)}: <b>${number(first.value[0])}</b><br>${escape(panel.y_label)}: <b>${number(first.value[1])}</b>${about(first.value[2])}`;
     }
@@ -452,6 +533,6 @@ const Charts = (() => {
     return (panel.kind === "scatter" || panel.kind === "plane") && table.rows.length * panel.series.length > svgLimit ? "canvas" : "svg";
   }
 
-  const api = { palettes, named, mark, parseCsv, points, names, matrix, bare, heatSize, number, colour, option, renderer, describe: () => "" };
+  const api = { palettes, named, mark, parseCsv, points, labelledPoints, names, matrix, bare, heatSize, number, colour, option, renderer, describe: () => "" };
   return api;
 })();

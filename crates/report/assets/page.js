@@ -54,7 +54,7 @@
     swatch.style.borderTop = filled ? "none" : `3px ${series.dash === "dashed" ? "dashed" : "solid"} ${ink}`;
     swatch.style.background = filled ? ink : "none";
     swatch.classList.toggle("filled", filled);
-    if (panel.kind === "scatter" || panel.kind === "plane") swatch.classList.add(Charts.mark(series.role));
+    if (["scatter", "plane", "labelled"].includes(panel.kind)) swatch.classList.add(Charts.mark(series.role));
   }
 
   function legend(chart) {
@@ -62,7 +62,7 @@
     // A single series without a meaning of its own needs no name: the heading has it.
     const [only, ...others] = chart.panel.series;
     if (!others.length && only.role === "plain") return box;
-    for (const series of chart.panel.series) {
+    for (const series of chart.panel.series.filter((one) => !one.faint)) {
       const button = element("button", { type: "button", "aria-pressed": "true" });
       button.append(element("span", { class: "swatch", "aria-hidden": "true" }), series.name);
       button.addEventListener("click", () => {
@@ -79,7 +79,8 @@
 
   /* Arrow keys walk along the first series, or over the cells of a heat map, and say the values aloud. */
   function keyboard(chart, canvas) {
-    const walk = chart.panel.kind === "heatmap" ? overCells(chart) : alongSeries(chart);
+    const walks = { heatmap: overCells, labelled: overNames };
+    const walk = (walks[chart.panel.kind] || alongSeries)(chart);
     canvas.addEventListener("keydown", (event) => {
       if (event.key === "Escape") chart.instance.dispatchAction({ type: "hideTip" });
       const stop = walk(event.key);
@@ -107,6 +108,20 @@
     };
   }
 
+  /* Along the named points of all series. */
+  function overNames({ panel, table }) {
+    const stops = panel.series.flatMap((series, of) => Charts.labelledPoints(table, series).map((point, at) => ({
+      series: of, at, words: `${series.name}, ${point.name}: ${panel.x_label} ${Charts.number(point.x)}, ${panel.y_label} ${Charts.number(point.y)}`,
+    })));
+    let at = -1;
+    return (key) => {
+      const jump = { ArrowRight: at + 1, ArrowLeft: at - 1, Home: 0, End: stops.length - 1 }[key];
+      if (jump === undefined || !stops.length) return null;
+      at = Math.min(Math.max(jump, 0), stops.length - 1);
+      return stops[at];
+    };
+  }
+
   function overCells(chart) {
     const { rows, columns, cells } = Charts.matrix(chart.panel, chart.table);
     const find = new Map(cells.map((cell, at) => [cell[1] * columns.length + cell[0], at]));
@@ -125,7 +140,7 @@
   function spoken(chart, [x, y, index]) {
     const { panel, table } = chart;
     if (index !== undefined) return `pair ${index}: ${panel.x_label} ${Charts.number(x)}, ${panel.y_label} ${Charts.number(y)}`;
-    const values = panel.series.map((series) => {
+    const values = panel.series.filter((one) => !one.faint).map((series) => {
       const hit = Charts.points(table, series, Charts.named[panel.kind]).find((p) => p[0] === x);
       return hit ? `${series.name} ${Charts.number(hit[1], panel.percent)}` : "";
     });
@@ -152,14 +167,14 @@
     const count = Charts.named[panel.kind] ? Charts.names(panel, table).length : 0;
     if (panel.kind === "bars") return 70 + 26 * count * Math.max(1, panel.series.length);
     if (panel.kind === "stackedbars") return 60 + 22 * count;
-    return panel.kind === "plane" ? 440 : 0;
+    return panel.kind === "plane" || panel.kind === "labelled" ? 440 : 0;
   }
 
   function mount(figure, root, table, panel, alone) {
     const heat = panel.kind === "heatmap";
     const cell = element("div", { class: "panel" });
     cell.append(element("h3", {}, panel.title), element("p", { class: "unit" }, panel.y_label));
-    const names = panel.series.map((series) => series.name).join(", ");
+    const names = panel.series.filter((one) => !one.faint).map((series) => series.name).join(", ");
     const canvas = element("div", { class: "chart", tabindex: "0", role: "img", "aria-label": `${panel.title}: ${names}. Arrow keys read the values; the numbers follow as a table.` });
     const chart = { panel, table, canvas, alone, buttons: [], hidden: new Set() };
     root.append(cell);
@@ -189,22 +204,25 @@
     charts.splice(charts.indexOf(chart), 1);
   }
 
-  /* One panel at a time: tabs for a few, a list for many. */
+  /* One panel at a time, or those of one tab: tabs for a few, a list for many. */
   function mountChoice(figure, root, table) {
     const box = root.querySelector(".panels");
-    const many = figure.panels.length > 6;
-    const titles = figure.panels.map((panel) => panel.title);
+    const tabOf = (panel) => panel.tab ?? panel.title;
+    const titles = [...new Set(figure.panels.map(tabOf))];
+    const groups = titles.map((title) => figure.panels.filter((panel) => tabOf(panel) === title));
+    const many = titles.length > 6;
+    root.toggleAttribute("data-grouped", groups.some((panels) => panels.length > 1));
     let current = 0;
     const show = (at) => {
       charts.filter((chart) => box.contains(chart.canvas)).forEach(unmount);
       box.replaceChildren();
-      mount(figure, box, table, figure.panels[at], true);
+      groups[at].forEach((panel) => mount(figure, box, table, panel, groups[at].length === 1));
       current = at;
     };
     if (!many) box.setAttribute("role", "tabpanel");
-    if (figure.panels.length > 1) box.before(many ? choiceList(titles, show) : tabs(titles, show));
+    if (groups.length > 1) box.before(many ? choiceList(titles, show) : tabs(titles, show));
     show(0);
-    return () => [figure.panels[current]];
+    return () => groups[current];
   }
 
   function choiceList(titles, show) {
@@ -311,7 +329,7 @@
   /* --- printing: light, drawn for half or whole paper width and scaled to it by the style sheet --- */
   function toPaper(chart) {
     const width = chart.alone ? 680 : 335;
-    const height = ["bars", "stackedbars", "plane"].includes(chart.panel.kind) ? chart.canvas.clientHeight : 220;
+    const height = ["bars", "stackedbars", "plane", "labelled"].includes(chart.panel.kind) ? chart.canvas.clientHeight : 220;
     // A canvas would be coarse on paper, and its layers would come to lie below each other; a heat map may be too wide.
     if (chart.size || !chart.canvas.querySelector("svg")) {
       const { panel, table, size, hidden } = chart;

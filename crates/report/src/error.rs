@@ -39,6 +39,36 @@ pub enum ReportError {
         /// The directory that was given.
         dir: PathBuf,
     },
+    /// The directory holds no `results.json`.
+    #[error(
+        "`{}` is not an experiment: it holds no results.json\nhint: give the output directory of `unbraid reproduce`",
+        dir.display()
+    )]
+    NotAnExperiment {
+        /// The directory that was given.
+        dir: PathBuf,
+    },
+    /// An experiment's `results.json` cannot be understood.
+    #[error(
+        "`{}` cannot be used: {why}\nhint: `unbraid reproduce` with the same `--output_dir` goes on with the experiment and \
+         writes the file again",
+        path.display()
+    )]
+    DamagedResults {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it.
+        why: String,
+    },
+    /// An experiment was given among several directories.
+    #[error(
+        "`{}` is an experiment: its page stands alone\nhint: give it to `unbraid report` without other directories",
+        dir.display()
+    )]
+    ExperimentToCompare {
+        /// The experiment.
+        dir: PathBuf,
+    },
     /// The file exists, yet no line of it is a pair (or a checkpoint of a series).
     #[error(
         "`{}` holds no row\nhint: a diagnosis that is stopped before its first pair leaves nothing to show; run it again",

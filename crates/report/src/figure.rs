@@ -71,6 +71,9 @@ pub(crate) enum Kind {
     /// Points of pairs among the conditions x = 1 and y = 1, drawn as lines, and the bound x·y = 1, drawn as a curve
     /// in the two quadrants where x and y have the same sign; [`Panel::asinh`] says how the axes are scaled.
     Plane,
+    /// Points with their names ([`Series::value`]) beside them; with [`Panel::guide`] x and y are changes of chosen and
+    /// rejected, the axes' zeros are drawn and the quadrants named by the cases.
+    Labelled,
     /// Cells of [`Series::value`] from −1 to 1, coloured by sign·√|value| on a diverging scale so that small values stay
     /// visible; x and y hold the names of columns and rows in
     /// the order of their first appearance, the first row at the top.
@@ -92,6 +95,12 @@ pub(crate) struct Panel {
     pub(crate) percent: bool,
     /// Draw a line at y = 0 (lines) or y = x (scatter).
     pub(crate) guide: bool,
+    /// Ends of the y axis of lines, where panels side by side share them.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) y_range: Option<(f64, f64)>,
+    /// In a figure with tabs: panels of one tab are shown together; by default each panel has its own.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) tab: Option<String>,
     /// Both axes are scaled by asinh(2 v): straight near zero, logarithmic far from it, for ratios with outliers.
     pub(crate) asinh: bool,
     /// What is drawn.
@@ -149,10 +158,14 @@ pub(crate) struct Series {
     pub(crate) x: String,
     /// Column of the ordinate.
     pub(crate) y: String,
-    /// Column of a heat map's values, otherwise empty.
+    /// Column of a heat map's values or of the names of labelled points, otherwise empty.
     pub(crate) value: String,
     /// Rows of the centred moving mean drawn over the raw values; 0 or 1 for none.
     pub(crate) smooth: usize,
+    /// A thin line behind the others without an entry of its own in the legend: one seed of the mean that has the
+    /// same name.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub(crate) faint: bool,
 }
 
 impl Series {
@@ -174,6 +187,7 @@ impl Series {
             y: y.into(),
             value: String::new(),
             smooth: 0,
+            faint: false,
         }
     }
 
@@ -204,6 +218,8 @@ impl Panel {
             y_label: y_label.into(),
             percent: false,
             guide: false,
+            y_range: None,
+            tab: None,
             asinh: false,
             series: Vec::new(),
         }

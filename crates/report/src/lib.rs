@@ -10,6 +10,7 @@
 //! gram.jsonl ─────────────┤  compare ──┤             └─ svg          (the same figures, a file for each panel)
 //! predictions.jsonl ──────┘            │
 //! a diagnosis' files ─ diagnosis, compare_diagnoses
+//! results.json ─ experiment
 //! ```
 //!
 //! A page is one file: styles, scripts and the charting library (see `assets/README.md`) are inside, and a
@@ -25,6 +26,7 @@ mod compare_diagnoses;
 mod compare_figures;
 mod diagnosis;
 mod error;
+mod experiment;
 mod figure;
 mod gram_split;
 mod jsonl;
@@ -48,6 +50,7 @@ pub use diagnosis::{
     diagnosis_verdict, is_diagnosis, is_series, write_diagnosis_report, write_series_report,
 };
 pub use error::{ReportError, Result};
+pub use experiment::{experiment_summary, is_experiment, write_experiment_report};
 pub use publish::{write_figures, write_report};
 pub use run_page::write_run_report;
 pub use tensorboard::{EventWriter, tensorboard_tag};

@@ -1,7 +1,7 @@
 //! `unbraid report DIR…`: which page the given directories make, written as HTML or as one SVG for each panel.
 //!
-//! One run or one diagnosis makes its own page, several of one kind a comparison. A run and a diagnosis have no figure
-//! in common, so a mixture is an error.
+//! One run, one diagnosis or one experiment makes its own page, several runs or diagnoses a comparison. A run and a
+//! diagnosis have no figure in common, so a mixture is an error; so is an experiment among others.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -10,18 +10,20 @@ use crate::error::{ReportError, Result};
 use crate::page::Page;
 use crate::record::RunRecord;
 use crate::write::write_atomically;
-use crate::{compare, compare_diagnoses, diagnosis, run_page, svg};
+use crate::{compare, compare_diagnoses, diagnosis, experiment, run_page, svg};
 
-/// Writes `report.html` about `dirs` (output directories of `unbraid train` or of `unbraid diagnose`) and gives its
-/// path.
+/// Writes `report.html` about `dirs` (output directories of `unbraid train`, `unbraid diagnose` or `unbraid
+/// reproduce`) and gives its path.
 ///
 /// It is written into `output_dir`, by default the directory itself for one and the current one for several; missing
 /// directories are made. The file is replaced atomically; the same records in the same order give the same bytes.
 ///
 /// # Errors
 /// [`ReportError::NoRuns`] for an empty list, [`ReportError::Mixed`] for runs among diagnoses,
-/// [`ReportError::SeriesToCompare`] for a series of checkpoints among several; otherwise as
-/// [`write_run_report`](crate::write_run_report) and [`write_diagnosis_report`](crate::write_diagnosis_report).
+/// [`ReportError::SeriesToCompare`] and [`ReportError::ExperimentToCompare`] for a series of checkpoints or an experiment
+/// among several; otherwise as [`write_run_report`](crate::write_run_report),
+/// [`write_diagnosis_report`](crate::write_diagnosis_report) and
+/// [`write_experiment_report`](crate::write_experiment_report).
 pub fn write_report(dirs: &[PathBuf], output_dir: Option<&Path>) -> Result<PathBuf> {
     let page = page(dirs)?;
     let home = home(dirs, output_dir);
@@ -54,6 +56,12 @@ fn home(dirs: &[PathBuf], output_dir: Option<&Path>) -> PathBuf {
 }
 
 fn page(dirs: &[PathBuf]) -> Result<Page> {
+    if let Some(dir) = dirs.iter().find(|dir| experiment::is_experiment(dir)) {
+        return match dirs {
+            [dir] => experiment::whole_page(dir),
+            _ => Err(ReportError::ExperimentToCompare { dir: dir.clone() }),
+        };
+    }
     let is_diagnosis = |dir: &PathBuf| diagnosis::is_diagnosis(dir);
     let a_run = dirs.iter().find(|dir| !is_diagnosis(dir));
     let a_diagnosis = dirs.iter().find(|dir| is_diagnosis(dir));

@@ -112,7 +112,7 @@ fn wrapped(sentence: &str) -> Vec<String> {
 }
 
 /// Names come from files: a control character in one must not steer the reader's terminal.
-fn printable(line: &str) -> String {
+pub(crate) fn printable(line: &str) -> String {
     line.chars()
         .map(|c| if c.is_control() { '\u{fffd}' } else { c })
         .collect()

@@ -38,7 +38,7 @@ struct Maps {
 
 /// One file.
 #[derive(Debug, Deserialize)]
-struct HeatMap {
+pub(crate) struct HeatMap {
     index: u64,
     chosen_tokens: Vec<String>,
     rejected_tokens: Vec<String>,
@@ -105,12 +105,32 @@ pub(crate) fn figures(
 }
 
 impl HeatMap {
+    /// Reads one file; a note tells why it cannot be used.
+    pub(crate) fn read(path: &Path, notes: &mut Vec<String>) -> Option<Self> {
+        read_json(path, MAX_BYTES, notes)
+    }
+
+    /// The pair's number.
+    pub(crate) fn index(&self) -> u64 {
+        self.index
+    }
+
+    /// The cosines of chosen with rejected tokens under a title, with their rows in a table of `map`, `row`, `column`
+    /// and `cosine`.
+    pub(crate) fn cosines(&self, table: &mut Table, title: &str) -> Panel {
+        let (rows, columns) = (labels(&self.chosen_tokens), labels(&self.rejected_tokens));
+        push_matrix(table, title, &self.whole.cosine, &rows, &columns);
+        let unit = "cosine of two tokens' gradients; rows chosen, columns rejected";
+        matrix_panel(title, "token", unit)
+    }
+
     fn maps(&self) -> impl Iterator<Item = (&str, &Maps)> {
         let groups = self.groups.iter().map(|(name, maps)| (name.as_str(), maps));
         std::iter::once(("all parameters", &self.whole)).chain(groups)
     }
 
-    fn cells(&self) -> usize {
+    /// Numbers of all its matrices.
+    pub(crate) fn cells(&self) -> usize {
         let size = |matrix: &Matrix| matrix.iter().map(Vec::len).sum::<usize>();
         self.maps()
             .map(|(_, maps)| {

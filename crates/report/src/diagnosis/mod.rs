@@ -33,6 +33,7 @@ use crate::page::Page;
 
 pub(crate) use figures::part_name;
 pub(crate) use findings::Fit;
+pub(crate) use heat_map::HeatMap as TokenMap;
 pub(crate) use page::two;
 pub(crate) use record::{Case, Diagnosis};
 pub(crate) use statistics::{median, quantile};

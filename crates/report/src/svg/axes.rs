@@ -200,6 +200,22 @@ impl Axes {
                 y: Axis::values(scale(within(y)), 5.0, false, false),
             };
         }
+        if panel.kind == Kind::Labelled {
+            let zero = panel.guide.then_some(0.0);
+            let scale = |range: (f64, f64)| {
+                let (lo, hi) = extent([range.0, range.1].into_iter().chain(zero)).unwrap_or(range);
+                // Names stand beside the outermost points.
+                let room = 0.06 * (hi - lo);
+                match panel.asinh {
+                    true => Scale::asinh((lo, hi)),
+                    false => Scale::exact((lo - room, hi + room)),
+                }
+            };
+            return Self {
+                x: Axis::values(scale((x_lo, x_hi)), 5.0, false, false),
+                y: Axis::values(scale(y), 5.0, false, false),
+            };
+        }
         let x = if steps {
             let one = x_lo == x_hi;
             Scale::exact(if one {
@@ -211,10 +227,10 @@ impl Axes {
             Scale::round((x_lo, x_hi))
         };
         let shares = panel.kind == Kind::Stack || (steps && panel.percent);
-        let y = if shares {
-            Scale::exact((0.0, 1.0))
-        } else {
-            Scale::round(y)
+        let y = match panel.y_range {
+            Some(range) => Scale::exact(range),
+            None if shares => Scale::exact((0.0, 1.0)),
+            None => Scale::round(y),
         };
         let whole = steps && x.range().1 - x.range().0 >= 2.0;
         Self {

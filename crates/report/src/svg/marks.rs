@@ -5,7 +5,7 @@
 
 use super::style::{SOFT, Style, shape, style, xml};
 use super::table::{Numbers, Point, moving_mean};
-use super::{Anchor, Canvas, Plot, bars};
+use super::{Anchor, Canvas, Plot, bars, named_points};
 use crate::figure::{Kind, Panel, Series};
 
 /// Up to so many points each has its mark.
@@ -17,6 +17,7 @@ pub(crate) fn draw(canvas: &mut Canvas, panel: &Panel, numbers: &Numbers, plot: 
         Kind::Lines => lines(canvas, panel, numbers, plot),
         Kind::Stack => areas(canvas, panel, numbers, plot),
         Kind::Scatter | Kind::Plane => cloud(canvas, panel, numbers, plot),
+        Kind::Labelled => named_points::draw(canvas, panel, numbers, plot),
         Kind::Histogram => bars::histogram(canvas, panel, numbers, plot),
         Kind::Bars | Kind::Columns => bars::bars(canvas, panel, numbers, plot, false),
         Kind::StackedBars | Kind::StackedColumns => bars::bars(canvas, panel, numbers, plot, true),
@@ -61,6 +62,12 @@ fn lines(canvas: &mut Canvas, panel: &Panel, numbers: &Numbers, plot: &Plot) {
         let style = style(panel, at);
         let raw = numbers.points(series);
         open(canvas, series);
+        if series.faint {
+            let more = "stroke-width=\"0.8\" stroke-opacity=\"0.45\"";
+            polyline(canvas, &raw, style.ink, more, plot);
+            close(canvas);
+            continue;
+        }
         let smooth = series.smooth > 1 && raw.len() > series.smooth;
         if smooth {
             let opacity = if raw.len() > 300 { 0.2 } else { 0.35 };

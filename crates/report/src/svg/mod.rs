@@ -15,6 +15,7 @@ mod axes;
 mod bars;
 mod heat;
 mod marks;
+mod named_points;
 mod scale;
 mod style;
 mod table;
@@ -24,6 +25,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use self::axes::{Axes, Axis};
+use self::scale::Scale;
 use self::style::{INK, RULE, SOFT, shape, style, width, wrapped, xml};
 use self::table::Numbers;
 use crate::error::{ReportError, Result};
@@ -37,6 +39,11 @@ const HEIGHT: f64 = 220.0;
 const SIZE: f64 = 12.0;
 const MARGIN: f64 = 8.0;
 const LEGEND_ROW: f64 = 17.0;
+
+/// A range moved out to round numbers.
+pub(crate) fn round_range(range: (f64, f64)) -> (f64, f64) {
+    Scale::round(range).range()
+}
 
 /// Writes each panel of each figure as `<figure id>-<panel>.svg` into `dir`, which is made if it is missing.
 pub(crate) fn write(figures: &[&Figure], dir: &Path) -> Result<Vec<PathBuf>> {
@@ -247,7 +254,8 @@ fn frame(canvas: &mut Canvas, panel: &Panel, plot: &Plot) {
 /// Samples and names in as many rows as they need; gives the place below.
 fn legend(canvas: &mut Canvas, panel: &Panel, numbers: &Numbers, top: f64) -> f64 {
     let mut entries: Vec<(String, String)> = Vec::new();
-    for (at, series) in panel.series.iter().enumerate() {
+    let named = panel.series.iter().enumerate();
+    for (at, series) in named.filter(|(_, series)| !series.faint) {
         let style = style(panel, at);
         let ink = style.ink;
         let sample = match panel.kind {
@@ -263,7 +271,7 @@ fn legend(canvas: &mut Canvas, panel: &Panel, numbers: &Numbers, top: f64) -> f6
                     false => line,
                 }
             }
-            Kind::Scatter | Kind::Plane => {
+            Kind::Scatter | Kind::Plane | Kind::Labelled => {
                 format!(
                     "<path d=\"{}\" fill=\"{ink}\"/>",
                     shape(style.mark, 13.0, 0.0, 3.6)

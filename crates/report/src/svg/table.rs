@@ -70,6 +70,18 @@ impl Numbers {
         points.filter(|point| point.x.is_finite()).collect()
     }
 
+    /// Points with the names that stand beside them; those without both coordinates are left out.
+    pub(crate) fn labelled(&self, series: &Series) -> Vec<(Point, String)> {
+        let cells = self.cells(series, [&series.x, &series.y, &series.value]);
+        let points = cells.into_iter().map(|[x, y, name]| {
+            let (x, y) = (number(x), number(y));
+            (Point { x, y }, name.to_string())
+        });
+        points
+            .filter(|(point, _)| point.x.is_finite() && point.y.is_finite())
+            .collect()
+    }
+
     /// Values with a name as abscissa.
     pub(crate) fn named(&self, series: &Series) -> Vec<(String, f64)> {
         let cells = self.cells(series, [&series.x, &series.y]).into_iter();

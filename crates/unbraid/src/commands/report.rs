@@ -27,7 +27,9 @@ pub(super) fn run(config: &ReportConfig) -> Result<End> {
     };
     let mut summaries = Vec::new();
     for run in &config.runs {
-        let summary = if unbraid_report::is_diagnosis(run) {
+        let summary = if unbraid_report::is_experiment(run) {
+            unbraid_report::experiment_summary(run)?
+        } else if unbraid_report::is_diagnosis(run) {
             unbraid_report::diagnosis_verdict(run)?
         } else {
             unbraid_report::terminal_summary(run)?
