@@ -16,6 +16,7 @@ use crate::lora::LoraConfig;
 use crate::parameters::{ParamId, ParamSpec, Parameters, SpecList, Storage};
 use crate::sink::{BackwardPass, GradientSink, RowSpace, Seeds};
 use crate::weights::{StoredDtype, Weights};
+use std::ops::Range;
 use std::path::Path;
 use std::sync::Arc;
 use unbraid_tensor::{AttentionLayout, Backend, Gemm, HeadBackward, Mat, MatMut, NormCache};
@@ -317,6 +318,31 @@ impl<B: Backend> LanguageModel<B> {
             x = out;
         }
         self.finish(&pass, batch, x, blocks)
+    }
+
+    /// Logits at these targets, row by row, `[targets.len(), V]`; `log π(v) = logit − lse`. For small ranges: a row has an
+    /// entry for each token of the vocabulary.
+    pub fn logits(&self, forward: &Forward<B>, targets: Range<usize>) -> Vec<f32> {
+        self.logits_of(&forward.h, targets)
+    }
+
+    /// Logits of rows of final hidden states.
+    pub(crate) fn logits_of(&self, h: &B::Buffer, rows: Range<usize>) -> Vec<f32> {
+        let (b, d) = (&*self.backend, self.config.hidden_size());
+        let (n, v) = (rows.len(), self.config.vocab_size());
+        let mut logits = b.empty(n * v);
+        b.gemm(
+            Gemm::replace(n, v, d),
+            Mat::rows(h, rows.start * d, d),
+            Mat::rows(self.params.get(self.family.head()), 0, d).t(),
+            MatMut::rows(&mut logits, 0, v),
+        );
+        let mut logits = b.download(&logits);
+        if let Some(cap) = self.family.logit_softcap() {
+            let soften = |z: f32| (cap * (f64::from(z) / cap).tanh()) as f32;
+            logits.iter_mut().for_each(|z| *z = soften(*z));
+        }
+        logits
     }
 
     /// A linear probe's value at every target, ⟨w, h_i⟩ + b, `[M]`.

@@ -6,7 +6,7 @@
 
 use crate::decoder::{ForwardPass, LanguageModel, LayerCache};
 use rand::{Rng, RngExt};
-use unbraid_tensor::{AttentionLayout, AttentionSegment, Backend, Gemm, Mat, MatMut, Span};
+use unbraid_tensor::{AttentionLayout, AttentionSegment, Backend, Span};
 
 /// How the next token is chosen.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -154,30 +154,14 @@ impl<'a, B: Backend> Session<'a, B> {
     /// Logits of the last of `n` rows.
     fn logits(&self, x: &B::Buffer, n: usize) -> Vec<f32> {
         let model = self.model;
-        let (b, d, v) = (
-            &*model.backend,
-            model.config.hidden_size(),
-            model.config.vocab_size(),
-        );
+        let (b, d) = (&*model.backend, model.config.hidden_size());
         let mut last = b.empty(d);
         b.copy_2d(x, (n - 1) * d, d, &mut last, 0, d, 1, d);
         let (h, _) = model
             .family()
             .final_norm()
             .forward(b, &model.params, &last, 1);
-        let mut logits = b.empty(v);
-        b.gemm(
-            Gemm::replace(1, v, d),
-            Mat::rows(&h, 0, d),
-            Mat::rows(model.params.get(model.family().head()), 0, d).t(),
-            MatMut::rows(&mut logits, 0, v),
-        );
-        let mut logits = b.download(&logits);
-        if let Some(cap) = model.family().logit_softcap() {
-            let soften = |z: f32| (cap * (f64::from(z) / cap).tanh()) as f32;
-            logits.iter_mut().for_each(|z| *z = soften(*z));
-        }
-        logits
+        model.logits_of(&h, 0..1)
     }
 }
 

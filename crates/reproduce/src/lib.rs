@@ -10,10 +10,24 @@
 //!
 //! Knows nothing of pages; training itself is `unbraid-train`'s.
 
+pub mod claims;
+mod drift;
+pub mod objectives;
+mod recipe;
 mod results;
+pub mod sentiment;
+mod statistic;
 mod style;
+mod tweets;
 
+pub use drift::{Drift, drift};
+pub use recipe::{REMEDIES, Recipe, remedy};
 pub use results::{
     ArmResult, Claim, Evaluation, HeatMapFile, Outcome, Prediction, Results, RunResult, Verdict,
 };
+pub use statistic::{Estimate, estimate, over_seeds};
 pub use style::Style;
+pub use tweets::{
+    PreferenceRow, SftRow, TokenCheck, Tweet, TweetCounts, TweetError, TweetSplit, check_tokens,
+    preference_rows, sft_rows, split_tweets,
+};

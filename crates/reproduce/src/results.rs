@@ -104,6 +104,8 @@ pub struct Outcome {
     pub label_accuracy: (f64, f64),
     /// Share of held-out pairs whose log-ratio of chosen exceeds that of rejected after training.
     pub reward_accuracy: f64,
+    /// Gradient cosine of the measured held-out pairs over all parameters, before and after; empty under an adapter.
+    pub cosine: (Vec<f64>, Vec<f64>),
     /// KL(π ‖ π_start) at a token of the held-out prompts, mean in nats.
     pub kl: f64,
     /// Mean log-prob of a token of held-out text before and after, nats.

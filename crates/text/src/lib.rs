@@ -17,6 +17,7 @@ mod label;
 mod save;
 mod source;
 mod tokenizer;
+mod train;
 
 pub use chat_template::{ChatTemplate, Message};
 pub use error::{Result, TextError};

@@ -8,6 +8,7 @@
 //! no completion's gradient: there the measurement is a walk of its own, over the same kept activations.
 
 mod batch_gram;
+mod evaluate;
 mod moving_reference;
 mod remedy;
 mod scored;
@@ -19,16 +20,15 @@ mod update;
 
 use crate::error::TrainError;
 use crate::metrics::Averages;
-use crate::pack::pack_pairs;
 use crate::record::PairRecord;
-use crate::score::{ScoredPair, batches};
+use crate::score::ScoredPair;
 use crate::snapshot::Snapshot;
 use crate::trainer::{StepRecord, Task};
 use scored::Scored;
 use std::path::Path;
 use token_weights::{Constant, TokenWeights};
 use unbraid_geometry::Cluster;
-use unbraid_model::{Batch, Forest, Gradients, Keep, LanguageModel};
+use unbraid_model::{Forest, Gradients, Keep, LanguageModel};
 use unbraid_objective::condition::{classify, predicted_change};
 use unbraid_objective::{Case, Gram, Objective, PairLogps, PairLoss};
 use unbraid_preference::TokenizedPair;
@@ -90,6 +90,8 @@ pub struct PreferenceSettings {
     pub dropout_seed: Option<u64>,
     /// Keep a record of every pair of every step for [`Task::take_records`].
     pub log_pairs: bool,
+    /// The first so many held-out pairs have their geometry measured at every evaluation.
+    pub eval_geometry: usize,
 }
 
 impl PreferenceSettings {
@@ -105,6 +107,7 @@ impl PreferenceSettings {
             keep: Keep::All,
             dropout_seed: None,
             log_pairs: false,
+            eval_geometry: 0,
         }
     }
 
@@ -315,19 +318,19 @@ impl<'a, B: Backend> PreferenceTask<'a, B> {
 }
 
 /// The geometry of one measured pair, under TRL-style keys (SPEC §4).
-fn record_geometry(metrics: &mut Averages, pair: &SteppedPair, m: &Measured) {
-    let (chosen, rejected) = predicted_change(m.gram, pair.d_w, pair.d_l);
+fn record_geometry(metrics: &mut Averages, (d_w, d_l): (f64, f64), gram: Gram) {
+    let (chosen, rejected) = predicted_change(gram, d_w, d_l);
     let case = classify(chosen, rejected);
     let share = |c: Case| f64::from(u8::from(case == c));
-    metrics.add("geometry/grad_norm_chosen", m.gram.ww.sqrt());
-    metrics.add("geometry/grad_norm_rejected", m.gram.ll.sqrt());
+    metrics.add("geometry/grad_norm_chosen", gram.ww.sqrt());
+    metrics.add("geometry/grad_norm_rejected", gram.ll.sqrt());
     // Means of squares beside the mean inner product: Cauchy–Schwarz holds between these, not with squares of mean norms.
-    metrics.add("geometry/grad_sq_chosen", m.gram.ww);
-    metrics.add("geometry/grad_sq_rejected", m.gram.ll);
-    metrics.add("geometry/inner", m.gram.wl);
-    metrics.add("geometry/cosine", m.gram.cosine());
-    metrics.add("geometry/d_w", pair.d_w);
-    metrics.add("geometry/d_l", pair.d_l);
+    metrics.add("geometry/grad_sq_chosen", gram.ww);
+    metrics.add("geometry/grad_sq_rejected", gram.ll);
+    metrics.add("geometry/inner", gram.wl);
+    metrics.add("geometry/cosine", gram.cosine());
+    metrics.add("geometry/d_w", d_w);
+    metrics.add("geometry/d_l", d_l);
     metrics.add("geometry/ideal", share(Case::Ideal));
     metrics.add("geometry/both_fall", share(Case::BothFall));
     metrics.add("geometry/both_rise", share(Case::BothRise));
@@ -361,7 +364,7 @@ impl<B: Backend> Task<B> for PreferenceTask<'_, B> {
         if measure {
             for pair in &self.stepped {
                 if let Some(measured) = &pair.measured {
-                    record_geometry(&mut metrics, pair, measured);
+                    record_geometry(&mut metrics, (pair.d_w, pair.d_l), measured.gram);
                 }
             }
         }
@@ -432,31 +435,7 @@ impl<B: Backend> Task<B> for PreferenceTask<'_, B> {
         model: &LanguageModel<B>,
         stop: &mut dyn FnMut() -> bool,
     ) -> Result<Option<Averages>, TrainError> {
-        if self.eval.pairs.is_empty() {
-            return Ok(None);
-        }
-        let all: Vec<&TokenizedPair> = self.eval.pairs.iter().collect();
-        let mut metrics = Averages::default();
-        let mut whole = Scored::default();
-        for range in batches(&all) {
-            if stop() {
-                return Ok(None);
-            }
-            let examples: Vec<usize> = range.clone().collect();
-            let forest = pack_pairs(all[range].iter().copied(), true);
-            let batch = Batch::new(&*model.backend, forest);
-            let forward = model.score(&batch);
-            let scored = self.score(model, &batch, &forward, Side::HeldOut, &examples);
-            self.record_mask(&mut metrics, &scored.weights);
-            whole.append(scored);
-        }
-        let examples: Vec<usize> = (0..all.len()).collect();
-        let judged = self.judge(Side::HeldOut, &examples, &whole)?;
-        for (i, loss) in judged.losses.iter().enumerate() {
-            let (weight, loss) = (all[i].weight, loss.loss + whole.penalties[i]);
-            self.record(&mut metrics, weight, &whole.logps[i], whole.sums[i], loss);
-        }
-        Ok(Some(metrics))
+        self.evaluate_pairs(model, stop)
     }
 
     fn rows(&self, micro_batches: &[Vec<usize>]) -> Vec<usize> {

@@ -10,7 +10,7 @@ use serde_json::Value;
 use super::commands::{
     Cli, Command, DiagnoseConfig, LoraArgs, SftConfig, TrainConfig, TrainerOptions,
 };
-use super::values::{Geometry, LrSchedulerType, Optim, Parameters, Remedy, TokenMask};
+use super::values::{Geometry, LrSchedulerType, Optim, Parameters, Remedy, Strategy, TokenMask};
 
 /// Options that are read only under a condition.
 struct Conditional {
@@ -59,6 +59,11 @@ pub(super) fn train(config: &TrainConfig) -> Vec<String> {
             config.trainer.geometry != Geometry::Off,
             &["update_every"],
             "with geometry off",
+        ),
+        when(
+            config.trainer.eval_strategy != Strategy::No,
+            &["eval_geometry"],
+            "without eval_strategy",
         ),
         when(
             moves,

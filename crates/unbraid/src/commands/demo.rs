@@ -8,6 +8,7 @@ use crate::cli::{self, Command, DemoConfig};
 use anyhow::{Context, Result, bail};
 use std::ffi::OsString;
 use std::fs;
+use std::path::Path;
 
 /// The embedded files and where they go.
 const FILES: [(&str, &[u8]); 7] = [
@@ -42,6 +43,12 @@ const FILES: [(&str, &[u8]); 7] = [
 pub(super) fn run(config: &DemoConfig, interrupt: &Interrupt) -> Result<End> {
     let dir = &config.output_dir;
     output::prepare_dir(dir, config.overwrite_output_dir)?;
+    lay_out(dir)?;
+    train(config, interrupt)
+}
+
+/// Writes the embedded files into a directory.
+pub(super) fn lay_out(dir: &Path) -> Result<()> {
     for (name, bytes) in FILES {
         let path = dir.join(name);
         if let Some(parent) = path.parent() {
@@ -50,6 +57,12 @@ pub(super) fn run(config: &DemoConfig, interrupt: &Interrupt) -> Result<End> {
         }
         fs::write(&path, bytes).with_context(|| format!("cannot write {}", path.display()))?;
     }
+    Ok(())
+}
+
+/// Runs `unbraid train` on what was laid out.
+fn train(config: &DemoConfig, interrupt: &Interrupt) -> Result<End> {
+    let dir = &config.output_dir;
     let words = ["unbraid", "train"].map(OsString::from);
     let options = [
         ("--model-name-or-path", dir.join("model")),

@@ -82,6 +82,7 @@ fn paired(
     settings.use_weighting = config.objective.use_weighting;
     settings.keep = training::keep(options);
     settings.log_pairs = config.log_pairs;
+    settings.eval_geometry = config.eval_geometry;
 
     let mut known = ReferenceCache::in_memory();
     if reads_reference && moving.is_none() {

@@ -124,6 +124,7 @@ const FREE_TO_CHANGE: &[&str] = &[
     "device", "threads", "gradient_checkpointing", "per_device_eval_batch_size", "precompute_ref_log_probs",
     "logging_steps", "logging_first_step", "eval_strategy", "eval_steps", "eval_on_start", "save_strategy", "save_steps",
     "save_total_limit", "load_best_model_at_end", "metric_for_best_model", "greater_is_better", "gram_every", "update_every",
+    "eval_geometry",
     "optim", "optim_args", "adam_beta1", "adam_beta2", "adam_epsilon", "momentum", "lr_scheduler_type",
     "lr_scheduler_kwargs", "warmup_ratio", "warmup_steps", "num_train_epochs", "max_steps", "geometry", "json",
 ];

@@ -73,6 +73,7 @@ fn note_geometry(config: &TrainConfig) {
     if !silent(options.geometry, Geometry::EachNth(10))
         || !silent(config.update_every, Geometry::EachNth(50))
         || options.gram_every != Geometry::Off
+        || config.eval_geometry > 0
     {
         eprintln!("note: geometry is not measured: it relates the two completions of a pair");
     }

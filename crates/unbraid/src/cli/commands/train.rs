@@ -5,7 +5,7 @@ use serde::Serialize;
 
 use super::super::values::{
     FDivergence, Geometry, NpoScale, Remedy, Semantics, TokenMask, count, finite, flip_probability,
-    non_empty, non_negative, positive, positive_share, share,
+    non_empty, non_negative, positive, positive_share, share, whole,
 };
 use super::shared::{DataArgs, LoraArgs, ModelArgs, TrainerOptions};
 
@@ -52,6 +52,10 @@ pub struct TrainConfig {
         help_heading = "Geometry"
     )]
     pub update_every: Geometry,
+
+    /// Measure the geometry of the first N held-out pairs at every evaluation; 0: of none.
+    #[arg(long, value_name = "N", default_value = "0", value_parser = whole::<usize>, help_heading = "Geometry")]
+    pub eval_geometry: usize,
 
     /// Low-rank adapters.
     #[command(flatten)]
