@@ -20,7 +20,7 @@ const Charts = (() => {
     },
   };
   const marks = { chosen: "circle", rejected: "triangle", margin: "diamond", ideal: "circle", both_fall: "triangle", both_rise: "diamond" };
-  const runMarks = ["circle", "triangle", "diamond", "rect", "pin", "arrow", "roundRect", "emptyCircle"];
+  const runMarks = ["circle", "triangle", "diamond", "rect", "emptyCircle", "arrow", "roundRect", "pin"];
   // More points than this go to a canvas: one SVG element a point would make the page slow.
   const svgLimit = 2000;
 
@@ -263,29 +263,48 @@ const Charts = (() => {
     return [lo - pad, hi + pad];
   }
 
-  function labelled(panel, table, palette) {
+  function labelled(panel, table, palette, instance) {
     const [left, right] = labelledRange(panel, table, "x"), [low, high] = labelledRange(panel, table, "y");
-    const place = apart();
-    const clouds = panel.series.map((series) => ({
+    const middle = left + 0.6 * (right - left);
+    const isLeft = (point) => bend(panel, point.x) > middle;
+    const all = panel.series.map((series) => labelledPoints(table, series));
+    const place = apart(instance, all.flat().map((point) => [bend(panel, point.x), bend(panel, point.y)]), (of, at) => isLeft(all[of][at]));
+    const clouds = panel.series.map((series, of) => ({
       type: "scatter", name: series.name, color: colour(series.role, palette), symbol: mark(series.role), symbolSize: 10, animation: false, z: 3,
-      data: labelledPoints(table, series).map((point) => ({
+      data: all[of].map((point) => ({
         name: point.name, value: [bend(panel, point.x), bend(panel, point.y)], at: point,
-        label: { position: bend(panel, point.x) > left + 0.6 * (right - left) ? "left" : "right" },
+        label: { position: isLeft(point) ? "left" : "right" },
       })),
-      label: { show: true, formatter: (hit) => hit.name, color: palette.ink, fontSize: 12, distance: 6 }, labelLayout: place,
+      label: { show: true, formatter: (hit) => hit.name, color: palette.ink, fontSize: 12, distance: 6 },
+      labelLayout: place, itemStyle: { opacity: 1 },
     }));
     return panel.guide ? [...clouds, quadrants(palette, [left, right], [low, high])] : clouds;
   }
 
-  /* Moves a name up or down until it covers no other one. */
-  function apart() {
-    let taken = [];
-    return ({ seriesIndex, dataIndex, labelRect: { x, y, width, height } }) => {
-      if (!seriesIndex && !dataIndex) taken = [];
-      const covers = (dy) => taken.some((r) => x < r.x + r.width && r.x < x + width && y + dy < r.y + r.height && r.y < y + dy + height);
-      const dy = [0, 1, -1, 2, -2, 3, -3, 4, -4].map((row) => 0.9 * row * height).find((dy) => !covers(dy)) ?? 0;
-      taken.push({ x, y: y + dy, width, height });
-      return { dy };
+  /* Puts each name at the first place that covers no other name and no point: its own side of the point, the other one,
+     then rows above and below. Of a name's own rectangle only the width can be trusted: it is not placed yet. */
+  function apart(instance, points, isLeft) {
+    let taken = [], seen = new Set();
+    const begin = () => {
+      const places = points.map((point) => instance.convertToPixel({ seriesIndex: 0 }, point));
+      taken = places.map(([x, y]) => ({ x: x - 5, y: y - 5, width: 10, height: 10 }));
+      seen = new Set();
+    };
+    const covers = (a) => taken.some((b) => a.x < b.x + b.width && b.x < a.x + a.width && a.y < b.y + b.height && b.y < a.y + a.height);
+    return ({ seriesIndex, dataIndex, rect, labelRect: { width } }) => {
+      const height = 13, y = rect.y + (rect.height - height) / 2;
+      const key = `${seriesIndex} ${dataIndex}`;
+      // A name that comes again begins a new layout.
+      if (!taken.length || seen.has(key)) begin();
+      seen.add(key);
+      const sides = [rect.x + rect.width + 6, rect.x - 6 - width];
+      if (isLeft(seriesIndex, dataIndex)) sides.reverse();
+      const rows = [0, 1, -1, 2, -2, 3, -3, 4, -4].map((row) => y + row * height);
+      const inside = (place) => place.x >= 0 && place.x + width <= instance.getWidth();
+      const places = rows.flatMap((y) => sides.map((x) => ({ x, y, width, height })));
+      const place = places.find((place) => inside(place) && !covers(place)) ?? places[0];
+      taken.push(place);
+      return { dx: place.x - sides[0], dy: place.y - y };
     };
   }
 
@@ -360,9 +379,9 @@ const Charts = (() => {
     };
   }
 
-  function drawn(panel, table, palette) {
+  function drawn(panel, table, palette, instance) {
     if (panel.kind === "plane") return plane(panel, table, palette);
-    if (panel.kind === "labelled") return labelled(panel, table, palette);
+    if (panel.kind === "labelled") return labelled(panel, table, palette, instance);
     if (panel.kind === "histogram") return panel.series.map((series) => histogram(series, table, palette));
     if (panel.kind !== "bars" && named[panel.kind]) return panel.series.map((series) => stackedBar(panel, series, table, palette));
     if (panel.kind === "scatter") {
@@ -403,6 +422,8 @@ const Charts = (() => {
         const whole = panel.percent && panel.series.every((series) => points(table, series, true).every((p) => !(p[1] > 1)));
         const beside = { ...value.axisLabel, formatter: (v) => (whole && v > 1 + 1e-9 ? "" : label(v)) };
         const below = panel.series.some((series) => points(table, series, true).some((p) => p[1] < 0));
+        const most = Math.max(...panel.series.flatMap((series) => points(table, series, true).map((p) => p[1])));
+        if (whole && !below && most > 0.5) return { x: { ...value, axisLabel: beside, min: 0, max: 1.22, interval: 0.25, name: panel.x_label, nameGap: 26 }, y: wide };
         return { x: { ...value, axisLabel: beside, boundaryGap: [below ? "15%" : 0, 0], name: panel.x_label, nameGap: 26, splitNumber: 3 }, y: wide };
       }
       case "scatter":
@@ -457,14 +478,14 @@ const Charts = (() => {
   }
 
   /* The option for one panel. `standalone` adds title and legend, which the page otherwise writes in HTML; `size` is
-     that of a heat map. */
-  function option(panel, table, theme, standalone, size) {
+     that of a heat map, `instance` the chart that will draw it. */
+  function option(panel, table, theme, instance, standalone, size) {
     const palette = palettes[theme];
     const heat = panel.kind === "heatmap";
     const common = frame(panel, table, palette, standalone);
     if (heat) return { ...common, ...heatOption(panel, table, palette, size || heatSize(panel, table, 700), standalone), legend: { show: false } };
     const { x, y } = axes(panel, table, palette);
-    return { ...common, xAxis: x, yAxis: y, series: drawn(panel, table, palette) };
+    return { ...common, xAxis: x, yAxis: y, series: drawn(panel, table, palette, instance) };
   }
 
   /* What all panels have: ground, title, legend, margins, tooltip. */

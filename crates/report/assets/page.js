@@ -40,7 +40,7 @@
   }
 
   function draw(chart) {
-    chart.instance.setOption(Charts.option(chart.panel, chart.table, theme(), false, chart.size), { notMerge: true });
+    chart.instance.setOption(Charts.option(chart.panel, chart.table, theme(), chart.instance, false, chart.size), { notMerge: true });
     if (chart.ramp) chart.ramp.style.background = `linear-gradient(to right, ${Charts.palettes[theme()].diverging.join(", ")})`;
     for (const name of chart.hidden) chart.instance.dispatchAction({ type: "legendUnSelect", name });
     chart.buttons.forEach(paint);
@@ -273,7 +273,7 @@
 
   function drawing(option, width, height) {
     const instance = echarts.init(null, null, { renderer: "svg", ssr: true, width, height });
-    instance.setOption(option);
+    instance.setOption(option(instance));
     const text = instance.renderToSVGString();
     instance.dispose();
     return text;
@@ -286,7 +286,7 @@
       const size = panel.kind === "heatmap" ? Charts.heatSize(panel, table, 700) : null;
       const wide = size ? Math.max(720, size.width) : 720;
       const tall = size ? size.height + 60 : Math.max(400, height(panel, table) + 80);
-      const text = drawing(Charts.option(panel, table, "light", true, size), wide, tall).replace("<svg ", `<svg y="${total}" `);
+      const text = drawing((instance) => Charts.option(panel, table, "light", instance, true, size), wide, tall).replace("<svg ", `<svg y="${total}" `);
       width = Math.max(width, wide);
       total += tall;
       return text;
@@ -335,7 +335,7 @@
       const { panel, table, size, hidden } = chart;
       const shown = hidden.size ? { ...panel, series: panel.series.filter((series) => !hidden.has(series.name)) } : panel;
       chart.paper = element("div", { class: "paper" });
-      chart.paper.innerHTML = drawing(Charts.option(shown, table, "light", false, size), size?.width ?? width, size?.height ?? height);
+      chart.paper.innerHTML = drawing((instance) => Charts.option(shown, table, "light", instance, false, size), size?.width ?? width, size?.height ?? height);
       chart.canvas.after(chart.paper);
       chart.canvas.hidden = true;
       return;

@@ -6,6 +6,7 @@
 #![expect(clippy::unwrap_used, reason = "a failing step of a test should panic")]
 
 mod diagnosis_files;
+mod experiment_files;
 
 use std::fs;
 use std::io::Read;
@@ -14,9 +15,11 @@ use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use diagnosis_files::{write_diagnosis, write_gram, write_heat_map, write_series};
+use experiment_files::{sentiment, write_experiment};
 use serde_json::Value;
 use unbraid_report::{
-    write_comparison, write_diagnosis_report, write_run_report, write_series_report,
+    write_comparison, write_diagnosis_report, write_experiment_report, write_run_report,
+    write_series_report,
 };
 
 const LIMIT: Duration = Duration::from_secs(50);
@@ -185,6 +188,48 @@ fn probe_result(document: &str) -> Value {
         .nth(1)
         .unwrap_or_else(|| panic!("the probe did not run"));
     serde_json::from_str(text.split("</pre>").next().unwrap()).unwrap()
+}
+
+#[test]
+fn an_experiment_is_drawn_and_its_points_are_read_aloud() {
+    let Some(browser) = chromium() else {
+        println!("skipped: no chromium on the path");
+        return;
+    };
+    let dir = tempfile::tempdir().unwrap();
+    write_experiment(dir.path(), "sentiment", &sentiment(), &[0, 1]);
+    let page = write_experiment_report(dir.path()).unwrap();
+    let page = probed(
+        &page,
+        "const key = (node, key) => node.dispatchEvent(new KeyboardEvent('keydown', { key }));
+         key(document.querySelector('#fig-outcomes .chart'), 'End');
+         const live = document.getElementById('live').textContent;
+         const tabs = [...document.querySelectorAll('#fig-tokens-long-suffix .tabs button')];
+         tabs[1].click();
+         const titles = [...document.querySelectorAll('#fig-tokens-long-suffix h3')].map((node) => node.textContent);
+         const legend = document.querySelector('#fig-change .legend').textContent;
+         return { live, tabs: tabs.length, titles, legend };",
+    );
+    let (document, log) = load(browser, &page, &dir.path().join("profile"));
+    assert!(console(&log).is_empty(), "{log}");
+    // Log-probs 4, change 2, gradients 2, tokens 2 of 4 in each of four figures, cases 4, directions 2, outcomes 1,
+    // cost 1, remedies 2 of 4.
+    assert_eq!(document.matches("<div class=\"panel\">").count(), 26);
+    let out = probe_result(&document);
+    let live = out["live"].as_str().unwrap();
+    assert!(
+        live.starts_with("prefix-suffix, guarded: change of the chosen log-prob, nats "),
+        "{live}"
+    );
+    assert_eq!(out["tabs"], 2);
+    assert_eq!(
+        out["titles"],
+        serde_json::json!(["pair 7, start", "pair 7, end"])
+    );
+    assert_eq!(
+        out["legend"],
+        "single-tokenshort-suffixlong-suffixprefix-suffix"
+    );
 }
 
 #[test]

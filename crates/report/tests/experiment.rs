@@ -95,11 +95,13 @@ fn the_sentiment_page_shows_claims_curves_maps_and_remedies() {
         "\u{2212}0.430 [\u{2212}0.520, \u{2212}0.340]",
         "<span aria-hidden=\"true\">✗</span> does not",
         "not measured",
+        "<code>single-token</code>",
+        "Gradient cosine over all parameters",
         "&lt;normalized&gt; &amp; friends",
         "95 % interval over 3 seeds",
         "reproduce sentiment --output_dir &#39;&lt;out&gt; &amp; more&#39;",
         "<span class=\"key ideal\"></span>ideal",
-        "78 % → 86 %",
+        "86 %<div class=\"detail\">from 78 %</div>",
     ] {
         assert!(body.contains(text), "{text} is missing");
     }
@@ -200,7 +202,7 @@ fn the_objectives_page_has_a_panel_an_objective_and_per_token_changes() {
     let body = body(&html);
     for text in [
         "Objectives and remedies judged",
-        "chosen a token",
+        "a token</div>",
         "10 objectives, and 2 more times",
         "once, with seed 4",
         "interval over 24 pairs",

@@ -31,7 +31,7 @@ impl Claim {
         let measured = self.measured.map_or("not measured".into(), digits);
         let interval = self.interval.and_then(|[lo, hi]| lo.zip(hi));
         match interval {
-            Some(interval) => format!("{measured} {}", bracketed(interval).replace('+', "")),
+            Some(interval) => format!("{measured} {}", bracketed(interval)),
             None => measured,
         }
     }

@@ -50,13 +50,7 @@ impl Estimate {
 
 /// Three significant digits in plain ASCII, at most four decimals where that shows the number.
 pub(crate) fn digits(value: f64) -> String {
-    let size = value.abs();
-    if !value.is_finite() || size >= 1e6 || (size > 0.0 && size < 5e-4) {
-        return four_digits(value);
-    }
-    let places = 2.0 - size.max(1e-3).log10().floor();
-    let text = format!("{value:.*}", places.clamp(0.0, 4.0) as usize);
-    if value == 0.0 { "0".into() } else { text }
+    digits_like(value, value)
 }
 
 /// The same with a sign.
@@ -65,9 +59,23 @@ pub(crate) fn signed_digits(value: f64) -> String {
     format!("{sign}{}", digits(value))
 }
 
-/// An interval in brackets.
+/// An interval in brackets, both ends with the decimals of the larger one.
 pub(crate) fn bracketed((lo, hi): (f64, f64)) -> String {
-    format!("[{}, {}]", signed_digits(lo), signed_digits(hi))
+    let larger = lo.abs().max(hi.abs());
+    format!("[{}, {}]", digits_like(lo, larger), digits_like(hi, larger))
+}
+
+/// A value with as many decimals as three digits of `scale` need.
+fn digits_like(value: f64, scale: f64) -> String {
+    let size = scale.abs();
+    if value == 0.0 {
+        return "0".into();
+    }
+    if !value.is_finite() || !(5e-4..1e6).contains(&size) {
+        return four_digits(value);
+    }
+    let places = 2.0 - size.max(1e-3).log10().floor();
+    format!("{value:.*}", places.clamp(0.0, 4.0) as usize)
 }
 
 /// Mean of values; NaN without any.
@@ -133,8 +141,9 @@ mod tests {
         cases
             .into_iter()
             .for_each(|(value, text)| assert_eq!(digits(value), text));
+        assert_eq!(bracketed((0.08, 0.16)), "[0.080, 0.160]");
         assert_eq!(digits(1.234e-5), "1.234e-5");
-        assert_eq!(bracketed((-0.5, 0.25)), "[-0.500, +0.250]");
+        assert_eq!(bracketed((-0.5, 0.25)), "[-0.500, 0.250]");
     }
 
     #[test]

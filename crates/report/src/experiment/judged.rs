@@ -12,15 +12,15 @@ const FAR: f64 = 12.0;
 
 const HEADS: [&str; 10] = [
     "arm",
-    "chosen, nats",
-    "rejected, nats",
+    "chosen",
+    "rejected",
     "case",
-    "margin gained, nats",
+    "margin",
     "reward accuracy",
     "label accuracy",
-    "KL to the start, nats a token",
-    "text log-prob a token",
-    "seconds a run",
+    "KL",
+    "text",
+    "seconds",
 ];
 
 /// The table of all arms; `None` without arms.
@@ -34,13 +34,8 @@ pub(crate) fn section(of: &Results) -> Option<Section> {
         .any(|row| row.mean_change.iter().any(Option::is_some));
     let per_token = per_token && of.subject() == Subject::Objectives;
     let mut html = format!("<p class=\"lead\">{}</p>\n", escape(&lead(&rows)));
-    html += "<div class=\"scroll\" tabindex=\"0\" role=\"region\" aria-label=\"What each arm did\"><table \
-             class=\"judged\"><thead><tr>";
-    let mut heads = HEADS.to_vec();
-    if per_token {
-        heads.splice(3..3, ["chosen a token", "rejected a token"]);
-    }
-    for head in heads {
+    html += "<div class=\"scroll\" tabindex=\"0\" role=\"region\" aria-label=\"What each arm did\"><table class=\"judged\"><thead><tr>";
+    for head in HEADS {
         push(&mut html, format_args!("<th scope=\"col\">{head}</th>"));
     }
     html += "</tr></thead><tbody>\n";
@@ -56,91 +51,143 @@ pub(crate) fn section(of: &Results) -> Option<Section> {
     })
 }
 
+/// The cosines of held-out pairs before and after training with their intervals, for the arms that have them.
+pub(crate) fn cosines(of: &Results) -> Option<String> {
+    let mut rows = judged(of);
+    rows.retain(|row| row.cosine.iter().any(Option::is_some));
+    let over = over(rows.iter().flat_map(|row| &row.cosine));
+    let mut html = format!(
+        "<div class=\"scroll\" tabindex=\"0\" role=\"region\" aria-label=\"Cosines before and after\"><table><caption>Gradient \
+         cosine over all parameters.{}</caption><thead><tr><th scope=\"col\">arm</th><th scope=\"col\">before training</th><th \
+         scope=\"col\">after</th></tr></thead><tbody>\n",
+        escape(&over)
+    );
+    for row in &rows {
+        let cell = |cosine: &Option<Estimate>| {
+            let cell = cosine
+                .as_ref()
+                .map(|cosine| with_detail(&digits(cosine.mean), cosine.interval.map(bracketed)));
+            cell.unwrap_or_default()
+        };
+        let [before, after] = row.cosine.each_ref().map(cell);
+        let name = escape(&row.arm.name);
+        push(
+            &mut html,
+            format_args!(
+                "<tr><th scope=\"row\">{name}</th><td>{before}</td><td>{after}</td></tr>\n"
+            ),
+        );
+    }
+    (!rows.is_empty()).then(|| html + "</tbody></table></div>\n")
+}
+
+/// What stands in brackets; empty where no estimate has an interval.
+fn over<'a>(estimates: impl Iterator<Item = &'a Option<Estimate>>) -> String {
+    let mut over: Vec<&str> = Vec::new();
+    for estimate in estimates
+        .flatten()
+        .filter(|estimate| estimate.interval.is_some())
+    {
+        if !over.contains(&estimate.over.as_str()) {
+            over.push(&estimate.over);
+        }
+    }
+    match over.is_empty() {
+        true => String::new(),
+        false => format!(" In brackets: 95 % interval over {}.", over.join(" or ")),
+    }
+}
+
 fn judged(of: &Results) -> Vec<Judged<'_>> {
     of.grouped_arms().into_iter().map(Judged::of).collect()
 }
 
 fn lead(rows: &[Judged<'_>]) -> String {
-    let mut over: Vec<&str> = Vec::new();
-    for change in rows.iter().filter_map(|row| row.change[0].as_ref()) {
-        if change.interval.is_some() && !over.contains(&change.over.as_str()) {
-            over.push(&change.over);
-        }
-    }
-    let interval = match over.is_empty() {
-        true => String::new(),
-        false => format!(" In brackets: 95 % interval over {}.", over.join(" or ")),
-    };
+    let interval = over(rows.iter().flat_map(|row| &row.change));
     format!(
-        "Change of held-out log-probs from the first to the last model, mean over pairs and seeds.{interval} The case is named \
-         where both intervals lie on one side of zero. Margin: change of chosen minus change of rejected. Label accuracy: pairs whose chosen \
-         completion is the likelier one, before → after. The KL divergence is per token of held-out prompts, the last log-prob \
-         per token of held-out text, before → after."
+        "Chosen and rejected: change of the held-out log-prob from the first to the last model in nats, mean over pairs and \
+         seeds.{interval} The case is named where both intervals lie on one side of zero. Margin: change of chosen minus change of \
+         rejected. Label accuracy: pairs whose chosen completion is the likelier one. KL: divergence from the model of the start, \
+         nats a token of held-out prompts. Text: mean log-prob of a token of held-out text. “From”: the value before \
+         training. Seconds: of one run."
     )
 }
 
 fn table_row(row: &Judged<'_>, per_token: bool) -> String {
-    let class = if row.arm.is_plain() {
-        " class=\"own\""
-    } else {
-        ""
+    let class = match row.arm.is_plain() {
+        true => " class=\"own\"",
+        false => "",
     };
+    let sides = row.change.iter().zip(&row.mean_change);
+    let mut cells: Vec<String> = sides
+        .map(|(change, mean)| match mean {
+            Some(mean) if per_token => {
+                let mean = minus(&signed_digits(mean.mean));
+                format!(
+                    "{}<div class=\"detail\">{mean} a token</div>",
+                    estimate(change)
+                )
+            }
+            _ => estimate(change),
+        })
+        .collect();
+    let text = |value: f64| format!("{value:.3}");
+    cells.extend([
+        case(row),
+        estimate(&row.margin),
+        row.reward_accuracy.map(percent).unwrap_or_default(),
+        before_after(row.label_accuracy, &percent),
+        row.kl.map(digits).unwrap_or_default(),
+        before_after(row.text_logp, &text),
+        row.seconds.map(digits).unwrap_or_default(),
+    ]);
     let mut html = format!(
         "<tr{class}><th scope=\"row\">{}</th>",
-        escape(&row.arm.name)
+        // Narrow screens break the line before the remedy.
+        escape(&row.arm.name).replace('+', "+<wbr>")
     );
-    let mut cell = |text: String| {
-        push(
-            &mut html,
-            format_args!("<td>{}</td>", text.replace('-', "\u{2212}")),
-        );
-    };
-    row.change
+    cells
         .iter()
-        .for_each(|change| cell(estimate(change.as_ref())));
-    if per_token {
-        row.mean_change
-            .iter()
-            .for_each(|change| cell(estimate(change.as_ref())));
-    }
-    cell(case(row));
-    cell(estimate(row.margin.as_ref()));
-    cell(row.reward_accuracy.map(percent).unwrap_or_default());
-    cell(before_after(row.label_accuracy, percent));
-    cell(row.kl.map(digits).unwrap_or_default());
-    cell(before_after(row.text_logp, |value| format!("{value:.3}")));
-    cell(row.seconds.map(digits).unwrap_or_default());
+        .for_each(|cell| push(&mut html, format_args!("<td>{cell}</td>")));
     html + "</tr>\n"
 }
 
-fn estimate(estimate: Option<&Estimate>) -> String {
+fn estimate(estimate: &Option<Estimate>) -> String {
     let Some(estimate) = estimate else {
         return String::new();
     };
-    let interval = estimate.interval.map(|interval| {
-        format!(
-            "<div class=\"detail\">{}</div>",
-            bracketed(interval).replace('+', "")
-        )
-    });
-    signed_digits(estimate.mean) + &interval.unwrap_or_default()
+    let interval = estimate.interval.map(bracketed);
+    with_detail(&signed_digits(estimate.mean), interval)
+}
+
+/// A value with a smaller line below it.
+fn with_detail(value: &str, detail: Option<String>) -> String {
+    let value = minus(value);
+    let detail = detail.map(|detail| format!("<div class=\"detail\">{}</div>", minus(&detail)));
+    value + &detail.unwrap_or_default()
+}
+
+/// With true minus signs.
+fn minus(text: &str) -> String {
+    text.replace('-', "\u{2212}")
 }
 
 fn case(row: &Judged<'_>) -> String {
     match (row.case(), row.changes()) {
-        (Some(case), _) => format!(
-            "<span class=\"key {}\"></span>{}",
-            case.key().replace('_', "\u{2d}"),
-            case.name()
-        ),
+        (Some(case), _) => {
+            let class = case.key().replace('_', "-");
+            format!("<span class=\"key {class}\"></span>{}", case.name())
+        }
         (None, Some(_)) => "unclear".into(),
         (None, None) => String::new(),
     }
 }
 
-fn before_after(values: [Option<f64>; 2], show: fn(f64) -> String) -> String {
+fn before_after(values: [Option<f64>; 2], show: &dyn Fn(f64) -> String) -> String {
     match values {
-        [Some(before), Some(after)] => format!("{} → {}", show(before), show(after)),
+        [Some(before), Some(after)] => {
+            with_detail(&show(after), Some(format!("from {}", show(before))))
+        }
         _ => String::new(),
     }
 }

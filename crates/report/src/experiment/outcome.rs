@@ -14,6 +14,8 @@ pub(crate) struct Judged<'a> {
     pub(crate) mean_change: [Option<Estimate>; 2],
     /// Change of chosen minus change of rejected, nats: the log-ratio margin against the model of the start.
     pub(crate) margin: Option<Estimate>,
+    /// Gradient cosine of the measured pairs, before and after.
+    pub(crate) cosine: [Option<Estimate>; 2],
     /// Share of pairs.
     pub(crate) reward_accuracy: Option<f64>,
     /// Share of pairs, before and after.
@@ -54,6 +56,10 @@ impl<'a> Judged<'a> {
                 let pairs = pairs(outcome);
                 pairs.map(|(chosen, rejected)| chosen - rejected).collect()
             }),
+            cosine: [
+                over(|outcome| finite(&outcome.cosine[0])),
+                over(|outcome| finite(&outcome.cosine[1])),
+            ],
             reward_accuracy: average(&|run| run.outcome.reward_accuracy),
             label_accuracy: both(|outcome| &outcome.label_accuracy),
             kl: average(&|run| run.outcome.kl),

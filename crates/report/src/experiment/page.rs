@@ -36,6 +36,9 @@ pub(crate) fn whole(dir: &Path) -> Result<Page> {
     let mut extras = Extras::default();
     let tabbed = maps.iter().map(|figure| figure.id.clone());
     extras.tabs.extend(tabbed.chain(["remedies".to_string()]));
+    let cosines = judged::cosines(of);
+    let cosines = cosines.map(|html| ("gradients".to_string(), html));
+    extras.below.extend(cosines);
     extras.later.extend(judged::figures(of));
     extras.later.extend(curves::remedies(of));
     let mut figures = curves::figures(of);
@@ -79,16 +82,12 @@ fn facts(of: &Results) -> String {
 }
 
 fn opening(of: &Results) -> String {
-    let count = |finding: Finding| finding.count(&of.claims);
-    let mood = match (
-        of.claims.len(),
-        count(Finding::Holds),
-        count(Finding::DoesNot),
-    ) {
-        (0, ..) => "still",
-        (all, holds, _) if holds == all => "good",
-        (_, _, 0) => "still",
-        _ => "bad",
+    // A claim that fails is a finding, nothing to be alarmed at.
+    let holds = Finding::Holds.count(&of.claims);
+    let mood = match of.claims.len() {
+        0 => "still",
+        all if all == holds => "good",
+        _ => "entangled",
     };
     let sentence = match of.claims.is_empty() {
         true => "No claim has been judged yet.".to_string(),
@@ -109,10 +108,24 @@ fn opening(of: &Results) -> String {
             format_args!("<section class=\"notes\"><h2>{heading}</h2><ul>"),
         );
         let items = items.iter();
-        items.for_each(|item| push(&mut html, format_args!("<li>{}</li>", escape(item))));
+        items.for_each(|item| push(&mut html, format_args!("<li>{}</li>", with_code(item))));
         html += "</ul></section>\n";
     }
     html
+}
+
+/// Text whose `code` stands between backticks, as markup.
+fn with_code(text: &str) -> String {
+    let pieces: Vec<&str> = text.split('`').collect();
+    if pieces.len().is_multiple_of(2) {
+        return escape(text);
+    }
+    let pieces = pieces.into_iter().enumerate();
+    let marked = pieces.map(|(at, piece)| match at % 2 {
+        0 => escape(piece),
+        _ => format!("<code>{}</code>", escape(piece)),
+    });
+    marked.collect()
 }
 
 /// What was run, in plain sentences.

@@ -129,6 +129,8 @@ pub(crate) struct Outcome {
     pub(crate) label_accuracy: [Option<f64>; 2],
     /// After training.
     pub(crate) reward_accuracy: Option<f64>,
+    /// Gradient cosine of the measured pairs, before and after.
+    pub(crate) cosine: [Vec<Option<f64>>; 2],
     /// Nats a token of the prompts, to the model of the start.
     pub(crate) kl: Option<f64>,
     /// Nats a token of held-out text, before and after.

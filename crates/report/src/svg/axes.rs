@@ -205,7 +205,7 @@ impl Axes {
             let scale = |range: (f64, f64)| {
                 let (lo, hi) = extent([range.0, range.1].into_iter().chain(zero)).unwrap_or(range);
                 // Names stand beside the outermost points.
-                let room = 0.06 * (hi - lo);
+                let room = 0.09 * (hi - lo);
                 match panel.asinh {
                     true => Scale::asinh((lo, hi)),
                     false => Scale::exact((lo - room, hi + room)),

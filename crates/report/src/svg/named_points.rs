@@ -17,9 +17,10 @@ type Frame = (f64, f64, f64, f64);
 
 /// The marks of all series, then the names.
 pub(crate) fn draw(canvas: &mut Canvas, panel: &Panel, numbers: &Numbers, plot: &Plot) {
-    if panel.guide {
-        quadrants(canvas, plot);
-    }
+    let mut taken = match panel.guide {
+        true => quadrants(canvas, plot),
+        false => Vec::new(),
+    };
     let mut names = Vec::new();
     for (at, series) in panel.series.iter().enumerate() {
         let style = style(panel, at);
@@ -34,8 +35,7 @@ pub(crate) fn draw(canvas: &mut Canvas, panel: &Panel, numbers: &Numbers, plot: 
         close(canvas);
         close(canvas);
     }
-    let points = names.iter().map(|((x, y), _)| around(*x, *y));
-    let mut taken: Vec<Frame> = points.collect();
+    taken.extend(names.iter().map(|((x, y), _)| around(*x, *y)));
     for ((x, y), name) in &names {
         let (left, base) = place(*x, *y, width(name, SIZE), &taken, plot);
         taken.push(frame(left, base, width(name, SIZE)));
@@ -81,8 +81,9 @@ fn place(x: f64, y: f64, wide: f64, taken: &[Frame], plot: &Plot) -> (f64, f64) 
     found.copied().unwrap_or((right, level))
 }
 
-/// Lines at zero and the names of the cases in the corners.
-fn quadrants(canvas: &mut Canvas, plot: &Plot) {
+/// Lines at zero and the names of the cases in the corners; gives what the names cover.
+fn quadrants(canvas: &mut Canvas, plot: &Plot) -> Vec<Frame> {
+    let mut taken = Vec::new();
     let (x, y) = (plot.axes.x.at(0.0), plot.axes.y.at(0.0));
     let rule = format!("stroke=\"{SOFT}\" stroke-width=\"1.2\"");
     canvas.line((x, plot.top), (x, plot.bottom), &rule);
@@ -105,6 +106,9 @@ fn quadrants(canvas: &mut Canvas, plot: &Plot) {
         if room > width(name, 11.0) + 6.0 && tall > 16.0 {
             let more = format!("font-size=\"11\" font-style=\"italic\" fill=\"{SOFT}\"");
             canvas.label((at, base), name, anchor, &more);
+            let begin = if left { at } else { at - width(name, 11.0) };
+            taken.push(frame(begin, base, width(name, 11.0)));
         }
     }
+    taken
 }

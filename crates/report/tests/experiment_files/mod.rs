@@ -281,6 +281,7 @@ fn run(course: &Course, seed: u64) -> Value {
         "outcome": {
             "chosen_change": chosen, "rejected_change": rejected,
             "mean_chosen_change": mean(&chosen), "mean_rejected_change": mean(&rejected),
+            "cosine": [[course.cosine * 0.7, course.cosine * 0.8], [course.cosine, course.cosine * 0.9]],
             "label_accuracy": [0.78, 0.86], "reward_accuracy": 0.91,
             "kl": 0.01 * (course.chosen.abs() + 0.4 * course.rejected.abs()) * sway,
             "text_logp": [-3.412, -3.438], "prompt_tokens": 2_000, "text_tokens": 4_000,
