@@ -102,6 +102,9 @@ pub struct Outcome {
     pub mean_rejected_change: Vec<f64>,
     /// Share of held-out pairs with log π(y_w|x) > log π(y_l|x), before and after.
     pub label_accuracy: (f64, f64),
+    /// Probability that the model gives to the two tokens at which a pair first differs, together: mean over the pairs
+    /// before and after. Near 1, only these two compete there (the premise of the paper's Theorem 1 with M = 2).
+    pub contested_mass: (f64, f64),
     /// Share of held-out pairs whose log-ratio of chosen exceeds that of rejected after training.
     pub reward_accuracy: f64,
     /// Gradient cosine of the measured held-out pairs over all parameters, before and after; empty under an adapter.

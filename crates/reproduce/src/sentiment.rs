@@ -44,7 +44,7 @@ impl SmallModel {
             "architectures": ["GPT2LMHeadModel"],
             "model_type": "gpt2",
             "vocab_size": self.vocab_size,
-            "n_positions": 256,
+            "n_positions": 512,
             "n_embd": self.n_embd,
             "n_layer": self.n_layer,
             "n_head": self.n_head,
@@ -78,10 +78,14 @@ impl SmallModel {
 pub struct SentimentPlan {
     /// The model that is pretrained, or none where one is given.
     pub small: Option<SmallModel>,
-    /// Seeds of SFT and DPO.
+    /// Seeds of DPO; all start from one SFT of their style.
     pub seeds: Vec<u64>,
-    /// Steps of SFT, 16 examples each.
+    /// Steps of SFT, 16 examples or packs each.
     pub sft_steps: usize,
+    /// Tokens of a pack of examples in SFT; none: an example a row.
+    pub sft_pack: Option<usize>,
+    /// Whether SFT learns the judgement alone, or the tweet too (as the authors do).
+    pub sft_completion_only: bool,
     /// Learning rate of SFT.
     pub sft_rate: f64,
     /// Steps of DPO.
@@ -107,12 +111,14 @@ impl SentimentPlan {
             small: Some(SmallModel {
                 vocab_size: 4096,
                 n_layer: 4,
-                n_embd: 256,
+                n_embd: 192,
                 n_head: 4,
                 steps: 500,
             }),
             seeds: vec![42, 43, 44],
             sft_steps: 128,
+            sft_pack: Some(512),
+            sft_completion_only: false,
             sft_rate: SFT_RATE * SMALL_MODEL_FACTOR,
             steps: 120,
             batch: 32,
@@ -135,7 +141,7 @@ impl SentimentPlan {
                 steps: 150,
             }),
             seeds: vec![42, 43],
-            sft_steps: 64,
+            sft_pack: Some(256),
             steps: 30,
             batch: 16,
             eval_steps: 10,
@@ -151,6 +157,7 @@ impl SentimentPlan {
         SentimentPlan {
             small: None,
             seeds: vec![42],
+            sft_pack: None,
             sft_rate: SFT_RATE,
             rate: DPO_RATE,
             steps: 100,
@@ -167,9 +174,9 @@ impl SentimentPlan {
             .with("per_device_train_batch_size", 16)
             .with("learning_rate", self.sft_rate)
             .with("warmup_ratio", 0.1)
-            .with("completion_only_loss", false)
-            .with("packing", self.small.is_some())
-            .with("max_length", 128)
+            .with("completion_only_loss", self.sft_completion_only)
+            .with("packing", self.sft_pack.is_some())
+            .with("max_length", self.sft_pack.unwrap_or(128))
             .with("logging_steps", 16)
     }
 
@@ -206,7 +213,6 @@ impl SentimentPlan {
             ));
         } else {
             all.push("The model is not GPT-2 small.".into());
-            all.push("SFT takes one example a row instead of packing them.".into());
             let rates = [
                 (self.sft_rate, SFT_RATE, "SFT"),
                 (self.rate, DPO_RATE, "DPO"),
@@ -224,6 +230,16 @@ impl SentimentPlan {
             "DPO takes {} steps of {} pairs, less than one epoch; evaluations every {} steps.",
             self.steps, self.batch, self.eval_steps
         ));
+        all.push(match self.sft_pack {
+            Some(tokens) => format!("SFT packs examples to {tokens} tokens instead of 1,024."),
+            None => "SFT takes one example a row instead of packing them to 1,024 tokens.".into(),
+        });
+        if self.sft_completion_only {
+            all.push(
+                "SFT learns the judgement alone; the authors' learns the tweet before it too."
+                    .into(),
+            );
+        }
         if self.sft_steps != 128 {
             all.push(format!(
                 "SFT takes {} steps instead of 128.",

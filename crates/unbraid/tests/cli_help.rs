@@ -28,6 +28,7 @@ fn help_is_as_recorded() {
         "inspect",
         "objectives",
         "report",
+        "theory",
         "demo",
     ];
     for command in commands {

@@ -29,6 +29,8 @@ pub(super) fn run(config: &ReportConfig) -> Result<End> {
     for run in &config.runs {
         let summary = if unbraid_report::is_experiment(run) {
             unbraid_report::experiment_summary(run)?
+        } else if unbraid_report::is_theory(run) {
+            unbraid_report::theory_summary(run)?
         } else if unbraid_report::is_diagnosis(run) {
             unbraid_report::diagnosis_verdict(run)?
         } else {

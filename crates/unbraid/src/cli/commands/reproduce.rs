@@ -120,6 +120,11 @@ pub struct ReproduceSentimentConfig {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub sft_learning_rate: Option<f64>,
 
+    /// Supervised fine-tuning learns the judgement alone, not the tweet before it: the model then knows for certain that a
+    /// judgement comes, which the paper's theorem presupposes.
+    #[arg(long, action = ArgAction::Set, default_value = "false", help_heading = "Recipe")]
+    pub sft_completion_only: bool,
+
     /// What both experiments share.
     #[command(flatten)]
     #[serde(flatten)]

@@ -6,7 +6,7 @@ use anyhow::Result;
 use std::path::Path;
 use unbraid_diagnose::measure_pairs;
 use unbraid_model::LanguageModel;
-use unbraid_preference::TokenizedPair;
+use unbraid_preference::{TokenizedPair, TokenizedSequence};
 use unbraid_reproduce::{Outcome, drift};
 use unbraid_text::Tokenizer;
 use unbraid_train::{ScoredPair, score_pairs};
@@ -109,6 +109,10 @@ impl HeldOut {
                 s.rejected() / s.rejected_token_logps.len().max(1) as f64
             }),
             label_accuracy: (right(before), right(&after)),
+            contested_mass: (
+                contested_mass(&self.pairs, before),
+                contested_mass(&self.pairs, &after),
+            ),
             reward_accuracy: share(chosen.iter().zip(&rejected).map(|(w, l)| w > l)),
             cosine: match adapted {
                 true => Default::default(),
@@ -143,6 +147,22 @@ fn share(of: impl Iterator<Item = bool>) -> f64 {
 fn score(model: &LanguageModel<Cpu>, pairs: &[TokenizedPair]) -> Vec<ScoredPair> {
     let pairs: Vec<&TokenizedPair> = pairs.iter().collect();
     score_pairs(model, &pairs, |_| true)
+}
+
+/// Probability of the two tokens at which a pair first differs, together: mean over the pairs that differ.
+fn contested_mass(pairs: &[TokenizedPair], scored: &[ScoredPair]) -> f64 {
+    let of_pair = |(pair, scored): (&TokenizedPair, &ScoredPair)| {
+        let completion = |s: &TokenizedSequence| s.ids[s.prompt_len..].to_vec();
+        let (w, l) = (completion(&pair.chosen), completion(&pair.rejected));
+        let at = w.iter().zip(&l).position(|(w, l)| w != l)?;
+        let (w, l) = (
+            scored.chosen_token_logps.get(at)?,
+            scored.rejected_token_logps.get(at)?,
+        );
+        Some(w.exp() + l.exp())
+    };
+    let masses: Vec<f64> = pairs.iter().zip(scored).filter_map(of_pair).collect();
+    masses.iter().sum::<f64>() / masses.len().max(1) as f64
 }
 
 /// Cosines of the pairs' gradients over all trainable parameters.

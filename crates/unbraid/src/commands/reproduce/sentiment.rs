@@ -19,7 +19,8 @@ use unbraid_text::Tokenizer;
 
 /// Share of the tweets that no training sees.
 const TEST_SHARE: f64 = 0.1;
-/// Seed of the split: the same for all seeds of training, whose runs are compared on the same held-out tweets.
+/// Seed of the split, of pretraining and of SFT: the same for all seeds of preference training, whose runs start from one
+/// model and are compared on the same held-out tweets.
 const SPLIT_SEED: u64 = 42;
 /// Neutral tweets that are kept as held-out text.
 const TEXTS: usize = 300;
@@ -99,13 +100,12 @@ fn plan(config: &ReproduceSentimentConfig) -> SentimentPlan {
         (None, Some(quick)) => quick,
         (Some(_), None) => SentimentPlan::given(),
         (Some(_), Some(quick)) => SentimentPlan {
-            small: None,
-            seeds: vec![42],
-            ..SentimentPlan {
-                sft_rate: SentimentPlan::given().sft_rate,
-                rate: SentimentPlan::given().rate,
-                ..quick
-            }
+            steps: quick.steps,
+            eval_steps: quick.eval_steps,
+            batch: quick.batch,
+            held_out: quick.held_out,
+            heat_maps: quick.heat_maps,
+            ..SentimentPlan::given()
         },
     };
     if !options.seeds.is_empty() {
@@ -119,6 +119,7 @@ fn plan(config: &ReproduceSentimentConfig) -> SentimentPlan {
     plan.batch = options.per_device_train_batch_size.unwrap_or(plan.batch);
     plan.sft_steps = config.sft_steps.unwrap_or(plan.sft_steps);
     plan.sft_rate = config.sft_learning_rate.unwrap_or(plan.sft_rate);
+    plan.sft_completion_only = config.sft_completion_only;
     plan
 }
 
@@ -258,20 +259,20 @@ impl Study<'_> {
 
     /// One run of an arm; nothing when the user stopped it.
     fn run(&mut self, style: Style, name: &str, seed: u64) -> Result<Option<RunResult>> {
-        let folder = format!("{style}/seed-{seed}");
-        let dir = format!("{folder}/{}", if name == "none" { "dpo" } else { name });
+        let arm = if name == "none" { "dpo" } else { name };
+        let dir = format!("{style}/seed-{seed}/{arm}");
         if let Some(done) = self.lab.done(&dir, seed)? {
             eprintln!("done before");
             return Ok(Some(done));
         }
         let data = self.data(style)?;
-        let sft = format!("{folder}/sft");
+        let sft = format!("{style}/sft");
         let recipe = self
             .plan
             .sft_recipe()
             .with("model_name_or_path", &self.model)
             .with("dataset_name", data.join("sft/train.jsonl").display())
-            .with("seed", seed);
+            .with("seed", SPLIT_SEED);
         if self.lab.train("sft", &sft, &recipe)?.is_none() {
             return Ok(None);
         }
