@@ -10,7 +10,7 @@ use crate::error::{ReportError, Result};
 use crate::page::Page;
 use crate::record::RunRecord;
 use crate::write::write_atomically;
-use crate::{compare, compare_diagnoses, diagnosis, experiment, run_page, svg};
+use crate::{compare, compare_diagnoses, diagnosis, experiment, run_page, svg, theory};
 
 /// Writes `report.html` about `dirs` (output directories of `unbraid train`, `unbraid diagnose` or `unbraid
 /// reproduce`) and gives its path.
@@ -61,6 +61,11 @@ fn page(dirs: &[PathBuf]) -> Result<Page> {
             [dir] => experiment::whole_page(dir),
             _ => Err(ReportError::ExperimentToCompare { dir: dir.clone() }),
         };
+    }
+    if let [dir] = dirs
+        && theory::is_theory(dir)
+    {
+        return theory::whole_page(dir);
     }
     let is_diagnosis = |dir: &PathBuf| diagnosis::is_diagnosis(dir);
     let a_run = dirs.iter().find(|dir| !is_diagnosis(dir));

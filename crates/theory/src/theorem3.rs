@@ -48,7 +48,7 @@ pub const STATEMENTS: [Described; 6] = [
     described(
         "theorem3.before",
         "eq. (12)",
-        "Δ log π(token i < m) per ηβc, either response",
+        "Δ log π(token i < m) per ηβc",
         "0",
         None,
     ),

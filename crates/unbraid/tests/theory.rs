@@ -1,5 +1,7 @@
 //! `unbraid theory`: what it writes, says and prints, and that a report can be made of it again.
 
+#![allow(clippy::unwrap_used, reason = "a test may stop at once")]
+
 mod common;
 
 use serde_json::Value;
