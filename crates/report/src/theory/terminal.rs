@@ -23,7 +23,7 @@ pub fn theory_summary(dir: &Path) -> Result<String> {
         of.seed
     )];
     lines.push(format!(
-        "{:WIDTH$} {:>6} {:>8} {:>8}  {:13} {}",
+        "{:WIDTH$} {:>6} {:>8} {:>8}  {:16} {}",
         "statement", "values", "f64", "f32", "sign", "real steps"
     ));
     let mut theorem = "";
@@ -87,7 +87,7 @@ fn statement_line(s: &Statement) -> String {
     };
     let fails = if s.holds { "" } else { "  FAILS" };
     format!(
-        "{name} {:>6} {:>8} {:>8}  {:13} {steps}{fails}",
+        "{name} {:>6} {:>8} {:>8}  {:16} {steps}{fails}",
         s.values,
         brief(s.f64.worst.error),
         brief(s.f32.worst.error),
@@ -99,7 +99,7 @@ fn relaxed_lines(r: &Relaxed) -> Vec<String> {
     let claim = |c: &Claim| {
         let after = c.broken_realised.map(|n| format!("({n})"));
         let broken = format!("{} of {} {}", c.broken, c.of, after.unwrap_or_default());
-        format!("    {broken:20} {}", c.claim)
+        format!("    {broken:23} {}", c.claim)
     };
     let mut lines = vec![match r.assumption.as_str() {
         "none" => format!("  {}: {}", r.theorem, r.instead),
