@@ -38,7 +38,7 @@ pub fn differing(s: &[f64], j: usize, k: usize) -> f64 {
 }
 
 /// (14): change per ηβc of the chosen response's log-prob of `y` behind the differing token,
-/// (1 − s_w[y])(s_l[y] − s_w[y]) − Σ_{v≠y} s_w[v](s_l[v] − s_w[v]).
+/// `(1 − s_w[y])(s_l[y] − s_w[y]) − Σ_{v≠y} s_w[v](s_l[v] − s_w[v])`.
 pub fn suffix(s_w: &[f64], s_l: &[f64], y: usize) -> f64 {
     let others = s_w.iter().zip(s_l).enumerate().filter(|(v, _)| *v != y);
     let others: f64 = others.map(|(_, (w, l))| w * (l - w)).sum();
