@@ -12,6 +12,7 @@
 
 pub mod claims;
 mod drift;
+mod extent;
 pub mod objectives;
 mod recipe;
 mod results;
@@ -21,6 +22,7 @@ mod style;
 mod tweets;
 
 pub use drift::{Drift, drift};
+pub use extent::Extent;
 pub use recipe::{REMEDIES, Recipe, remedy};
 pub use results::{
     ArmResult, Claim, Evaluation, HeatMapFile, Outcome, Prediction, Results, RunResult, Verdict,

@@ -4,6 +4,7 @@
 //! projections), learning rate 5e-6, 16 pairs a step, one epoch (thousands of steps), one run for each objective.
 
 use crate::claims::{Expected, directions, judge};
+use crate::extent::Extent;
 use crate::recipe::{REMEDIES, Recipe, remedy};
 use crate::results::{ArmResult, Claim};
 use crate::sentiment::remedy_source;
@@ -23,20 +24,9 @@ const RATE: f64 = 5e-6;
 /// How much is run.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct ObjectivesPlan {
-    /// Seeds.
-    pub seeds: Vec<u64>,
-    /// Optimizer steps.
-    pub steps: usize,
-    /// Pairs in a step.
-    pub batch: usize,
-    /// Learning rate.
-    pub rate: f64,
-    /// Steps between two evaluations.
-    pub eval_steps: usize,
-    /// Held-out pairs.
-    pub held_out: usize,
-    /// Held-out pairs whose geometry is measured.
-    pub measured: usize,
+    /// What both experiments choose alike.
+    #[serde(flatten)]
+    pub extent: Extent,
     /// Longest sequence in tokens, as the option spells it.
     pub max_length: String,
     /// Linear maps that get an adapter.
@@ -47,13 +37,15 @@ impl ObjectivesPlan {
     /// About an hour on 2 cores for all arms with a model of 135 M parameters.
     pub fn standard() -> Self {
         ObjectivesPlan {
-            seeds: vec![42],
-            steps: 100,
-            batch: 4,
-            rate: RATE * RATE_FACTOR,
-            eval_steps: 25,
-            held_out: 48,
-            measured: 16,
+            extent: Extent {
+                seeds: vec![42],
+                steps: 100,
+                batch: 4,
+                rate: RATE * RATE_FACTOR,
+                eval_steps: 25,
+                held_out: 48,
+                measured: 16,
+            },
             max_length: "512".into(),
             target_modules: "q_proj,k_proj,v_proj".into(),
         }
@@ -61,35 +53,31 @@ impl ObjectivesPlan {
 
     /// A minute or two on the demo's model.
     pub fn quick() -> Self {
+        let standard = ObjectivesPlan::standard();
         ObjectivesPlan {
-            steps: 12,
-            eval_steps: 6,
-            held_out: 24,
-            measured: 8,
-            ..ObjectivesPlan::standard()
+            extent: Extent {
+                steps: 12,
+                eval_steps: 6,
+                held_out: 24,
+                measured: 8,
+                ..standard.extent
+            },
+            ..standard
         }
     }
 
     /// What all arms have in common.
     pub fn recipe(&self) -> Recipe {
-        Recipe::new()
-            .with("max_steps", self.steps)
-            .with("per_device_train_batch_size", self.batch)
-            .with("learning_rate", self.rate)
-            .with("warmup_ratio", 0.1)
+        self.extent
+            .recipe()
             .with("max_length", &self.max_length)
             .with("use_peft", true)
             .with("lora_r", 64)
             .with("lora_alpha", 128)
             .with("lora_dropout", 0.05)
             .with("lora_target_modules", &self.target_modules)
-            .with("eval_strategy", "steps")
-            .with("eval_steps", self.eval_steps)
-            .with("eval_on_start", true)
-            .with("eval_geometry", self.measured)
             .with("logging_steps", 5)
             .with("geometry", 10)
-            .with("update_every", "off")
     }
 
     /// Where the authors' recipe is left.
@@ -98,12 +86,12 @@ impl ObjectivesPlan {
             format!("Model and data are {model}, not Mistral-7B or Llama-3-8B on TL;DR."),
             format!(
                 "{} steps of {} pairs instead of one epoch of 16 pairs a step.",
-                self.steps, self.batch
+                self.extent.steps, self.extent.batch
             ),
             format!(
                 "The learning rate is {:.0e} instead of {RATE:.0e}; with the default, the factor of {RATE_FACTOR} for so many \
                  fewer pairs was fixed before any result was seen.",
-                self.rate
+                self.extent.rate
             ),
             "Arithmetic is in float32 instead of bfloat16.".into(),
         ]

@@ -5,6 +5,7 @@
 //! listed by [`SentimentPlan::deviations`] and shown with the results.
 
 use crate::claims::{Expected, directions, judge, of_pairs};
+use crate::extent::Extent;
 use crate::recipe::Recipe;
 use crate::results::{ArmResult, Claim, Outcome};
 use crate::statistic::over_seeds;
@@ -78,8 +79,6 @@ impl SmallModel {
 pub struct SentimentPlan {
     /// The model that is pretrained, or none where one is given.
     pub small: Option<SmallModel>,
-    /// Seeds of DPO; all start from one SFT of their style.
-    pub seeds: Vec<u64>,
     /// Steps of SFT, 16 examples or packs each.
     pub sft_steps: usize,
     /// Tokens of a pack of examples in SFT; none: an example a row.
@@ -88,18 +87,9 @@ pub struct SentimentPlan {
     pub sft_completion_only: bool,
     /// Learning rate of SFT.
     pub sft_rate: f64,
-    /// Steps of DPO.
-    pub steps: usize,
-    /// Pairs in a step of DPO.
-    pub batch: usize,
-    /// Learning rate of DPO.
-    pub rate: f64,
-    /// Steps between two evaluations.
-    pub eval_steps: usize,
-    /// Held-out pairs.
-    pub held_out: usize,
-    /// Held-out pairs whose geometry is measured.
-    pub measured: usize,
+    /// Preference training; all seeds start from one SFT of their style.
+    #[serde(flatten)]
+    pub extent: Extent,
     /// Pairs with a token heat map.
     pub heat_maps: usize,
 }
@@ -115,23 +105,26 @@ impl SentimentPlan {
                 n_head: 4,
                 steps: 500,
             }),
-            seeds: vec![42, 43, 44],
             sft_steps: 128,
             sft_pack: Some(512),
             sft_completion_only: false,
             sft_rate: SFT_RATE * SMALL_MODEL_FACTOR,
-            steps: 120,
-            batch: 32,
-            rate: DPO_RATE * SMALL_MODEL_FACTOR,
-            eval_steps: 20,
-            held_out: 256,
-            measured: 48,
+            extent: Extent {
+                seeds: vec![42, 43, 44],
+                steps: 120,
+                batch: 32,
+                rate: DPO_RATE * SMALL_MODEL_FACTOR,
+                eval_steps: 20,
+                held_out: 256,
+                measured: 48,
+            },
             heat_maps: 8,
         }
     }
 
     /// On a smaller one, in a minute or two.
     pub fn quick() -> Self {
+        let small = SentimentPlan::small();
         SentimentPlan {
             small: Some(SmallModel {
                 vocab_size: 1024,
@@ -140,30 +133,48 @@ impl SentimentPlan {
                 n_head: 2,
                 steps: 150,
             }),
-            seeds: vec![42, 43],
             sft_pack: Some(256),
+            extent: Extent {
+                seeds: vec![42, 43],
+                ..SentimentPlan::quick_extent(small.extent.rate)
+            },
+            heat_maps: 3,
+            ..small
+        }
+    }
+
+    fn quick_extent(rate: f64) -> Extent {
+        Extent {
+            seeds: vec![42],
             steps: 30,
             batch: 16,
+            rate,
             eval_steps: 10,
             held_out: 48,
             measured: 16,
-            heat_maps: 3,
-            ..SentimentPlan::small()
         }
     }
 
     /// On a pretrained model that the user gives.
-    pub fn given() -> Self {
+    pub fn given(quick: bool) -> Self {
+        let small = SentimentPlan::small();
         SentimentPlan {
             small: None,
-            seeds: vec![42],
             sft_pack: None,
             sft_rate: SFT_RATE,
-            rate: DPO_RATE,
-            steps: 100,
-            held_out: 64,
-            measured: 16,
-            ..SentimentPlan::small()
+            extent: match quick {
+                true => SentimentPlan::quick_extent(DPO_RATE),
+                false => Extent {
+                    seeds: vec![42],
+                    rate: DPO_RATE,
+                    steps: 100,
+                    held_out: 64,
+                    measured: 16,
+                    ..small.extent
+                },
+            },
+            heat_maps: if quick { 3 } else { 8 },
+            ..small
         }
     }
 
@@ -182,20 +193,13 @@ impl SentimentPlan {
 
     /// Preference training.
     pub fn dpo_recipe(&self) -> Recipe {
-        Recipe::new()
+        let every = self.extent.eval_steps.min(self.extent.steps);
+        self.extent
+            .recipe()
             .with("loss_type", "sigmoid")
-            .with("max_steps", self.steps)
-            .with("per_device_train_batch_size", self.batch)
-            .with("learning_rate", self.rate)
-            .with("warmup_ratio", 0.1)
             .with("max_length", 128)
-            .with("eval_strategy", "steps")
-            .with("eval_steps", self.eval_steps)
-            .with("eval_on_start", true)
-            .with("eval_geometry", self.measured)
-            .with("logging_steps", self.eval_steps)
-            .with("geometry", self.eval_steps)
-            .with("update_every", "off")
+            .with("logging_steps", every)
+            .with("geometry", every)
     }
 
     /// Where the authors' recipe is left.
@@ -209,13 +213,13 @@ impl SentimentPlan {
             all.push(format!(
                 "Learning rates are {SMALL_MODEL_FACTOR} times the authors' for the model from random weights, SFT {:.3e} and \
                  DPO {:.1e}; the factor was fixed before any result was seen.",
-                self.sft_rate, self.rate
+                self.sft_rate, self.extent.rate
             ));
         } else {
             all.push("The model is not GPT-2 small.".into());
             let rates = [
                 (self.sft_rate, SFT_RATE, "SFT"),
-                (self.rate, DPO_RATE, "DPO"),
+                (self.extent.rate, DPO_RATE, "DPO"),
             ];
             for (rate, authors, name) in rates
                 .into_iter()
@@ -228,7 +232,7 @@ impl SentimentPlan {
         }
         all.push(format!(
             "DPO takes {} steps of {} pairs, less than one epoch; evaluations every {} steps.",
-            self.steps, self.batch, self.eval_steps
+            self.extent.steps, self.extent.batch, self.extent.eval_steps
         ));
         all.push(match self.sft_pack {
             Some(tokens) => format!("SFT packs examples to {tokens} tokens instead of 1,024."),
@@ -448,7 +452,7 @@ mod tests {
 
     #[test]
     fn recipes_name_the_authors_rates_unless_said_otherwise() {
-        let given = SentimentPlan::given();
+        let given = SentimentPlan::given(false);
         assert_eq!(given.dpo_recipe().get("learning_rate"), Some("0.000005"));
         assert_eq!(given.sft_recipe().get("learning_rate"), Some("0.0000141"));
         let small = SentimentPlan::small().deviations().join(" ");

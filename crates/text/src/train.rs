@@ -20,7 +20,10 @@ impl Tokenizer {
     ///
     /// # Errors
     /// [`TextError::Tokenizer`] if the library refuses to train.
-    pub fn train_bpe(texts: impl Iterator<Item = String> + Send, vocab_size: usize) -> Result<Self> {
+    pub fn train_bpe(
+        texts: impl Iterator<Item = String> + Send,
+        vocab_size: usize,
+    ) -> Result<Self> {
         let refused = |reason: tokenizers::Error| TextError::Tokenizer {
             what: "training".to_owned(),
             reason: reason.to_string(),
@@ -32,14 +35,15 @@ impl Tokenizer {
             .show_progress(false)
             .build();
         let pieces = ByteLevel::default().add_prefix_space(false);
-        let mut tokenizer = TokenizerBuilder::<BPE, tokenizers::NormalizerWrapper, _, _, _>::default()
-            .with_model(BPE::default())
-            .with_normalizer(None)
-            .with_pre_tokenizer(Some(pieces))
-            .with_post_processor(Some(Processor::default().trim_offsets(false)))
-            .with_decoder(Some(Decoder::default()))
-            .build()
-            .map_err(refused)?;
+        let mut tokenizer =
+            TokenizerBuilder::<BPE, tokenizers::NormalizerWrapper, _, _, _>::default()
+                .with_model(BPE::default())
+                .with_normalizer(None)
+                .with_pre_tokenizer(Some(pieces))
+                .with_post_processor(Some(Processor::default().trim_offsets(false)))
+                .with_decoder(Some(Decoder::default()))
+                .build()
+                .map_err(refused)?;
         tokenizer.train(&mut trainer, texts).map_err(refused)?;
         let json = tokenizer.to_string(true).map_err(refused)?;
         let config = json!({

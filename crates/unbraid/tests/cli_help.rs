@@ -29,6 +29,9 @@ fn help_is_as_recorded() {
         "objectives",
         "report",
         "theory",
+        "data sentiment",
+        "reproduce sentiment",
+        "reproduce objectives",
         "demo",
     ];
     for command in commands {

@@ -62,6 +62,12 @@ fn complete(command: clap::Command, name: &str) -> clap::Command {
         .arg(help.help_heading(None::<&str>));
     let command = match name {
         "sft" => command.mut_arg("learning_rate", |arg| arg.default_value("2e-5")),
+        "reproduce sentiment" => {
+            command.mut_arg("output_dir", |arg| arg.default_value("unbraid-sentiment"))
+        }
+        "reproduce objectives" => {
+            command.mut_arg("output_dir", |arg| arg.default_value("unbraid-objectives"))
+        }
         "diagnose" => command.mut_arg("model_name_or_path", |arg| {
             // A series of checkpoints names its models itself.
             arg.required(false)

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use clap::{ArgAction, Args, Subcommand};
 use serde::Serialize;
-use unbraid_reproduce::Style;
+use unbraid_reproduce::{Extent, Style};
 
 use super::super::values::{MaxLength, count, non_empty, positive, whole};
 
@@ -21,7 +21,12 @@ pub enum ReproduceCommand {
 #[derive(Args, Clone, Debug, PartialEq, Serialize)]
 pub struct ExperimentOptions {
     /// Directory for data, runs, results.json and report.html. An experiment that was stopped goes on there.
-    #[arg(long, value_name = "DIR", help_heading = "Output")]
+    #[arg(
+        long,
+        value_name = "DIR",
+        default_value = "unbraid-experiment",
+        help_heading = "Output"
+    )]
     pub output_dir: PathBuf,
 
     /// Keep the trained weights of every arm; otherwise they are deleted once measured.
@@ -78,11 +83,31 @@ pub struct ExperimentOptions {
     pub threads: Option<usize>,
 }
 
+impl ExperimentOptions {
+    /// Puts what was asked for in the place of an extent's own choice.
+    pub(crate) fn choose(&self, extent: &mut Extent) {
+        if !self.seeds.is_empty() {
+            extent.seeds.clone_from(&self.seeds);
+        }
+        let sizes = [
+            (self.max_steps, &mut extent.steps),
+            (self.held_out, &mut extent.held_out),
+            (self.measured, &mut extent.measured),
+            (self.per_device_train_batch_size, &mut extent.batch),
+        ];
+        for (given, size) in sizes {
+            *size = given.unwrap_or(*size);
+        }
+        extent.rate = self.learning_rate.unwrap_or(extent.rate);
+        extent.eval_steps = extent.eval_steps.min(extent.steps);
+    }
+}
+
 /// A resolved sentiment experiment.
 #[derive(Args, Clone, Debug, PartialEq, Serialize)]
 pub struct ReproduceSentimentConfig {
     /// The tweets: a file with columns text and sentiment (or label_text), or a hub id.
-    #[arg(long, value_name = "FILE", value_parser = non_empty)]
+    #[arg(long, value_name = "FILE", default_value = "mteb/tweet_sentiment_extraction", value_parser = non_empty)]
     pub tweets: String,
 
     /// Model to fine-tune; default: a small GPT-2 that is pretrained on the tweets first.
@@ -134,12 +159,13 @@ pub struct ReproduceSentimentConfig {
 /// A resolved comparison of objectives.
 #[derive(Args, Clone, Debug, PartialEq, Serialize)]
 pub struct ReproduceObjectivesConfig {
-    /// The model; default with --quick: the demo's.
+    /// The model; default: HuggingFaceTB/SmolLM2-135M-Instruct, with --quick and without a data set the demo's.
     #[arg(long, value_name = "MODEL", value_parser = non_empty)]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub model_name_or_path: Option<String>,
 
-    /// The pairs, of which the last are held out; default with --quick: the demo's.
+    /// The pairs, of which the last are held out; default: helpful-base of Anthropic/hh-rlhf, with --quick and without a
+    /// model the demo's.
     #[arg(long, value_name = "DATA", value_parser = non_empty)]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub dataset_name: Option<String>,

@@ -39,24 +39,27 @@ impl<'a> Lab<'a> {
     /// Opens the directory of an experiment, or makes it.
     ///
     /// # Errors
-    /// When it holds something else, or the same experiment with other `settings`.
-    pub(super) fn open(
+    /// When it holds something else, or the same experiment with other names or another plan. Seeds may be added.
+    pub(super) fn open<P: serde::Serialize>(
         options: &'a ExperimentOptions,
-        settings: &Map<String, Value>,
+        (names, plan): (&Value, &P),
         interrupt: &'a Interrupt,
     ) -> Result<Self> {
         let dir = &options.output_dir;
+        let mut settings = object(names)?;
+        settings.append(&mut object(plan)?);
+        settings.remove("seeds");
         let path = dir.join(SETTINGS);
         match fs::read(&path) {
             Ok(bytes) => {
                 let known: Map<String, Value> = serde_json::from_slice(&bytes)
                     .with_context(|| format!("{} is damaged", path.display()))?;
-                check_same(dir, &known, settings)?;
+                check_same(dir, &known, &settings)?;
             }
             Err(_) => output::prepare_dir(dir, false)?,
         }
         let held = DirLock::take(dir)?;
-        let text = serde_json::to_string_pretty(settings)?;
+        let text = serde_json::to_string_pretty(&settings)?;
         write_file_atomic(&path, text.as_bytes())?;
         Ok(Lab {
             dir,
@@ -196,6 +199,13 @@ pub(super) fn put(arms: &mut Vec<ArmResult>, arm: ArmResult) {
     match arms.iter_mut().find(|known| known.name == arm.name) {
         Some(known) => *known = arm,
         None => arms.push(arm),
+    }
+}
+
+fn object<T: serde::Serialize>(value: &T) -> Result<Map<String, Value>> {
+    match serde_json::to_value(value)? {
+        Value::Object(map) => Ok(map),
+        _ => bail!("an experiment's settings are a mapping"),
     }
 }
 

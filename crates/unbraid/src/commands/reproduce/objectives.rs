@@ -5,7 +5,7 @@ use super::lab::{Lab, put};
 use super::outcome::HeldOut;
 use crate::cli::ReproduceObjectivesConfig;
 use anyhow::{Context, Result, bail};
-use serde_json::{Map, Value, json};
+use serde_json::json;
 use std::fs;
 use std::path::{Path, PathBuf};
 use unbraid_preference::{DatasetSource, stream_whole_rows};
@@ -13,6 +13,10 @@ use unbraid_reproduce::objectives::{Arm, ObjectivesPlan, TABLE_2, claims, qkv_mo
 use unbraid_reproduce::{ArmResult, REMEDIES, Results, RunResult};
 use unbraid_tensor::Backend;
 
+/// The model where none is given.
+const MODEL: &str = "HuggingFaceTB/SmolLM2-135M-Instruct";
+/// Data set and its directory where none is given.
+const DATA: (&str, &str) = ("Anthropic/hh-rlhf", "helpful-base");
 /// Training rows beyond those that the steps need: a few have a blank side and are dropped.
 const SPARE_ROWS: usize = 16;
 
@@ -20,7 +24,12 @@ const SPARE_ROWS: usize = 16;
 pub(super) fn run(config: &ReproduceObjectivesConfig, interrupt: &Interrupt) -> Result<End> {
     let arms = arms(config)?;
     let mut plan = plan(config);
-    let lab = Lab::open(&config.options, &settings(config, &plan)?, interrupt)?;
+    let names = json!({
+        "experiment": "objectives",
+        "model_name_or_path": config.model_name_or_path,
+        "dataset_name": config.dataset_name,
+    });
+    let lab = Lab::open(&config.options, (&names, &plan), interrupt)?;
     let (model, dataset) = material(&lab, config)?;
     let source = load::open(&model, None)?;
     let tokenizer = load::source_tokenizer(&source)?;
@@ -34,7 +43,7 @@ pub(super) fn run(config: &ReproduceObjectivesConfig, interrupt: &Interrupt) -> 
         machine: loaded.backend.describe(),
         model: model.clone(),
         parameters: loaded.params.count(),
-        deviations: plan.deviations(&format!("{model} and {dataset}")),
+        deviations: plan.deviations(&format!("{model} and {}", dataset.name)),
         facts,
         arms: lab.earlier_arms(),
         claims: Vec::new(),
@@ -49,11 +58,11 @@ pub(super) fn run(config: &ReproduceObjectivesConfig, interrupt: &Interrupt) -> 
         .with("dataset_name", train.display())
         .with("eval_dataset", held_out.display());
 
-    let total = arms.len() * plan.seeds.len();
+    let total = arms.len() * plan.extent.seeds.len();
     let mut count = 0;
     for arm in arms {
         let mut runs: Vec<RunResult> = Vec::new();
-        for &seed in &plan.seeds {
+        for &seed in &plan.extent.seeds {
             count += 1;
             eprintln!("\n== run {count} of {total}: {}, seed {seed}", arm.name);
             let dir = format!("{}/seed-{seed}", arm.name);
@@ -100,95 +109,69 @@ fn arms(config: &ReproduceObjectivesConfig) -> Result<Vec<Arm>> {
 
 /// The extent that the options ask for.
 fn plan(config: &ReproduceObjectivesConfig) -> ObjectivesPlan {
-    let options = &config.options;
-    let mut plan = match options.quick {
+    let mut plan = match config.options.quick {
         true => ObjectivesPlan::quick(),
         false => ObjectivesPlan::standard(),
     };
-    if !options.seeds.is_empty() {
-        plan.seeds.clone_from(&options.seeds);
-    }
-    plan.steps = options.max_steps.unwrap_or(plan.steps);
-    plan.eval_steps = plan.eval_steps.min(plan.steps);
-    plan.held_out = options.held_out.unwrap_or(plan.held_out);
-    plan.measured = options.measured.unwrap_or(plan.measured);
-    plan.rate = options.learning_rate.unwrap_or(plan.rate);
-    plan.batch = options.per_device_train_batch_size.unwrap_or(plan.batch);
+    config.options.choose(&mut plan.extent);
     let limit = config.max_length.0;
     plan.max_length = limit.map_or_else(|| "none".into(), |tokens| tokens.to_string());
     plan
 }
 
-/// What must be the same when the experiment goes on.
-fn settings(
-    config: &ReproduceObjectivesConfig,
-    plan: &ObjectivesPlan,
-) -> Result<Map<String, Value>> {
-    let mut all = Map::new();
-    all.insert("experiment".into(), "objectives".into());
-    all.insert(
-        "model_name_or_path".into(),
-        json!(config.model_name_or_path),
-    );
-    all.insert("dataset_name".into(), json!(config.dataset_name));
-    let Value::Object(plan) = serde_json::to_value(plan)? else {
-        unreachable!("a plan is a struct");
+/// Model and data: those that are given; of a quick experiment without any, the demo's.
+fn material(lab: &Lab<'_>, config: &ReproduceObjectivesConfig) -> Result<(String, DatasetSource)> {
+    let source = |name: String, directory: Option<&str>| DatasetSource {
+        name,
+        config: directory.map(str::to_owned),
+        split: "train".into(),
+        ..DatasetSource::default()
     };
-    all.extend(plan.into_iter().filter(|(key, _)| key != "seeds"));
-    Ok(all)
-}
-
-/// Model and data: those that are given; of a quick experiment without, the demo's.
-fn material(lab: &Lab<'_>, config: &ReproduceObjectivesConfig) -> Result<(String, String)> {
-    match (&config.model_name_or_path, &config.dataset_name) {
-        (Some(model), Some(data)) => Ok((model.clone(), data.clone())),
-        (None, None) if config.options.quick => {
-            let dir = lab.path("demo");
-            demo::lay_out(&dir)?;
-            let path = |name: &str| dir.join(name).display().to_string();
-            Ok((path("model"), path("data/train.jsonl")))
-        }
-        _ => bail_usage!(
-            "--model-name-or-path and --dataset-name are needed\n\
-             hint: without both, --quick takes the demo's model and pairs"
-        ),
+    let (model, data) = (&config.model_name_or_path, &config.dataset_name);
+    if config.options.quick && model.is_none() && data.is_none() {
+        let dir = lab.path("demo");
+        demo::lay_out(&dir)?;
+        let path = |name: &str| dir.join(name).display().to_string();
+        return Ok((path("model"), source(path("data/train.jsonl"), None)));
     }
+    let model = model.clone().unwrap_or_else(|| MODEL.into());
+    let data = match data {
+        Some(name) => source(name.clone(), None),
+        None => source(DATA.0.into(), Some(DATA.1)),
+    };
+    Ok((model, data))
 }
 
 /// Writes the rows for training and the held-out ones: the first and the last of the data set.
 fn split(
     lab: &Lab<'_>,
-    name: &str,
+    source: &DatasetSource,
     plan: &ObjectivesPlan,
 ) -> Result<(PathBuf, PathBuf, Vec<String>)> {
     let dir = lab.path("data");
     let (train, held_out) = (dir.join("train.jsonl"), dir.join("held-out.jsonl"));
-    let source = DatasetSource {
-        name: name.to_owned(),
-        split: "train".into(),
-        ..DatasetSource::default()
-    };
-    let rows = stream_whole_rows(&source)?.map(|row| row.map(|row| row.columns));
+    let rows = stream_whole_rows(source)?.map(|row| row.map(|row| row.columns));
     let rows: Vec<_> = rows.collect::<Result<_, _>>()?;
     let Some(rest) = rows
         .len()
-        .checked_sub(plan.held_out)
+        .checked_sub(plan.extent.held_out)
         .filter(|&rest| rest > 0)
     else {
         bail!(
-            "{name}: has {} rows, and {} are to be held out\nhint: lower --held-out",
+            "{}: has {} rows, and {} are to be held out\nhint: lower --held-out",
+            source.name,
             rows.len(),
-            plan.held_out
+            plan.extent.held_out
         );
     };
-    let wanted = (plan.steps * plan.batch + SPARE_ROWS).min(rest);
+    let wanted = (plan.extent.steps * plan.extent.batch + SPARE_ROWS).min(rest);
     fs::create_dir_all(&dir).with_context(|| format!("cannot create {}", dir.display()))?;
     write_once(&train, &rows[..wanted])?;
     write_once(&held_out, &rows[rest..])?;
     let facts = vec![format!(
         "The first {wanted} rows of {} are for training, the last {} are held out; held-out text is their prompts.",
         rows.len(),
-        plan.held_out
+        plan.extent.held_out
     )];
     Ok((train, held_out, facts))
 }

@@ -5,7 +5,7 @@ use super::lab::{Lab, put};
 use super::outcome::HeldOut;
 use crate::cli::{MaxLength, ReproduceSentimentConfig, RowFormat};
 use anyhow::{Context, Result};
-use serde_json::{Map, Value, json};
+use serde_json::{Value, json};
 use std::fs;
 use std::path::{Path, PathBuf};
 use unbraid_model::weights::write_file_atomic;
@@ -31,7 +31,12 @@ const MAX_LENGTH: MaxLength = MaxLength(Some(128));
 pub(super) fn run(config: &ReproduceSentimentConfig, interrupt: &Interrupt) -> Result<End> {
     let plan = plan(config);
     let arms = arms(config)?;
-    let lab = Lab::open(&config.options, &settings(config, &plan)?, interrupt)?;
+    let names = json!({
+        "experiment": "sentiment",
+        "tweets": config.tweets,
+        "model_name_or_path": config.model_name_or_path,
+    });
+    let lab = Lab::open(&config.options, (&names, &plan), interrupt)?;
     let split = data::read_tweets(&config.tweets, TEST_SHARE, SPLIT_SEED)?;
     data::say_counts(&split);
     let Some(model) = base_model(&lab, config, &plan, &split)? else {
@@ -72,11 +77,11 @@ pub(super) fn run(config: &ReproduceSentimentConfig, interrupt: &Interrupt) -> R
         tokenizer,
     };
     study.describe_model()?;
-    let total = arms.len() * study.plan.seeds.len();
+    let total = arms.len() * study.plan.extent.seeds.len();
     let mut count = 0;
     for (style, remedy) in arms {
         let mut runs = Vec::new();
-        for seed in study.plan.seeds.clone() {
+        for seed in study.plan.extent.seeds.clone() {
             count += 1;
             eprintln!("\n== run {count} of {total}: {style}, remedy {remedy}, seed {seed}");
             let Some(run) = study.run(style, &remedy, seed)? else {
@@ -93,30 +98,13 @@ pub(super) fn run(config: &ReproduceSentimentConfig, interrupt: &Interrupt) -> R
 
 /// The extent that the options ask for.
 fn plan(config: &ReproduceSentimentConfig) -> SentimentPlan {
-    let options = &config.options;
-    let quick = options.quick.then(SentimentPlan::quick);
-    let mut plan = match (&config.model_name_or_path, quick) {
-        (None, None) => SentimentPlan::small(),
-        (None, Some(quick)) => quick,
-        (Some(_), None) => SentimentPlan::given(),
-        (Some(_), Some(quick)) => SentimentPlan {
-            steps: quick.steps,
-            eval_steps: quick.eval_steps,
-            batch: quick.batch,
-            held_out: quick.held_out,
-            heat_maps: quick.heat_maps,
-            ..SentimentPlan::given()
-        },
+    let quick = config.options.quick;
+    let mut plan = match &config.model_name_or_path {
+        Some(_) => SentimentPlan::given(quick),
+        None if quick => SentimentPlan::quick(),
+        None => SentimentPlan::small(),
     };
-    if !options.seeds.is_empty() {
-        plan.seeds.clone_from(&options.seeds);
-    }
-    plan.steps = options.max_steps.unwrap_or(plan.steps);
-    plan.eval_steps = plan.eval_steps.min(plan.steps);
-    plan.held_out = options.held_out.unwrap_or(plan.held_out);
-    plan.measured = options.measured.unwrap_or(plan.measured);
-    plan.rate = options.learning_rate.unwrap_or(plan.rate);
-    plan.batch = options.per_device_train_batch_size.unwrap_or(plan.batch);
+    config.options.choose(&mut plan.extent);
     plan.sft_steps = config.sft_steps.unwrap_or(plan.sft_steps);
     plan.sft_rate = config.sft_learning_rate.unwrap_or(plan.sft_rate);
     plan.sft_completion_only = config.sft_completion_only;
@@ -150,22 +138,6 @@ fn arms(config: &ReproduceSentimentConfig) -> Result<Vec<(Style, String)>> {
         .filter(|style| !config.styles.is_empty() || REMEDY_STYLES.contains(style));
     let treated = judged.flat_map(|&style| remedies.iter().map(move |name| (style, name.clone())));
     Ok(plain.chain(treated).collect())
-}
-
-/// What must be the same when the experiment goes on.
-fn settings(config: &ReproduceSentimentConfig, plan: &SentimentPlan) -> Result<Map<String, Value>> {
-    let mut all = Map::new();
-    all.insert("experiment".into(), "sentiment".into());
-    all.insert("tweets".into(), config.tweets.clone().into());
-    all.insert(
-        "model_name_or_path".into(),
-        json!(config.model_name_or_path),
-    );
-    let Value::Object(plan) = serde_json::to_value(plan)? else {
-        unreachable!("a plan is a struct");
-    };
-    all.extend(plan.into_iter().filter(|(key, _)| key != "seeds"));
-    Ok(all)
 }
 
 /// The model that is fine-tuned: the one that is given, or one pretrained here; nothing when the user stopped it.
@@ -247,7 +219,7 @@ impl Study<'_> {
         let held_out = dir.join("held-out.jsonl");
         if !held_out.is_file() {
             data::write_style(&self.split, style, &dir, RowFormat::Jsonl)?;
-            let tweets = &self.split.test[..self.plan.held_out.min(self.split.test.len())];
+            let tweets = &self.split.test[..self.plan.extent.held_out.min(self.split.test.len())];
             output::write_jsonl(&held_out, &preference_rows(tweets, style))?;
             let check = data::check_style(&self.split, style, &self.tokenizer)?;
             data::say_check(style, &check);
@@ -298,13 +270,21 @@ impl Study<'_> {
         let neutral = &self.split.neutral;
         let texts = &neutral[neutral.len().saturating_sub(TEXTS)..];
         let files = (&*held_out, MAX_LENGTH);
-        let measured = HeldOut::new(&start, files, texts, self.plan.measured, &self.tokenizer)?;
+        let measured = HeldOut::new(
+            &start,
+            files,
+            texts,
+            self.plan.extent.measured,
+            &self.tokenizer,
+        )?;
         let outcome = measured.outcome(&self.lab.path(&dir))?;
         self.lab.finish(&dir, seed, seconds, outcome).map(Some)
     }
 
     fn has_heat_maps(&self, style: Style, remedy: &str, seed: u64) -> bool {
-        style == Style::PrefixSuffix && remedy == "none" && self.plan.seeds.first() == Some(&seed)
+        style == Style::PrefixSuffix
+            && remedy == "none"
+            && self.plan.extent.seeds.first() == Some(&seed)
     }
 
     /// Token heat maps of the first held-out pairs before and after training.
@@ -359,7 +339,7 @@ impl Study<'_> {
     /// The heat maps on the disk with their diagonals, in the order of their pairs.
     fn diagonals(&self, when: &str) -> Result<Vec<(HeatMapFile, Option<Diagonal>)>> {
         let mut maps = Vec::new();
-        for pair in 0..self.plan.held_out {
+        for pair in 0..self.plan.extent.held_out {
             let file = format!("heat-maps/{when}/heatmaps/pair-{pair}.json");
             let Ok(bytes) = fs::read(self.lab.path(&file)) else {
                 continue;
