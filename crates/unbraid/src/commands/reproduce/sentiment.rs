@@ -55,17 +55,7 @@ pub(super) fn run(config: &ReproduceSentimentConfig, interrupt: &Interrupt) -> R
             },
             parameters: 0,
             deviations: plan.deviations(),
-            facts: vec![
-                format!(
-                    "{} tweets for training, {} held out; {} neutral, {} empty and {} repeated ones dropped.",
-                    split.train.len(),
-                    split.test.len(),
-                    split.counts.neutral,
-                    split.counts.empty,
-                    split.counts.repeated
-                ),
-                format!("Held-out text: {TEXTS} neutral tweets that no run was trained on."),
-            ],
+            facts: Vec::new(),
             arms: lab.earlier_arms(),
             claims: Vec::new(),
             heat_maps: Vec::new(),
@@ -309,6 +299,36 @@ impl Study<'_> {
         Ok(true)
     }
 
+    /// What the reader should know of the data and of the models that preference training starts from.
+    fn facts(&self) -> Vec<String> {
+        let (split, counts) = (&self.split, self.split.counts);
+        let mut facts = vec![
+            format!(
+                "{} tweets for training, {} held out; {} neutral, {} empty and {} repeated ones dropped.",
+                split.train.len(),
+                split.test.len(),
+                counts.neutral,
+                counts.empty,
+                counts.repeated
+            ),
+            format!("Held-out text: {TEXTS} neutral tweets that no run was trained on."),
+        ];
+        let plain = self.results.arms.iter().filter(|arm| arm.remedy == "none");
+        let masses = plain.filter_map(|arm| {
+            let (start, _) = arm.runs.first()?.outcome.contested_mass;
+            Some(format!("{} {:.0} %", arm.name, 100.0 * start))
+        });
+        let masses: Vec<String> = masses.collect();
+        if !masses.is_empty() {
+            facts.push(format!(
+                "Before preference training the two labels, where they differ, have together this much of the model's \
+                 prediction (Theorem 1 presupposes that they have all of it): {}.",
+                masses.join(", ")
+            ));
+        }
+        facts
+    }
+
     /// Takes an arm into the record.
     fn add(&mut self, style: Style, remedy: &str, runs: Vec<RunResult>) -> Result<()> {
         let name = match remedy {
@@ -323,6 +343,7 @@ impl Study<'_> {
             runs,
         };
         put(&mut self.results.arms, arm);
+        self.results.facts = self.facts();
         let (start, end) = (self.diagonals("start")?, self.diagonals("end")?);
         self.results.heat_maps = start
             .iter()
