@@ -90,7 +90,6 @@ impl<'a> Lab<'a> {
         let end = match self.parse(command, recipe.words())? {
             Command::Train(config) => super::super::train::run(&config, self.interrupt),
             Command::Sft(config) => super::super::sft::run(&config, self.interrupt),
-            Command::Diagnose(config) => super::super::diagnose::run(&config, self.interrupt),
             _ => bail!("{command} does not train"),
         };
         match end.with_context(|| path.display().to_string())? {
