@@ -333,7 +333,7 @@ impl<B: Backend> LanguageModel<B> {
         let mut logits = b.empty(n * v);
         b.gemm(
             Gemm::replace(n, v, d),
-            Mat::rows(h, rows.start * d, d),
+            Mat::rows(h, rows.start, d),
             Mat::rows(self.params.get(self.family.head()), 0, d).t(),
             MatMut::rows(&mut logits, 0, v),
         );

@@ -32,6 +32,17 @@ pub fn drift<B: Backend>(
     start: &LanguageModel<B>,
     sequences: &[&[u32]],
 ) -> Drift {
+    drift_in_slices(trained, start, sequences, LOGITS)
+}
+
+/// As [`drift`], holding at most so many logits of each policy at a time (those of one row at least), which changes
+/// nothing.
+pub fn drift_in_slices<B: Backend>(
+    trained: &LanguageModel<B>,
+    start: &LanguageModel<B>,
+    sequences: &[&[u32]],
+    logits: usize,
+) -> Drift {
     let mut sums = Drift::default();
     let mut rest = sequences;
     while !rest.is_empty() {
@@ -42,7 +53,8 @@ pub fn drift<B: Backend>(
             continue;
         }
         let (now, then) = (trained.score(&batch), start.score(&batch));
-        sums.kl += kl_of_batch((trained, &now), (start, &then), batch.targets());
+        let rows = (logits / trained.config.vocab_size()).max(1);
+        sums.kl += kl_of_batch((trained, &now), (start, &then), batch.targets(), rows);
         sums.logp += now.token_logps.iter().sum::<f64>();
         sums.start_logp += then.token_logps.iter().sum::<f64>();
         sums.tokens += batch.targets();
@@ -56,16 +68,16 @@ pub fn drift<B: Backend>(
     }
 }
 
-/// Σ over a batch's targets of KL(p ‖ q).
+/// Σ over a batch's targets of KL(p ‖ q), `step` targets at a time.
 fn kl_of_batch<B: Backend>(
     (p_model, p): (&LanguageModel<B>, &Forward<B>),
     (q_model, q): (&LanguageModel<B>, &Forward<B>),
     targets: usize,
+    step: usize,
 ) -> f64 {
     let v = p_model.config.vocab_size();
     let lse_p = p_model.backend.download_f64(&p.lse);
     let lse_q = q_model.backend.download_f64(&q.lse);
-    let step = (LOGITS / v).clamp(1, targets);
     let mut sum = 0.0;
     for first in (0..targets).step_by(step) {
         let rows = first..(first + step).min(targets);

@@ -21,7 +21,7 @@ mod statistic;
 mod style;
 mod tweets;
 
-pub use drift::{Drift, drift};
+pub use drift::{Drift, drift, drift_in_slices};
 pub use extent::Extent;
 pub use recipe::{REMEDIES, Recipe, remedy};
 pub use results::{

@@ -5,7 +5,7 @@
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use unbraid_model::{LanguageModel, Session};
-use unbraid_reproduce::drift;
+use unbraid_reproduce::{drift, drift_in_slices};
 use unbraid_tensor::{Backend, CpuBackend};
 
 fn case(name: &str) -> PathBuf {
@@ -80,6 +80,19 @@ fn drift_is_what_the_logits_of_every_prefix_say() {
         ] {
             assert!((found - wanted).abs() < 1e-5, "{name}: {found} {wanted}");
         }
+    }
+}
+
+#[test]
+fn slices_change_nothing() {
+    let (trained, start) = (moved("llama"), load("llama"));
+    let ids: Vec<u32> = (0..20).map(|i| (i * 37 + 5) % 101).collect();
+    let whole = drift(&trained, &start, &[&ids]);
+    for rows in [1, 3, 7, 18] {
+        let sliced = drift_in_slices(&trained, &start, &[&ids], rows * 101);
+        // The same rows through products of other sizes: the last bits of f32 logits.
+        assert!((sliced.kl - whole.kl).abs() < 1e-6, "{rows} {sliced:?}");
+        assert_eq!((sliced.logp, sliced.tokens), (whole.logp, whole.tokens));
     }
 }
 
