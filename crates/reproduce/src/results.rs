@@ -53,7 +53,7 @@ pub struct RunResult {
     pub seed: u64,
     /// Its directory, relative to the experiment's.
     pub dir: String,
-    /// Wall-clock seconds of training with its evaluations.
+    /// Wall-clock seconds of training with its evaluations; of a run that was stopped, those of its last part.
     pub seconds: f64,
     /// Held-out pairs at every evaluation, the first before training (step 0).
     pub evaluations: Vec<Evaluation>,
