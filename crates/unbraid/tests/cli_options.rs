@@ -343,13 +343,21 @@ fn an_unknown_option_names_the_nearest() {
 }
 
 #[test]
-fn a_command_that_is_not_built_is_not_known() {
-    for name in ["data", "theory", "reproduce"] {
-        assert!(
-            matches!(line(&[name]), Err(CliError::UnknownCommand { .. })),
-            "{name}"
-        );
+fn nested_commands_are_known_and_others_are_not() {
+    assert!(line(&["theory"]).is_ok());
+    assert!(line(&["reproduce", "objectives", "--quick"]).is_ok());
+    assert!(line(&["reproduce", "sentiment", "--max_steps", "3"]).is_ok());
+    assert_eq!(
+        refused(&["reproduce", "sentimnt"]),
+        "unknown command sentimnt\nhint: did you mean sentiment?"
+    );
+    for name in ["data", "reproduce"] {
+        assert!(matches!(line(&[name]), Err(CliError::NoCommand)), "{name}");
     }
+    assert!(matches!(
+        line(&["chat"]),
+        Err(CliError::UnknownCommand { .. })
+    ));
 }
 
 #[test]
