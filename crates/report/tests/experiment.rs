@@ -168,6 +168,7 @@ fn the_objectives_page_has_a_panel_an_objective_and_per_token_changes() {
         ids(&html),
         [
             "log-probs",
+            "change",
             "gradients",
             "cases",
             "directions",
@@ -176,13 +177,10 @@ fn the_objectives_page_has_a_panel_an_objective_and_per_token_changes() {
             "remedies"
         ]
     );
-    assert_eq!(
-        figure(&html, "log-probs")["panels"]
-            .as_array()
-            .unwrap()
-            .len(),
-        12
-    );
+    for id in ["log-probs", "change"] {
+        let panels = figure(&html, id)["panels"].as_array().unwrap().len();
+        assert_eq!(panels, 12, "{id}");
+    }
     let cases = figure(&html, "cases");
     let titles: Vec<&str> = cases["panels"]
         .as_array()

@@ -15,8 +15,8 @@ const SIDES: [(&str, Role); 2] = [("chosen", Role::Chosen), ("rejected", Role::R
 pub(crate) fn figures(of: &Results) -> Vec<Figure> {
     let change = match of.subject() {
         Subject::Sentiment => change(of),
-        // A line for each of ten objectives in one panel is a tangle; their panels tell them apart.
-        Subject::Objectives => None,
+        // A line for each of ten objectives in one panel is a tangle: a panel each.
+        Subject::Objectives => change_by_objective(of),
     };
     let found = [log_probs(of), change, gradients(of)];
     found.into_iter().flatten().collect()
@@ -32,14 +32,7 @@ fn log_probs(of: &Results) -> Option<Figure> {
     };
     let arms: Vec<&Arm> = with_any(arms, &["logps/chosen", "logps/rejected"]);
     let keys = ["logps/chosen", "logps/rejected"];
-    let mut panels: Vec<Panel> = Vec::new();
-    for arm in &arms {
-        let mut series = Vec::new();
-        for (side, role) in SIDES {
-            series.extend(lines(arm, side, role, &format!("logps/{side}")));
-        }
-        panels.push(panel(&arm.name, "log-prob of a completion, nats", series));
-    }
+    let mut panels = by_arm(&arms, "logps", "log-prob of a completion, nats");
     let shared = share_scale(&mut panels, &arms, &keys);
     let (title, source, each) = if sentiment {
         (
@@ -65,6 +58,35 @@ fn log_probs(of: &Results) -> Option<Figure> {
         thin(&arms)
     );
     finished(of, "log-probs", title, caption, panels, &arms, &keys)
+}
+
+/// A panel an arm with what stands under `key/chosen` and `key/rejected`.
+fn by_arm(arms: &[&Arm], key: &str, unit: &str) -> Vec<Panel> {
+    let of_arm = |arm: &&Arm| {
+        let series = SIDES.iter();
+        let series =
+            series.flat_map(|(side, role)| lines(arm, side, *role, &format!("{key}/{side}")));
+        panel(&arm.name, unit, series.collect())
+    };
+    arms.iter().map(of_arm).collect()
+}
+
+/// Changes since the start, a panel an arm.
+fn change_by_objective(of: &Results) -> Option<Figure> {
+    let keys = ["change/chosen", "change/rejected"];
+    let arms = with_any(of.grouped_arms(), &keys);
+    let mut panels = by_arm(&arms, "change", "nats since the start");
+    let scale = match share_scale(&mut panels, &arms, &keys) {
+        true => "All panels have the same scale.",
+        false => "Ranges differ too much for one scale: each panel has its own.",
+    };
+    let caption = format!(
+        "The same lines moved to a common start, since chosen and rejected completions of other lengths lie far apart. Above \
+         zero the completion has become more likely. {scale}{}",
+        thin(&arms)
+    );
+    let title = "Change since the start";
+    finished(of, "change", title, caption, panels, &arms, &keys)
 }
 
 /// Changes since the start, all styles in one panel a side.
@@ -120,11 +142,11 @@ fn gradients(of: &Results) -> Option<Figure> {
     });
     let panels: Vec<Panel> = panels.filter(|panel| !panel.series.is_empty()).collect();
     let source = match of.subject() {
-        Subject::Sentiment => "Figure 4(a) of the paper, measured anew: ",
-        Subject::Objectives => "",
+        Subject::Sentiment => "Figure 4(a) of the paper, measured anew: how",
+        Subject::Objectives => "How",
     };
     let caption = format!(
-        "{source}how much the gradients of the chosen and the rejected completion of a held-out pair point the same way. Where \
+        "{source} much the gradients of the chosen and the rejected completion of a held-out pair point the same way. Where \
          ⟨g_w, g_l⟩ exceeds ‖g_w‖² (a ratio above 1), a plain gradient step of DPO on the pair lowers chosen.{}",
         thin(&arms)
     );
