@@ -3,6 +3,7 @@
 use super::super::load::{self, Cpu};
 use crate::cli::{DataArgs, MaxLength};
 use anyhow::Result;
+use std::collections::HashSet;
 use std::path::Path;
 use unbraid_diagnose::measure_pairs;
 use unbraid_model::LanguageModel;
@@ -33,7 +34,7 @@ struct Before {
 }
 
 /// Options of data that lie in one file.
-pub(super) fn data_args(path: &Path, max_length: MaxLength) -> DataArgs {
+fn data_args(path: &Path, max_length: MaxLength) -> DataArgs {
     DataArgs {
         dataset_name: path.display().to_string(),
         dataset_config: None,
@@ -58,18 +59,17 @@ impl HeldOut {
         let pairs = load::pairs(&args.dataset_name, "train", &args, tokenizer)?.pairs;
         let model = load_model(start)?;
         load::check_fits(&model.config, load::pair_ids(&pairs))?;
-        let mut prompts: Vec<Vec<u32>> = Vec::new();
-        for pair in &pairs {
-            let prompt = pair.chosen.ids[..pair.chosen.prompt_len].to_vec();
-            if !prompts.contains(&prompt) {
-                prompts.push(prompt);
-            }
-        }
+        let prompt = |pair: &TokenizedPair| pair.chosen.ids[..pair.chosen.prompt_len].to_vec();
+        let mut seen = HashSet::new();
+        let prompts = pairs.iter().map(prompt);
+        let prompts = prompts.filter(|prompt| seen.insert(prompt.clone()));
+        let prompts = prompts.collect();
+        let measured = measured.min(pairs.len());
         let encode = |text: &String| tokenizer.encode(text, true);
         let texts = texts.iter().map(encode).collect::<Result<_, _>>()?;
         let before = Before {
             scored: score(&model, &pairs),
-            cosine: cosines(&model, &pairs[..measured.min(pairs.len())]),
+            cosine: cosines(&model, &pairs[..measured]),
         };
         Ok(HeldOut {
             start: start.to_owned(),
@@ -88,10 +88,6 @@ impl HeldOut {
         let after = score(&model, &self.pairs);
         let before = &self.before.scored;
         let adapted = model.lora().is_some();
-        let measured = match adapted {
-            true => 0,
-            false => self.measured.min(self.pairs.len()),
-        };
         let on_prompts = drift(&model, &start, &slices(&self.prompts));
         let on_texts = match self.texts.is_empty() {
             true => on_prompts,
@@ -118,7 +114,7 @@ impl HeldOut {
                 true => Default::default(),
                 false => (
                     self.before.cosine.clone(),
-                    cosines(&model, &self.pairs[..measured]),
+                    cosines(&model, &self.pairs[..self.measured]),
                 ),
             },
             chosen_change: chosen,

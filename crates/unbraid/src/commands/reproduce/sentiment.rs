@@ -36,8 +36,8 @@ pub(super) fn run(config: &ReproduceSentimentConfig, interrupt: &Interrupt) -> R
         "tweets": config.tweets,
         "model_name_or_path": config.model_name_or_path,
     });
-    let lab = Lab::open(&config.options, (&names, &plan), interrupt)?;
     let split = data::read_tweets(&config.tweets, TEST_SHARE, SPLIT_SEED)?;
+    let lab = Lab::open(&config.options, (&names, &plan), interrupt)?;
     data::say_counts(&split);
     let Some(model) = base_model(&lab, config, &plan, &split)? else {
         return Ok(End::Interrupted);
@@ -65,6 +65,7 @@ pub(super) fn run(config: &ReproduceSentimentConfig, interrupt: &Interrupt) -> R
         split,
         model,
         tokenizer,
+        measured: None,
     };
     study.describe_model()?;
     let total = arms.len() * study.plan.extent.seeds.len();
@@ -193,6 +194,8 @@ struct Study<'a> {
     model: String,
     tokenizer: Tokenizer,
     results: Results,
+    /// The last style's held-out pairs: its runs start from one model and follow each other.
+    measured: Option<(Style, HeldOut)>,
 }
 
 impl Study<'_> {
@@ -204,17 +207,18 @@ impl Study<'_> {
     }
 
     /// The files of a style; writes them where they are not there yet.
-    fn data(&mut self, style: Style) -> Result<PathBuf> {
+    fn data(&self, style: Style) -> Result<PathBuf> {
         let dir = self.lab.path("data").join(style.name());
         let held_out = dir.join("held-out.jsonl");
         if !held_out.is_file() {
             data::write_style(&self.split, style, &dir, RowFormat::Jsonl)?;
-            let tweets = &self.split.test[..self.plan.extent.held_out.min(self.split.test.len())];
-            output::write_jsonl(&held_out, &preference_rows(tweets, style))?;
             let check = data::check_style(&self.split, style, &self.tokenizer)?;
             data::say_check(style, &check);
             let path = dir.join("tokens.json");
             write_file_atomic(&path, serde_json::to_string_pretty(&check)?.as_bytes())?;
+            // Last of all: where it is, the rest is too.
+            let tweets = &self.split.test[..self.plan.extent.held_out.min(self.split.test.len())];
+            output::write_jsonl(&held_out, &preference_rows(tweets, style))?;
         }
         Ok(dir)
     }
@@ -257,18 +261,20 @@ impl Study<'_> {
         if self.has_heat_maps(style, name, seed) && !self.heat_maps(&start, &dir, &held_out)? {
             return Ok(None);
         }
-        let neutral = &self.split.neutral;
-        let texts = &neutral[neutral.len().saturating_sub(TEXTS)..];
-        let files = (&*held_out, MAX_LENGTH);
-        let measured = HeldOut::new(
-            &start,
-            files,
-            texts,
-            self.plan.extent.measured,
-            &self.tokenizer,
-        )?;
+        if self.measured.as_ref().is_none_or(|(of, _)| *of != style) {
+            self.measured = Some((style, self.held_out(&start, &held_out)?));
+        }
+        let (_, measured) = self.measured.as_ref().context("was just put there")?;
         let outcome = measured.outcome(&self.lab.path(&dir))?;
         self.lab.finish(&dir, seed, seconds, outcome).map(Some)
+    }
+
+    /// What the runs that start from this model are measured on.
+    fn held_out(&self, start: &str, pairs: &Path) -> Result<HeldOut> {
+        let neutral = &self.split.neutral;
+        let texts = &neutral[neutral.len().saturating_sub(TEXTS)..];
+        let measured = self.plan.extent.measured;
+        HeldOut::new(start, (pairs, MAX_LENGTH), texts, measured, &self.tokenizer)
     }
 
     fn has_heat_maps(&self, style: Style, remedy: &str, seed: u64) -> bool {
