@@ -126,6 +126,8 @@ pub struct Forward<B: Backend> {
     pub lse: B::Buffer,
     /// Soft cap on the logits that `lse` was computed with.
     pub softcap: Option<f64>,
+    /// The logits, where the backend keeps them for the backward.
+    logits: Option<B::Buffer>,
     /// Log-prob of each target in nats, `[M]`.
     pub token_logps: Vec<f64>,
     /// The seed that the adapters' dropout was drawn with.
@@ -147,6 +149,7 @@ impl<B: Backend> Forward<B> {
             w: params.get(head),
             lse: &self.lse,
             softcap: self.softcap,
+            logits: self.logits.as_ref(),
             targets: &batch.target_ids,
             seeds,
             coefficients: None,
@@ -410,7 +413,15 @@ impl<B: Backend> LanguageModel<B> {
         let (h, norm) = self.family.final_norm().forward(b, &self.params, &last, m);
         let w = self.params.get(self.family.head());
         let (softcap, v) = (self.family.logit_softcap(), self.config.vocab_size());
-        let (logps, lse) = b.head_logps(&h, w, &batch.target_ids, softcap, m, d, v);
+        let targets = &batch.target_ids;
+        // Who keeps but the blocks' inputs has no memory for logits, and a score no use.
+        let (logps, lse, logits) = match blocks.first() {
+            Some(Saved::State(_)) => b.head_logps_kept(&h, w, targets, softcap, m, d, v),
+            _ => {
+                let (logps, lse) = b.head_logps(&h, w, targets, softcap, m, d, v);
+                (logps, lse, None)
+            }
+        };
         Forward {
             blocks,
             last,
@@ -418,6 +429,7 @@ impl<B: Backend> LanguageModel<B> {
             h,
             lse,
             softcap,
+            logits,
             token_logps: b.download_f64(&logps),
             dropout_seed: pass.dropout_seed,
         }

@@ -321,6 +321,16 @@ impl Objective {
         }
     }
 
+    /// Whether a pair's loss depends in any way on which other pairs are in the batch. If not, a batch may be evaluated in
+    /// parts.
+    pub fn reads_batch(&self) -> bool {
+        match self {
+            Self::Weighted(terms) => terms.iter().any(|(_, term)| term.reads_batch()),
+            Self::ReferenceFree(inner) => inner.reads_batch(),
+            _ => self.as_loss().reads_batch(),
+        }
+    }
+
     /// Checks the hyper-parameters.
     ///
     /// # Errors

@@ -24,6 +24,18 @@ fn one(objective: &Objective, pair: PairLogps) -> PairLoss {
 
 proptest! {
     #[test]
+    fn objectives_that_say_so_may_be_evaluated_in_parts(a in any_pair(), b in any_pair(), c in any_pair()) {
+        for (name, objective) in every_objective() {
+            let whole = objective.evaluate(&[a, b, c]).expect("finite");
+            let alone: Vec<_> = [a, b, c].into_iter().map(|pair| one(&objective, pair)).collect();
+            let same = whole.iter().zip(&alone).all(|(x, y)| close(*x, *y, 100.0));
+            prop_assert!(same || objective.reads_batch(), "{}: {:?} {:?}", name, whole, alone);
+        }
+    }
+}
+
+proptest! {
+    #[test]
     fn swapping_the_pair_negates_the_margin(pair in any_pair()) {
         prop_assert_eq!(pair.margin(), -pair.swapped().margin());
         // −log σ(u) + log σ(−u) = −u, and σ(u) + σ(−u) = 1: so the losses differ by the margin and the

@@ -314,6 +314,7 @@ mod head {
                     w: &x.w,
                     lse: &lse,
                     softcap: None,
+                    logits: None,
                     targets: &x.targets,
                     seeds: &x.seeds,
                     coefficients: None,

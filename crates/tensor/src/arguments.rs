@@ -114,6 +114,8 @@ pub struct HeadBackward<'a, B: Backend + ?Sized> {
     pub lse: &'a B::Buffer,
     /// Soft cap on the logits, as in [`Backend::head_logps`].
     pub softcap: Option<f64>,
+    /// The logits as [`Backend::head_logps_kept`] kept them; without, they are computed again.
+    pub logits: Option<&'a B::Buffer>,
     /// Target token of each row, `[M]`.
     pub targets: &'a B::Index,
     /// Seed of each row: derivative of the wanted scalar with respect to the row's token log-prob, `[M]`.

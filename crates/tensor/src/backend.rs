@@ -308,6 +308,22 @@ pub trait Backend: Send + Sync + 'static {
         d: usize,
         v: usize,
     ) -> (Self::Buffer, Self::Buffer);
+    /// As [`Backend::head_logps`]; the third result are the logits in the backend's own order, for
+    /// [`Backend::head_backward`] with the same rows. A backend keeps none where they would take more memory than the
+    /// product that they save is worth.
+    fn head_logps_kept(
+        &self,
+        h: &Self::Buffer,
+        w: &Self::Buffer,
+        targets: &Self::Index,
+        softcap: Option<f64>,
+        m: usize,
+        d: usize,
+        v: usize,
+    ) -> (Self::Buffer, Self::Buffer, Option<Self::Buffer>) {
+        let (logps, lse) = self.head_logps(h, w, targets, softcap, m, d, v);
+        (logps, lse, None)
+    }
     /// Backward of [`Backend::head_logps`] with per-row seeds; returns one inner product per entry of
     /// `args.inner` (Σ_{s∈p,t∈q} (G_s·G_t)(h_s·h_t): the weight gradients are never formed).
     fn head_backward(&self, args: &mut HeadBackward<'_, Self>) -> Vec<f64>;

@@ -204,6 +204,7 @@ fn head_inner<B: Backend>(
         w: model.params.get(model.head()),
         lse: &forward.lse,
         softcap: None,
+        logits: None,
         targets: &batch.target_ids,
         seeds: &seeds,
         coefficients: None,

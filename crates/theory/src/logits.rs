@@ -126,6 +126,7 @@ impl<'a, B: Backend> Table<'a, B> {
             w: &self.w,
             lse: &self.lse,
             softcap: None,
+            logits: None,
             targets: &self.targets,
             seeds,
             coefficients: None,

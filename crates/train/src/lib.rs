@@ -29,7 +29,7 @@ pub use checkpoint::Files;
 pub use error::TrainError;
 pub use metrics::{Averages, MetricsFile};
 pub use optimizer::{Optimizer, OptimizerKind};
-pub use pack::{pack_pairs, pack_sequences};
+pub use pack::{ROWS_AT_ONCE, pack_pairs, pack_sequences};
 pub use preference::{
     ChangeSplit, Decode, MaskSettings, MovingReference, PreferenceSettings, PreferenceTask,
     ReferenceLogps, ReferencedPairs, Remedy, TokenMask, split_changes,

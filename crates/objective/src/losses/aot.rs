@@ -76,6 +76,10 @@ impl Loss for Aot {
         flip_probability("label_smoothing", self.label_smoothing)
     }
 
+    fn reads_batch(&self) -> bool {
+        true
+    }
+
     fn evaluate(&self, batch: &[PairLogps]) -> Vec<PairLoss> {
         let policy = ranks(batch, |pair| pair.chosen - pair.rejected);
         let reference = ranks(batch, |pair| pair.ref_chosen - pair.ref_rejected);
@@ -157,6 +161,10 @@ impl Loss for AotUnpaired {
     fn validate(&self) -> Result<(), ObjectiveError> {
         positive("beta", self.beta)?;
         flip_probability("label_smoothing", self.label_smoothing)
+    }
+
+    fn reads_batch(&self) -> bool {
+        true
     }
 
     fn evaluate(&self, batch: &[PairLogps]) -> Vec<PairLoss> {

@@ -127,6 +127,10 @@ impl Loss for BcoPair {
         }
     }
 
+    fn reads_batch(&self) -> bool {
+        true
+    }
+
     fn evaluate(&self, batch: &[PairLogps]) -> Vec<PairLoss> {
         let delta = self.delta(batch);
         let pair = |pair: &PairLogps| {

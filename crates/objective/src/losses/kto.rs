@@ -134,6 +134,10 @@ impl Loss for Kto {
         }
     }
 
+    fn reads_batch(&self) -> bool {
+        true
+    }
+
     fn evaluate(&self, batch: &[PairLogps]) -> Vec<PairLoss> {
         let z = self.reference_point(batch);
         let pair = |pair: &PairLogps| {

@@ -6,7 +6,7 @@
 use crate::batch::{PairLogps, PairLoss};
 use crate::describe::Description;
 use crate::error::ObjectiveError;
-use crate::nll::Nll;
+use crate::nll::{Nll, NllAverage};
 
 mod alphapo;
 mod aot;
@@ -74,6 +74,12 @@ pub(crate) trait Loss {
     /// Its likelihood term, which [`Loss::evaluate`] has added.
     fn likelihood(&self) -> Nll {
         Nll::OFF
+    }
+
+    /// Whether a pair's loss depends on the batch's other pairs.
+    fn reads_batch(&self) -> bool {
+        let nll = self.likelihood();
+        nll.weight != 0.0 && nll.average == NllAverage::BatchTokens
     }
 
     /// Losses and coefficients, one for each pair, of a batch whose fields have been checked.

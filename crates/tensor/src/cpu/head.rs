@@ -21,6 +21,14 @@ const CHUNK_FLOATS: usize = 1 << 20;
 /// A widened chunk of a bf16 weight holds at most about this many floats (16 MiB).
 const WIDENED_FLOATS: usize = 1 << 22;
 
+/// Logits are kept for the backward up to so many floats (256 MiB).
+const KEPT_FLOATS: usize = 1 << 26;
+
+/// Whether the forward keeps the logits of `m` rows.
+pub(super) fn keeps(m: usize, v: usize) -> bool {
+    m * v <= KEPT_FLOATS
+}
+
 /// Chunks of the vocabulary for `m` scored rows, each with its rows of `w`.
 fn chunks(
     w: &CpuBuffer,
@@ -75,6 +83,11 @@ fn logits(h: &[f32], w: &[f32], m: usize, d: usize, width: usize, z: &mut Vec<f3
     product((m, width, d), (h, d, 1), (w, 1, d), 0.0, z);
 }
 
+/// Where the logits of one chunk lie among those of all.
+fn kept(chunk: &Range<usize>, m: usize) -> Range<usize> {
+    m * chunk.start..m * chunk.end
+}
+
 /// z ← cap·tanh(z/cap).
 #[inline(always)]
 pub(super) fn soften(z: &mut [f32], softcap: Option<f64>) {
@@ -103,12 +116,23 @@ pub(super) fn logps(
     v: usize,
     logps: &mut [f32],
     lse: &mut [f32],
+    mut keep: Option<&mut [f32]>,
 ) {
     let m = targets.len();
     let mut running = vec![(f32::NEG_INFINITY, 0f64, 0f32); m]; // maximum, Σ exp(z − maximum), target's logit
     let mut z = Vec::new();
     for (chunk, w) in chunks(w, m, d, v) {
-        logits(h, &w, m, d, chunk.len(), &mut z);
+        let z = match &mut keep {
+            Some(all) => {
+                let z = &mut all[kept(&chunk, m)];
+                product((m, chunk.len(), d), (h, d, 1), (&w, 1, d), 0.0, z);
+                z
+            }
+            None => {
+                logits(h, &w, m, d, chunk.len(), &mut z);
+                &mut z
+            }
+        };
         running
             .par_iter_mut()
             .zip(z.par_chunks_mut(chunk.len()))
@@ -177,8 +201,16 @@ pub(super) fn backward(args: &mut HeadBackward<'_, CpuBackend>) -> Vec<f64> {
     let (lse, seeds, targets) = (&args.lse[..], &args.seeds[..], &args.targets[..]);
     for (chunk, w) in chunks(args.w, m, d, v) {
         let width = chunk.len();
-        logits(args.h, &w, m, d, width, &mut g);
+        let before = args.logits.map(|all| &all[kept(&chunk, m)]);
+        match before {
+            Some(_) => g.resize(m * width, 0.0),
+            None => logits(args.h, &w, m, d, width, &mut g),
+        }
         g.par_chunks_mut(width).enumerate().for_each(|(s, g)| {
+            match before {
+                Some(z) => g.copy_from_slice(&z[s * width..][..width]),
+                None => simd(|| soften(g, args.softcap)),
+            }
             let target = (targets[s] as usize).checked_sub(chunk.start);
             output_gradient(g, lse[s], seeds[s], target, args.softcap);
         });
@@ -219,6 +251,7 @@ pub(super) fn direction(args: &HeadBackward<'_, CpuBackend>, direction: &CpuBuff
             .enumerate()
             .for_each(|(s, ((g, moved), sum))| {
                 let target = (targets[s] as usize).checked_sub(chunk.start);
+                simd(|| soften(g, args.softcap));
                 output_gradient(g, lse[s], seeds[s], target, args.softcap);
                 *sum += simd(|| lane_sum_f64(width, |j| f64::from(g[j]) * f64::from(moved[j])));
             });
@@ -226,7 +259,7 @@ pub(super) fn direction(args: &HeadBackward<'_, CpuBackend>, direction: &CpuBuff
     sums
 }
 
-/// Replaces a row's logits of one chunk by G = seed·(onehot − softmax), times the cap's derivative. `target` counts
+/// Replaces a row's capped logits of one chunk by G = seed·(onehot − softmax), times the cap's derivative. `target` counts
 /// from the chunk's start and may lie behind its end.
 fn output_gradient(
     g: &mut [f32],
@@ -244,7 +277,6 @@ fn output_gradient(
             }
         }
         Some(_) => {
-            soften(g, softcap);
             hit *= target.map_or(0.0, |t| softening(g[t], softcap));
             for g in g.iter_mut() {
                 *g = -seed * exp(*g - lse) * softening(*g, softcap);

@@ -361,8 +361,24 @@ impl Backend for CpuBackend {
         v: usize,
     ) -> (CpuBuffer, CpuBuffer) {
         let (mut logps, mut lse) = (self.empty(m), self.empty(m));
-        head::logps(h, w, targets, softcap, d, v, &mut logps, &mut lse);
+        head::logps(h, w, targets, softcap, d, v, &mut logps, &mut lse, None);
         (logps, lse)
+    }
+    fn head_logps_kept(
+        &self,
+        h: &CpuBuffer,
+        w: &CpuBuffer,
+        targets: &Vec<u32>,
+        softcap: Option<f64>,
+        m: usize,
+        d: usize,
+        v: usize,
+    ) -> (CpuBuffer, CpuBuffer, Option<CpuBuffer>) {
+        let mut z = head::keeps(m, v).then(|| self.empty(m * v));
+        let (mut logps, mut lse) = (self.empty(m), self.empty(m));
+        let keep = z.as_deref_mut();
+        head::logps(h, w, targets, softcap, d, v, &mut logps, &mut lse, keep);
+        (logps, lse, z)
     }
     fn head_backward(&self, args: &mut HeadBackward<'_, Self>) -> Vec<f64> {
         head::backward(args)

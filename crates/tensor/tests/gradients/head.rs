@@ -44,6 +44,7 @@ fn arguments(x: &Head) -> HeadBackward<'_, NaiveBackend> {
         w: &x.w,
         lse: &x.lse,
         softcap: x.softcap,
+        logits: None,
         targets: &x.targets,
         seeds: &x.seeds,
         coefficients: None,

@@ -177,6 +177,7 @@ fn head<B: Backend>(b: &B, m: usize, d: usize, v: usize) -> Outputs {
         w: &w,
         lse: &lse,
         softcap: None,
+        logits: None,
         targets: &targets,
         seeds: &seeds,
         coefficients: None,

@@ -56,6 +56,7 @@ fn arguments<'a, B: Backend>(
         w: &x.w,
         lse,
         softcap: None,
+        logits: None,
         targets: &x.targets,
         seeds: &x.seeds,
         coefficients: None,
@@ -78,6 +79,8 @@ fn head<B: Backend>(
 ) -> Outputs {
     let x = inputs(b, m, d, v, gain);
     let (logps, lse) = b.head_logps(&x.h, &x.w, &x.targets, softcap, m, d, v);
+    let (same, _, kept) = b.head_logps_kept(&x.h, &x.w, &x.targets, softcap, m, d, v);
+    assert_eq!(b.download_f64(&same), b.download_f64(&logps));
     let squares = b.head_log_squares(&x.h, &x.w, &lse, softcap, m, d, v);
     let before = Random::new(51).values(v * d);
     let mut out = vec![
@@ -91,13 +94,14 @@ fn head<B: Backend>(
         ..arguments(&x, &lse, [m, d, v])
     };
     out.push(("direction", b.head_direction(&args, &along)));
-    for coefficients in [None, Some(&x.coefficients)] {
+    for (coefficients, logits) in [(None, None), (Some(&x.coefficients), kept.as_ref())] {
         let (mut dh, mut dw) = (poison(b, m * d), b.upload_f64(&before));
         let returned = b.head_backward(&mut HeadBackward {
             coefficients,
             dh: Some(&mut dh),
             dw: Some(&mut dw),
             softcap,
+            logits,
             ..arguments(&x, &lse, [m, d, v])
         });
         assert!(returned.is_empty());
@@ -290,6 +294,7 @@ fn extreme_logits_stay_finite() {
             w: &w,
             lse: &lse,
             softcap: None,
+            logits: None,
             targets: &targets,
             seeds: &seeds,
             coefficients: None,

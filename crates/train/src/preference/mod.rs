@@ -20,6 +20,7 @@ mod update;
 
 use crate::error::TrainError;
 use crate::metrics::Averages;
+use crate::pack::{ROWS_AT_ONCE, draw_seed, pack_pairs, runs_within};
 use crate::record::PairRecord;
 use crate::score::ScoredPair;
 use crate::snapshot::Snapshot;
@@ -236,6 +237,16 @@ impl<'a, B: Backend> PreferenceTask<'a, B> {
         }
     }
 
+    /// A micro-batch in runs of at most [`ROWS_AT_ONCE`] rows, where that changes neither losses nor gradient: what a
+    /// pass keeps then stops growing with the batch.
+    fn parts<'e>(&self, examples: &'e [usize]) -> Vec<&'e [usize]> {
+        if self.settings.objective.reads_batch() || self.settings.remedy.is_active() {
+            return vec![examples];
+        }
+        let rows = |&i: &usize| pack_pairs([&self.train.pairs[i]], true).ids.len();
+        runs_within(examples, ROWS_AT_ONCE, rows)
+    }
+
     fn side(&self, side: Side) -> &ReferencedPairs<'a> {
         match side {
             Side::Training => &self.train,
@@ -349,17 +360,21 @@ impl<B: Backend> Task<B> for PreferenceTask<'_, B> {
         self.stepped.clear();
         self.micro_batches = micro_batches.len();
         self.records.clear();
-        for (i, examples) in micro_batches.iter().enumerate() {
-            let of_step = step::MicroBatch {
-                examples,
-                share: 1.0 / micro_batches.len() as f64,
-                measure,
-                dropout_seed: self
-                    .settings
-                    .dropout_seed
-                    .map(|seed| crate::pack::draw_seed(seed, step, i)),
-            };
-            self.micro_batch(model, gradients, &of_step, &mut metrics)?;
+        let mut drawn = 0;
+        for micro_batch in micro_batches {
+            for examples in self.parts(micro_batch) {
+                let share =
+                    examples.len() as f64 / (micro_batch.len() * micro_batches.len()) as f64;
+                let seed = self.settings.dropout_seed;
+                let of_step = step::MicroBatch {
+                    examples,
+                    share,
+                    measure,
+                    dropout_seed: seed.map(|seed| draw_seed(seed, step, drawn)),
+                };
+                drawn += 1;
+                self.micro_batch(model, gradients, &of_step, &mut metrics)?;
+            }
         }
         if measure {
             for pair in &self.stepped {
