@@ -45,7 +45,9 @@ def parse(text):
             path = {d: n for d, n in path.items() if d < depth} | {depth: name}
             last = None
             if time:
-                last = "/".join(path[d] for d in sorted(path))
+                # a group that has the name of its file counts once
+                names = [path[d] for d in sorted(path)]
+                last = "/".join(n for i, n in enumerate(names) if i == 0 or n != names[i - 1])
                 times = [float(m.group(1)) * SECONDS[m.group(2)] for m in TIME.finditer(words)]
                 found[last] = {"seconds": dict(zip(COLUMNS, times))}
         elif last and len(RATE.findall(line)) == 4 and "rates" not in found[last]:
