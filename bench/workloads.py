@@ -15,6 +15,8 @@ FLOOR_AIM = 1.4
 FULL = {"trl": 1 / 10, "best": 1 / 4}
 LORA = {"trl": 1 / 12, "best": 1 / 5}
 LONG = {"trl": 1 / 12, "best": 1 / 6}
+# the project names no aim for these
+NONE = {"trl": None, "best": None}
 
 
 @dataclass(frozen=True)
@@ -44,8 +46,8 @@ WORKLOADS = [
     train("lora", "LoRA r 16, HH pairs", "hh", LORA, lora=LORA_RANK, learning_rate=5e-5),
     train("long", "full, long shared prompts (400 + 40)", "long", LONG),
     train("long-lora", "LoRA r 16, long shared prompts", "long", LONG, lora=LORA_RANK, learning_rate=5e-5),
-    train("short", "full, short pairs (tweets)", "tweets", FULL, batch=8),
-    train("gpt2", "full, GPT-2 small's shape, HH pairs", "hh", FULL, model="gpt2"),
+    train("short", "full, short pairs (tweets)", "tweets", NONE, batch=8),
+    train("gpt2", "full, GPT-2 small's shape, HH pairs", "hh", NONE, model="gpt2"),
     Workload("diagnose", "diagnose, HH pairs", "diagnose", "hh", count=4),
     Workload("heatmap", "heat map of 30 + 30 tokens", "heatmap", "hh", count=1),
     Workload("score", "score 200 HH pairs", "score", "hh", count=200),
