@@ -128,7 +128,8 @@ def run_child(command, log, variables=None, poll=None, stdout=None, seconds=None
         elapsed = time.perf_counter() - started
     process.returncode = os.waitstatus_to_exitcode(status)
     if process.returncode != 0:
-        tail = " ".join(Path(log).read_text(errors="replace").split("\n")[-12:])[-900:]
+        said = [line.strip() for line in Path(log).read_text(errors="replace").splitlines() if line.strip()]
+        tail = " ".join(said[-3:])[-600:]
         raise Failed(f"exit {process.returncode}: {tail}")
     return {"seconds": elapsed, "peak_rss_bytes": usage.ru_maxrss * 1024}
 

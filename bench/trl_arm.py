@@ -87,6 +87,7 @@ def main(settings_path, result_path):
         import peft
 
         adapter = peft.LoraConfig.from_pretrained(settings["adapter"])
+        adapter.inference_mode = False  # as stored it would be frozen
     recorder = Recorder()
     before = time.perf_counter()
     trainer = trl.DPOTrainer(
