@@ -1,4 +1,4 @@
-"""Gradient geometry the straightforward way, in PyTorch: the arm of `geometry.py` that runs in its own process.
+"""Gradient geometry the straightforward way, in PyTorch: an arm of `bench/run` in its own process.
 
     python bench/geometry_arm.py settings.json result.json
 
@@ -40,7 +40,8 @@ def main():
         # pieces: one long f32 sum would lose digits
         return sum((a.double() @ b.double()).item() for a, b in zip(x.split(1 << 22), y.split(1 << 22)))
 
-    wanted = settings["pairs"]
+    # the heat map is of the first pair alone
+    wanted = 1 if settings["heat"] else settings["pairs"]
     encoded = []
     for index, prompt, chosen, rejected in read_pairs(settings["data"]):
         if len(encoded) == wanted:
@@ -50,7 +51,7 @@ def main():
             encoded.append((index, sequences))
 
     rows = []
-    for index, sequences in encoded:
+    for index, sequences in encoded[: settings["pairs"]]:
         started = time.perf_counter()
         w, l = (flat(token_logps(ids, start).sum()) for ids, start in sequences)
         row = {"index": index, "grad_sq_chosen": inner(w, w), "grad_sq_rejected": inner(l, l), "grad_inner": inner(w, l)}
@@ -60,8 +61,8 @@ def main():
         del w, l
 
     heat = None
-    if settings["heat_pair"] is not None:
-        index, sequences = next(item for item in encoded if item[0] == settings["heat_pair"])
+    if settings["heat"]:
+        index, sequences = encoded[0]
         keep, shown = settings["keep"], settings["heat_tokens"]
         started = time.perf_counter()
         kept = []

@@ -1,4 +1,4 @@
-"""Explicit pairs for `geometry.py`: near-identical rewrites, or sentiment labels of tweets.
+"""Explicit pairs for `bench/run`: near-identical rewrites, or sentiment labels of tweets.
 
     python bench/make_style_pairs.py rasbt instruction-data-with-preference.json pairs.jsonl
     python bench/make_style_pairs.py sentiment train.csv pairs.jsonl --limit 10 --style prefix-suffix

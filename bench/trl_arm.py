@@ -1,12 +1,11 @@
-"""One arm of `spine.py` in its own process: TRL's DPOTrainer on explicit pairs.
+"""A training arm of `bench/run` in its own process: TRL's DPOTrainer on explicit pairs.
 
     python bench/trl_arm.py settings.json result.json
 
-Settings are the keys read below. The schedule's length is `horizon`; training stops after `steps`. A step's
-seconds are the wall time between its log and the one before, so that data loading and logging count
-(the first starts at its `on_step_begin`). Only the rows that the steps need are handed over (plus spare ones
-for pairs that TRL drops because the prompt fills `max_length`), so that the precomputed reference
-is charged for the same pairs as the steps.
+Settings are the keys read below; `extra` goes to DPOConfig as it stands. Training takes `steps` steps, which is the schedule's length
+too. A step's seconds are the wall time between its log and the one before, so that data loading and logging count (the
+first starts at its `on_step_begin`). `at` is the clock that all processes share (CLOCK_MONOTONIC), so that the program that
+started this one can count from the process's start.
 """
 
 import json
@@ -14,15 +13,15 @@ import os
 import sys
 import time
 
-STARTED = time.perf_counter()
-SPARE_ROWS = 8
 
+def adapter_of(trainer, folder):
+    """Puts the stored start of the adapter into the trainer's model: every arm starts from the same numbers."""
+    import peft
+    from safetensors.torch import load_file
 
-def peak_rss_bytes():
-    """This process's high-water mark of resident memory."""
-    with open("/proc/self/status") as lines:
-        kilobytes = next(line.split()[1] for line in lines if line.startswith("VmHWM"))
-    return int(kilobytes) * 1024
+    loaded = peft.set_peft_model_state_dict(trainer.model, load_file(f"{folder}/adapter_model.safetensors"))
+    if loaded.unexpected_keys:
+        raise SystemExit(f"the stored adapter has keys that TRL's model lacks: {loaded.unexpected_keys[:3]}")
 
 
 def main(settings_path, result_path):
@@ -37,8 +36,7 @@ def main(settings_path, result_path):
 
     steps, batch = settings["steps"], settings["batch"]
     with open(settings["pairs"], encoding="utf-8") as lines:
-        rows = [json.loads(line) for line in lines]
-    rows = rows[: steps * batch + SPARE_ROWS]
+        rows = [json.loads(line) for line in lines][: steps * batch]
 
     class Recorder(transformers.TrainerCallback):
         def __init__(self):
@@ -48,23 +46,20 @@ def main(settings_path, result_path):
             if self.mark is None:
                 self.mark = time.perf_counter()
 
-        def on_step_end(self, args, state, control, **kwargs):
-            control.should_training_stop = state.global_step >= steps
-
         def on_log(self, args, state, control, logs=None, **kwargs):
             if "loss" not in logs:
                 return
             now = time.perf_counter()
             keys = ["loss", "grad_norm", "learning_rate", "logps/chosen", "logps/rejected", "rewards/margins"]
-            row = {key: logs[key] for key in keys}
-            row |= {"step": state.global_step, "seconds": now - self.mark, "since_start": now - STARTED}
-            row["peak_rss_bytes"] = peak_rss_bytes()
-            self.rows.append(row)
+            self.rows.append({key: logs.get(key) for key in keys} | {"step": state.global_step, "seconds": now - self.mark, "at": now})
             self.mark = now
+            # in case a later step fails or the arm is stopped
+            with open(result_path + ".partial", "w") as file:
+                json.dump(self.rows, file)
 
     config = trl.DPOConfig(
         output_dir=settings["output_dir"],
-        max_steps=settings["horizon"],
+        max_steps=steps,
         per_device_train_batch_size=batch,
         train_sampling_strategy="sequential",
         max_length=settings["max_length"],
@@ -83,35 +78,32 @@ def main(settings_path, result_path):
         save_strategy="no",
         report_to="none",
         disable_tqdm=True,
-        precompute_ref_log_probs=settings["precompute"],
         # TRL's default is float32 too; stated so that a change of default would not pass unseen
         model_init_kwargs={"dtype": "float32"},
+        **settings["extra"],
     )
     adapter = None
     if settings.get("lora"):
         import peft
 
-        rank = settings["lora"]
-        adapter = peft.LoraConfig(
-            r=rank, lora_alpha=2 * rank, lora_dropout=0.0, target_modules="all-linear", task_type="CAUSAL_LM"
-        )
+        adapter = peft.LoraConfig.from_pretrained(settings["adapter"])
+        adapter.inference_mode = False  # as stored it would be frozen
     recorder = Recorder()
     before = time.perf_counter()
     trainer = trl.DPOTrainer(
         model=settings["model"], args=config, train_dataset=Dataset.from_list(rows), callbacks=[recorder],
         peft_config=adapter,
     )  # fmt: skip
+    if adapter is not None:
+        adapter_of(trainer, settings["adapter"])
     built = time.perf_counter() - before
     if len(trainer.train_dataset) < steps * batch:
-        raise SystemExit(f"only {len(trainer.train_dataset)} of {len(rows)} pairs left: raise SPARE_ROWS")
+        raise SystemExit(f"TRL kept {len(trainer.train_dataset)} of {len(rows)} pairs")
     trainer.train()
-    dtypes = sorted({str(p.dtype) for p in trainer.model.parameters()})
     result = {
         "steps": recorder.rows,
-        "pairs_kept": len(trainer.train_dataset),
         "build_seconds": built,
-        "precompute": settings["precompute"],
-        "dtypes": dtypes,
+        "dtypes": sorted({str(p.dtype) for p in trainer.model.parameters()}),
         "optimizer": config.optim if isinstance(config.optim, str) else config.optim.value,
         "attention": trainer.model.config._attn_implementation,
         "threads": torch.get_num_threads(),

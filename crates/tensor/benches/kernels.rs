@@ -3,7 +3,14 @@
 //! `cargo bench -p unbraid-tensor` runs all, `-- attention` those whose name holds that word; threads are rayon's
 //! (`RAYON_NUM_THREADS`). Kernels limited by arithmetic count floating-point operations, a multiplication and an
 //! addition apart, so "Gitem/s" reads as GFLOP/s. Kernels limited by memory count the bytes of the arrays they
-//! read and write, each once, so "GB/s" can be laid beside the machine's memory bandwidth.
+//! read and write, each once, so "GB/s" can be laid beside the machine's memory bandwidth. `bench/kernels` runs this and
+//! prints every rate with its share of the machine's peaks, which `kernels/peak.rs` measures; `kernels/geometry.rs`
+//! holds the kernels of gradient geometry.
+
+#[path = "kernels/geometry.rs"]
+mod geometry;
+#[path = "kernels/peak.rs"]
+mod peak;
 
 use divan::Bencher;
 use divan::counter::{BytesCount, ItemsCount};
@@ -363,6 +370,41 @@ mod rows {
             });
     }
 
+    /// y from x and the cache, as a backward pass needs it again.
+    #[divan::bench(args = &MODELS)]
+    fn norm_apply(bencher: Bencher<'_, '_>, &Model { d, .. }: &Model) {
+        let (x, w, mut y) = (values(N * d), values(d), values(N * d));
+        let cache = BACKEND.rms_norm(&x, &w, 0.0, 1e-5, &mut y, N, d);
+        bencher
+            .counter(bytes(2 * N * d))
+            .bench_local(|| BACKEND.norm_apply(&x, &w, 0.0, None, &cache, &mut y, N, d));
+    }
+
+    #[divan::bench(args = &MODELS)]
+    fn add_bias(bencher: Bencher<'_, '_>, &Model { f, .. }: &Model) {
+        let (bias, mut x) = (BACKEND.zeros(f), values(N * f));
+        bencher
+            .counter(bytes(2 * N * f))
+            .bench_local(|| BACKEND.add_bias(&bias, &mut x, N, f));
+    }
+
+    #[divan::bench(args = &MODELS)]
+    fn column_sum(bencher: Bencher<'_, '_>, &Model { f, .. }: &Model) {
+        let (x, mut out) = (values(N * f), values(f));
+        bencher
+            .counter(bytes(N * f))
+            .bench_local(|| BACKEND.column_sum(1e-3, &x, 0..N, f, &mut out));
+    }
+
+    /// One head's columns out of a fused projection.
+    #[divan::bench(args = &MODELS)]
+    fn copy_2d(bencher: Bencher<'_, '_>, &Model { d, .. }: &Model) {
+        let (x, mut y) = (values(3 * N * d), values(N * d));
+        bencher
+            .counter(bytes(2 * N * d))
+            .bench_local(|| BACKEND.copy_2d(&x, d, 3 * d, &mut y, 0, d, N, d));
+    }
+
     #[divan::bench(args = &MODELS)]
     fn gelu_tanh(bencher: Bencher<'_, '_>, &Model { f, .. }: &Model) {
         let (x, mut y) = (values(N * f), values(N * f));
@@ -377,6 +419,15 @@ mod rows {
         bencher
             .counter(bytes(2 * N * f))
             .bench_local(|| BACKEND.gelu(&x, &mut y, true));
+    }
+
+    #[divan::bench(args = &MODELS)]
+    fn gelu_tanh_backward(bencher: Bencher<'_, '_>, &Model { f, .. }: &Model) {
+        // The operation multiplies d by gelu'(x), run after run; gelu'(0.7663) = 1.0003 keeps it in range.
+        let (x, mut d) = (BACKEND.upload(&vec![0.7663; N * f]), values(N * f));
+        bencher
+            .counter(bytes(3 * N * f)) // x once, d twice
+            .bench_local(|| BACKEND.gelu_backward(&x, None, &mut d, f, false));
     }
 
     #[divan::bench(args = &MODELS)]
@@ -454,6 +505,30 @@ mod parameters {
     use super::*;
 
     #[divan::bench(args = &MODELS)]
+    fn fill_zero(bencher: Bencher<'_, '_>, &Model { d, v, .. }: &Model) {
+        let mut x = values(v * d);
+        bencher
+            .counter(bytes(v * d))
+            .bench_local(|| BACKEND.fill_zero(&mut x));
+    }
+
+    #[divan::bench(args = &MODELS)]
+    fn scale(bencher: Bencher<'_, '_>, &Model { d, v, .. }: &Model) {
+        let mut x = values(v * d);
+        bencher
+            .counter(bytes(2 * v * d))
+            .bench_local(|| BACKEND.scale(0.999, &mut x));
+    }
+
+    #[divan::bench(args = &MODELS)]
+    fn axpy(bencher: Bencher<'_, '_>, &Model { d, v, .. }: &Model) {
+        let (x, mut y) = (values(v * d), values(v * d));
+        bencher
+            .counter(bytes(3 * v * d)) // x once, y twice
+            .bench_local(|| BACKEND.axpy(1e-3, &x, &mut y));
+    }
+
+    #[divan::bench(args = &MODELS)]
     fn dot(bencher: Bencher<'_, '_>, &Model { d, v, .. }: &Model) {
         let (x, y) = (values(v * d), values(v * d));
         bencher
@@ -487,6 +562,33 @@ mod parameters {
             .bench_local(|| {
                 BACKEND.adafactor(&step, v, d, &mut param, &grad, &mut rows, &mut cols);
             });
+    }
+
+    /// The same for parameters that are no matrices.
+    #[divan::bench(args = &MODELS)]
+    fn adafactor_vector(bencher: Bencher<'_, '_>, &Model { d, v, .. }: &Model) {
+        let (mut param, grad, mut state) = (values(v * d), values(v * d), BACKEND.zeros(v * d));
+        let step = Adafactor {
+            learning_rate: 1e-5,
+            decay_rate: -0.8,
+            epsilon: 1e-30,
+            clip_threshold: 1.0,
+            weight_decay: 0.0,
+            step: 1,
+            grad_scale: 1.0,
+        };
+        bencher
+            .counter(bytes(5 * v * d)) // the gradient once, parameter and state twice
+            .bench_local(|| BACKEND.adafactor_vector(&step, &mut param, &grad, &mut state));
+    }
+
+    /// With momentum.
+    #[divan::bench(args = &MODELS)]
+    fn sgd(bencher: Bencher<'_, '_>, &Model { d, v, .. }: &Model) {
+        let (mut param, grad, mut m) = (values(v * d), values(v * d), BACKEND.zeros(v * d));
+        bencher
+            .counter(bytes(5 * v * d)) // the gradient once, parameter and momentum twice
+            .bench_local(|| BACKEND.sgd(1e-5, 0.0, 1.0, &mut param, &grad, Some((0.9, &mut m))));
     }
 
     #[divan::bench(args = &MODELS)]
