@@ -31,6 +31,22 @@ impl Rates {
         self.0[kind as usize] = rate;
     }
 
+    /// The same with one rate for all arithmetic, in operations per second.
+    #[must_use]
+    pub fn with_arithmetic(mut self, flops: f64) -> Self {
+        let kinds = Kind::ALL.into_iter().filter(|kind| !kind.is_bytes());
+        kinds.for_each(|kind| self.set(kind, flops));
+        self
+    }
+
+    /// The same with one rate for all bytes, in bytes per second.
+    #[must_use]
+    pub fn with_bandwidth(mut self, bytes: f64) -> Self {
+        let kinds = Kind::ALL.into_iter().filter(|kind| kind.is_bytes());
+        kinds.for_each(|kind| self.set(kind, bytes));
+        self
+    }
+
     /// The best rate of arithmetic: what the floor divides by.
     #[must_use]
     pub fn peak(&self) -> f64 {
