@@ -39,6 +39,8 @@ pub struct RunShape<'a> {
     pub config: ModelConfig,
     /// How its matrices are held.
     pub storage: Storage,
+    /// Bytes of its weight files, which are mapped until the first step; 0 where they do not count.
+    pub stored: u64,
     /// The adapter that is trained, if one is.
     pub lora: Option<LoraConfig>,
     /// A reference model of its own.
@@ -97,12 +99,12 @@ impl Footprint {
     }
 }
 
-/// Largest bytes of each phase, the program itself and mapped files left out.
+/// Largest bytes of each phase, the program itself left out.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct Phases {
-    /// Reading the weights, with one tensor decoded.
+    /// Reading the weights: those read so far, their part of the mapped file, and one tensor decoded.
     pub load: u64,
-    /// The reference's pass over the data; 0 where there is none.
+    /// The reference's pass over the data, mapped files left out; 0 where there is none.
     pub reference: u64,
     /// Optimizer steps.
     pub steps: u64,
@@ -190,7 +192,7 @@ pub fn simulate(shape: &RunShape<'_>) -> Result<Simulation, PlanError> {
         every,
     });
     let mut phases = Phases {
-        load: backend.mark().1 + largest(&model, ParamKind::Base),
+        load: load(&model, shape.stored),
         ..Phases::default()
     };
     let mut footprint = Footprint {
@@ -283,6 +285,22 @@ fn largest(model: &Model, kind: ParamKind) -> u64 {
     let specs = model.params.specs.iter().filter(|spec| spec.kind == kind);
     let bytes = specs.map(|spec| spec.len() as u64 * FLOAT * (1 + u64::from(spec.transposed)));
     bytes.max().unwrap_or(0)
+}
+
+/// Bytes at the largest moment of reading the weights in order: a page of the mapped file counts once it is read.
+fn load(model: &Model, stored: u64) -> u64 {
+    let per_element = stored as f64 / model.params.count().max(1) as f64;
+    let (mut held, mut mapped, mut peak) = (0, 0.0, 0);
+    for spec in &model.params.specs {
+        let decoded = spec.len() as u64 * FLOAT;
+        held += match model.params.storage() {
+            Storage::Bfloat16 if spec.shape.len() == 2 => decoded / 2,
+            _ => decoded,
+        };
+        mapped += per_element * spec.len() as f64;
+        peak = peak.max(held + mapped as u64 + decoded * (1 + u64::from(spec.transposed)));
+    }
+    peak.max(held + mapped as u64)
 }
 
 /// The run's batches in numbers.

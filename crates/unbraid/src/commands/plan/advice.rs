@@ -25,7 +25,7 @@ pub(super) fn options(plan: &Plan<'_>) -> Result<Vec<Advice>> {
     let smaller = format!(
         "--per-device-train-batch-size 1 --gradient-accumulation-steps {steps} (the same steps)"
     );
-    let changes: [(&str, bool, Change); 5] = [
+    let changes: [(&str, bool, Change); 6] = [
         (
             "--gradient-checkpointing true (the same results, more time)",
             shape.task.keep == Keep::All,
@@ -36,6 +36,11 @@ pub(super) fn options(plan: &Plan<'_>) -> Result<Vec<Advice>> {
             sampler.accumulation *= sampler.batch;
             sampler.batch = 1;
         }),
+        (
+            "--update-every off (no copy of the trained parameters)",
+            shape.settings.update_every.is_some(),
+            |s| s.settings.update_every = None,
+        ),
         (
             "--optim adafactor (almost no optimizer state)",
             shape.lora.is_none() && matches!(shape.settings.optimizer, OptimizerKind::AdamW { .. }),

@@ -45,14 +45,14 @@ impl Memory {
         let p = &simulation.phases;
         let cached = if program > 0 { p.reference_cache } else { 0 };
         let moments = [
-            ("reading the weights", p.load + mapped),
+            ("reading the weights", p.load),
             ("scoring the reference", p.reference + mapped + cached),
             ("training", p.steps),
             ("writing the model", p.save),
         ];
         let there = moments
             .into_iter()
-            .filter(|(_, bytes)| *bytes > mapped + cached);
+            .filter(|(phase, _)| p.reference > 0 || !phase.starts_with("scoring"));
         let largest = there.max_by_key(|(_, bytes)| *bytes);
         let (phase, bytes) = largest.unwrap_or(("training", p.steps));
         Memory {
@@ -73,8 +73,8 @@ pub(super) fn run(config: &PlanConfig) -> Result<End> {
         Some(_) => 0,
         None => machine::resident().unwrap_or(inputs::PROGRAM),
     };
-    let shape = shape(config, &planned, &pairs)?;
     let mapped = if profile.is_some() { 0 } else { planned.bytes };
+    let shape = shape(config, &planned, &pairs, mapped)?;
     let simulation = simulate(&shape).map_err(|error| super::usage(error.to_string()))?;
     let memory = Memory::of(&simulation, program, mapped);
     let machine = Machine::new(config, profile, &shape, &simulation);
@@ -110,6 +110,7 @@ fn shape<'a>(
     config: &PlanConfig,
     planned: &Planned,
     pairs: &'a [TokenizedPair],
+    stored: u64,
 ) -> Result<RunShape<'a>> {
     let run = &config.run;
     let objective = objective::objective(&run.objective)?;
@@ -159,6 +160,7 @@ fn shape<'a>(
     Ok(RunShape {
         config: planned.config.clone(),
         storage,
+        stored,
         lora,
         reference,
         moving,

@@ -67,7 +67,7 @@ impl Plan<'_> {
             ("gradients", f.gradients),
             ("optimizer state", f.optimizer),
             ("activations kept for the backward pass", f.activations),
-            ("workspace of the backward pass", f.workspace),
+            ("workspace: backward pass, explained update", f.workspace),
             ("buffers kept for reuse", f.pool),
             ("program, tokenizer, data", self.memory.program),
         ]
@@ -146,13 +146,13 @@ fn memory(out: &mut String, plan: &Plan<'_>, advice: &[Advice]) {
     let memory = &plan.memory;
     say!(out, "\nmemory, of the largest batch");
     for (name, bytes) in plan.parts().into_iter().filter(|(_, bytes)| *bytes > 0) {
-        say!(out, "  {name:<40} {:>10}", size(bytes));
+        say!(out, "  {name:<44} {:>10}", size(bytes));
     }
     let training = plan.simulation.phases.steps + memory.program;
-    say!(out, "  {:<40} {:>10}", "while training", size(training));
+    say!(out, "  {:<44} {:>10}", "while training", size(training));
     say!(
         out,
-        "  {:<40} {:>10}  ({})",
+        "  {:<44} {:>10}  ({})",
         "peak of the run",
         size(memory.peak),
         memory.phase
