@@ -45,6 +45,7 @@ def parse():
     parser.add_argument("--pairs", type=int, default=64, help="pairs in the file")
     parser.add_argument("--threads", type=int, default=os.cpu_count())
     parser.add_argument("--again", action="store_true", help="run cells that have a result")
+    parser.add_argument("--replan", action="store_true", help="predict anew what was measured before")
     date = datetime.date.today()
     parser.add_argument("--results", type=Path, default=HERE / "results")
     parser.add_argument("--date", default=str(date))
@@ -111,25 +112,24 @@ def measure(args, cell, pairs, folder):
     return usage.ru_maxrss * 1024, [b - a for a, b in itertools.pairwise(marks)]
 
 
-def run(args, cell, pairs):
-    before = os.getloadavg()[0]
+def predict(args, cell, pairs):
     planned = plan(args, cell, pairs)
-    with tempfile.TemporaryDirectory() as folder:
-        peak, seconds = measure(args, cell, pairs, Path(folder))
-    predicted = [kind for kind in planned["step_kinds"] for _ in range(kind["count"])]
     return {
-        "cell": cell,
-        "what": args.what,
         "predicted_bytes": planned["memory"]["peak"],
         "phase": planned["memory"]["phase"],
-        "measured_bytes": peak,
         "predicted_seconds": planned["step"]["seconds"],
         "floor_seconds": planned["step"]["floor_seconds"],
-        "kinds": len(predicted) and len(planned["step_kinds"]),
-        "measured_seconds": seconds,
         "largest_rows": planned["batches"]["largest_rows"],
-        "load_before": before,
     }
+
+
+def run(args, cell, pairs):
+    before = os.getloadavg()[0]
+    predicted = predict(args, cell, pairs)
+    with tempfile.TemporaryDirectory() as folder:
+        peak, seconds = measure(args, cell, pairs, Path(folder))
+    measured = {"measured_bytes": peak, "measured_seconds": seconds, "load_before": before}
+    return {"cell": cell, "what": args.what} | predicted | measured
 
 
 def error(predicted, measured):
@@ -202,6 +202,7 @@ def plot(args, results):
 
     figure, axes = plt.subplots(1, 2, figsize=(9, 4), sharey=False)
     results = [r for r in results if r["cell"]["geometry"] == "off"]
+    plt.rcParams["font.size"] = 9
     lengths = sorted({r["cell"]["length"] for r in results})
     for axis, lora in zip(axes, (False, True)):
         for i, length in enumerate(lengths):
@@ -234,9 +235,12 @@ def main():
         write_pairs(args.data, pairs, args.pairs)
         for cell in cells(args):
             path = kept / f"{'time-' if args.what == 'time' else ''}{name(cell)}.json"
-            if path.exists() and not args.again:
+            if not path.exists() or args.again:
+                result = run(args, cell, pairs)
+            elif args.replan:
+                result = json.loads(path.read_text()) | predict(args, cell, pairs)
+            else:
                 continue
-            result = run(args, cell, pairs)
             path.write_text(json.dumps(result, indent=1) + "\n")
             print(name(cell), error(result["predicted_bytes"], result["measured_bytes"]), flush=True)
     report(args, [json.loads(path.read_text()) for path in sorted(kept.glob("*.json"))])
