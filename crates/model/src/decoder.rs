@@ -244,6 +244,25 @@ impl<B: Backend> LanguageModel<B> {
         }
     }
 
+    /// A model of `config` whose values the caller makes, one for each parameter in order: of a backend whose buffers
+    /// have sizes only, nothing is read or drawn, and an 8B model is built in no time. Matrices are held as `storage` says.
+    pub fn with_values(
+        backend: Arc<B>,
+        config: ModelConfig,
+        storage: Storage,
+        value: impl FnMut(&ParamSpec) -> B::Buffer,
+    ) -> Self {
+        let (specs, family) = build(&config);
+        let values = specs.iter().map(value).collect();
+        LanguageModel {
+            backend,
+            config,
+            params: Parameters::new(specs, values, storage),
+            family,
+            lora: None,
+        }
+    }
+
     /// Writes the model in Hugging Face layout, `config.json` and weights; with an adapter the adapter alone, in
     /// PEFT's. What is trained beside the model goes into a file of its own.
     ///

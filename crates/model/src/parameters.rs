@@ -161,7 +161,8 @@ pub struct Parameters<B: Backend> {
 }
 
 impl<B: Backend> Parameters<B> {
-    fn new(specs: Vec<ParamSpec>, values: Vec<B::Buffer>, storage: Storage) -> Self {
+    /// `values` in the order of `specs`, matrices held as `storage` says.
+    pub(crate) fn new(specs: Vec<ParamSpec>, values: Vec<B::Buffer>, storage: Storage) -> Self {
         Parameters {
             storage,
             trainable: vec![true; specs.len()],

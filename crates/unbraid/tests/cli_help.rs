@@ -27,6 +27,7 @@ fn help_is_as_recorded() {
         "merge",
         "inspect",
         "objectives",
+        "plan",
         "report",
         "theory",
         "data sentiment",

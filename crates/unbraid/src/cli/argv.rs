@@ -152,7 +152,7 @@ fn option<'a>(
         Some((name, value)) => (name, Some(value)),
         None => (word, None),
     };
-    let key = compat::canonical(&name[2..].replace('-', "_")).to_owned();
+    let key = compat::canonical(&path[0], &name[2..].replace('-', "_")).to_owned();
     let arity = match find(command, &key) {
         Some(arg) => arity(arg),
         None if compat::rule(&path[0], &key).is_some() => Arity::Many,

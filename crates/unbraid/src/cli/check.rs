@@ -3,7 +3,8 @@
 use std::path::Path;
 
 use super::commands::{
-    Command, DiagnoseConfig, GenerateConfig, ObjectiveArgs, SftConfig, TrainConfig, TrainerOptions,
+    Command, DiagnoseConfig, GenerateConfig, NO_DATA, ObjectiveArgs, PlanConfig, SftConfig,
+    TrainConfig, TrainerOptions,
 };
 use super::compat;
 use super::error::CliError;
@@ -18,6 +19,7 @@ use unbraid_train::ScheduleKind;
 pub(super) fn check(command: &Command) -> Result<Vec<String>, CliError> {
     match command {
         Command::Train(config) => train(config),
+        Command::Plan(config) => plan(config),
         Command::Sft(config) => sft(config),
         Command::Generate(config) => generate(config),
         Command::Diagnose(config) => diagnose(config),
@@ -37,6 +39,23 @@ fn train(config: &TrainConfig) -> Result<Vec<String>, CliError> {
     let mut all = trainer(&config.trainer, &config.data.dataset_name)?;
     all.append(&mut notes::train(config));
     Ok(all)
+}
+
+/// A plan takes what `train` takes; where lengths come from must be clear.
+fn plan(config: &PlanConfig) -> Result<Vec<String>, CliError> {
+    let has_data = config.run.data.dataset_name != NO_DATA;
+    match (has_data, config.pairs) {
+        (true, Some(pairs)) => conflict(
+            format!("lengths come from dataset_name or from pairs ({pairs}), not from both"),
+            "give one of the two",
+        ),
+        (false, None) => Err(CliError::Missing {
+            what: "--dataset-name or --pairs".into(),
+            hint: "--dataset-name DATA, or --pairs N --prompt-tokens P --completion-tokens C"
+                .into(),
+        }),
+        _ => train(&config.run),
+    }
 }
 
 /// What `train` and `diagnose` ask of an objective.

@@ -33,7 +33,7 @@ const ALIASES: &[(&str, &str)] = &[
     ("torch_dtype", "dtype"),
 ];
 
-/// Without effect on results, in `train`, `sft` and `diagnose`.
+/// Without effect on results, in `train`, `plan`, `sft` and `diagnose`.
 #[rustfmt::skip]
 const IGNORED: &[&str] = &[
     // How the work is done, not what is computed.
@@ -200,10 +200,16 @@ pub(super) fn group_by_length(settings: &mut Vec<Setting>) -> Result<(), CliErro
     Ok(())
 }
 
-/// The name under which a key is known here.
-pub(super) fn canonical(key: &str) -> &str {
+/// Short spellings that `plan` has.
+const PLAN_ALIASES: &[(&str, &str)] =
+    &[("model", "model_name_or_path"), ("dataset", "dataset_name")];
+
+/// The name under which a key of `command` is known here.
+pub(super) fn canonical<'k>(command: &str, key: &'k str) -> &'k str {
+    let own = if command == "plan" { PLAN_ALIASES } else { &[] };
     ALIASES
         .iter()
+        .chain(own)
         .find(|(from, _)| *from == key)
         .map_or(key, |(_, to)| to)
 }
@@ -211,7 +217,7 @@ pub(super) fn canonical(key: &str) -> &str {
 /// The rule for a key of `command`; none for a key that is supported or unknown.
 pub(super) fn rule(command: &str, key: &str) -> Option<Rule> {
     let own = match command {
-        "train" => TRAIN_NOT_YET,
+        "train" | "plan" => TRAIN_NOT_YET,
         "sft" => SFT_NOT_YET,
         "diagnose" => return diagnose_ignores(key).then_some(Rule::Ignored),
         _ => return None,

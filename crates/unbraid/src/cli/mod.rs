@@ -24,9 +24,10 @@ use std::ffi::OsString;
 
 pub use commands::{
     Command, DataArgs, DataCommand, DemoConfig, DiagnoseConfig, ExperimentOptions, GenerateConfig,
-    InspectConfig, LoraArgs, MergeConfig, ModelArgs, ObjectiveArgs, ObjectivesConfig, ReportConfig,
-    ReportFormat, ReproduceCommand, ReproduceObjectivesConfig, ReproduceSentimentConfig, RowFormat,
-    ScoreConfig, SentimentDataConfig, SftConfig, TheoryConfig, TrainConfig, TrainerOptions,
+    InspectConfig, LoraArgs, MergeConfig, ModelArgs, ObjectiveArgs, ObjectivesConfig, PlanConfig,
+    ReportConfig, ReportFormat, ReproduceCommand, ReproduceObjectivesConfig,
+    ReproduceSentimentConfig, RowFormat, ScoreConfig, SentimentDataConfig, SftConfig, TheoryConfig,
+    TrainConfig, TrainerOptions,
 };
 pub use error::{CliError, Place};
 pub use recipe::to_recipe;

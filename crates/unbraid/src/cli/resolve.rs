@@ -14,13 +14,13 @@ use clap::{Arg, ArgAction, CommandFactory as _, FromArgMatches as _};
 use super::Parsed;
 use super::argv::{self, Words};
 use super::check;
-use super::commands::{Cli, NO_MODEL};
+use super::commands::{Cli, NO_DATA, NO_MODEL, SHOWN_IN_PLAN};
 use super::compat::{self, Rule};
 use super::error::{CliError, Place};
 use super::recipe::{self, Setting, Value};
 
 /// Commands that take a recipe.
-const RECIPE_COMMANDS: &[&str] = &["train", "sft", "diagnose"];
+const RECIPE_COMMANDS: &[&str] = &["train", "sft", "diagnose", "plan"];
 
 /// Key of `run.yaml` under which a run records versions and fingerprints; skipped when the file is used as a recipe.
 const RUN_RECORD: &str = "unbraid";
@@ -74,6 +74,14 @@ fn complete(command: clap::Command, name: &str) -> clap::Command {
                 .required_unless_present("checkpoints")
                 .default_value_if("checkpoints", ArgPredicate::IsPresent, NO_MODEL)
         }),
+        // Nothing is written, and lengths may be given in a data set's place.
+        "plan" => command
+            .mut_arg("output_dir", |arg| arg.required(false).default_value("."))
+            .mut_arg("dataset_name", |arg| {
+                arg.required(false)
+                    .default_value(NO_DATA)
+                    .hide_default_value(true)
+            }),
         _ => command,
     };
     if !RECIPE_COMMANDS.contains(&name) {
@@ -82,11 +90,20 @@ fn complete(command: clap::Command, name: &str) -> clap::Command {
     command
         .args(recipe_args())
         .override_usage(format!("unbraid {name} [RECIPE.yaml] [OPTIONS]"))
-        .after_help(
-            "Needed, here or in the recipe: --model-name-or-path, --dataset-name, --output-dir.\n\
+        .after_help(format!(
+            "Needed, here or in the recipe: {}.\n\
              Options may be spelled as in TRL (--learning_rate 1e-6, --bf16 True). Options of TRL and\n\
              transformers that have no effect here are accepted and named in a note.",
-        )
+            needed(name)
+        ))
+}
+
+/// What a command with a recipe must be given.
+fn needed(name: &str) -> &'static str {
+    match name {
+        "plan" => "--model-name-or-path (--model), and --dataset-name (--dataset) or --pairs",
+        _ => "--model-name-or-path, --dataset-name, --output-dir",
+    }
 }
 
 /// Where the recipe is named. Its value never reaches the configuration.
@@ -114,6 +131,7 @@ fn present(arg: Arg, command: &str) -> Arg {
         && arg.get_help_heading() == Some("LoRA");
     match compat::rule(command, arg.get_id().as_str()) {
         _ if lora_hidden => arg.hide(true),
+        _ if command == "plan" && !SHOWN_IN_PLAN.contains(&arg.get_id().as_str()) => arg.hide(true),
         None => arg,
         Some(Rule::NotYet(allowed)) if allowed.len() > 1 => {
             let help = arg.get_help().map(ToString::to_string).unwrap_or_default();
@@ -237,7 +255,7 @@ fn from_recipe(
 ) -> Result<Vec<Setting>, CliError> {
     let mut settings: Vec<Setting> = Vec::new();
     for mut setting in recipe::read(file)? {
-        setting.key = compat::canonical(&setting.key).to_owned();
+        setting.key = compat::canonical(leaf.get_name(), &setting.key).to_owned();
         let known = argv::find(leaf, &setting.key).is_some_and(|arg| arg.get_id() != "config");
         if !known
             && setting.key != RUN_RECORD

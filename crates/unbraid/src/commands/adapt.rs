@@ -50,12 +50,18 @@ pub(crate) fn attach(
     if !lora.use_peft {
         return Ok(());
     }
+    let attached = model.attach_lora(config(lora, base_model), seed);
+    attached.map_err(|error| usage(error.to_string())) // it can object only to what the options ask for
+}
+
+/// The fresh adapter that the options describe.
+pub(crate) fn config(lora: &LoraArgs, base_model: String) -> LoraConfig {
     let target_modules = match &lora.lora_target_modules[..] {
         [] => TargetModules::Default,
         [one] if one == "all-linear" => TargetModules::AllLinear,
         names => TargetModules::Names(names.to_vec()),
     };
-    let config = LoraConfig {
+    LoraConfig {
         base_model,
         r: lora.lora_r,
         alpha: lora.lora_alpha,
@@ -65,9 +71,7 @@ pub(crate) fn attach(
         use_rslora: lora.use_rslora,
         rank_pattern: Default::default(),
         alpha_pattern: Default::default(),
-    };
-    let attached = model.attach_lora(config, seed);
-    attached.map_err(|error| usage(error.to_string())) // it can object only to what the options ask for
+    }
 }
 
 /// Seed of the adapter's dropout; none where nothing is dropped.

@@ -22,6 +22,7 @@ mod merge;
 mod objective;
 mod objectives;
 mod output;
+mod plan;
 mod progress;
 mod report;
 mod reproduce;
@@ -93,6 +94,7 @@ pub fn run(command: Command) -> Result<End> {
         Command::Merge(config) => merge::run(&config),
         Command::Inspect(config) => inspect::run(&config),
         Command::Objectives(config) => objectives::run(&config),
+        Command::Plan(config) => plan::run(&config),
         Command::Report(config) => report::run(&config),
         Command::Data(what) => data::run(&what),
         Command::Theory(config) => theory::run(&config),
@@ -143,6 +145,7 @@ fn threads(command: &Command) -> Option<usize> {
         Command::Diagnose(config) => config.model.threads,
         Command::Generate(config) => config.model.threads,
         Command::Merge(config) => config.model.threads,
+        Command::Plan(config) => config.run.model.threads,
         Command::Demo(config) => config.threads,
         Command::Theory(config) => config.threads,
         Command::Reproduce(what) => match &**what {

@@ -10,7 +10,7 @@ use unbraid_preference::{TokenizedPair, TokenizedSequence, data_fingerprint};
 use unbraid_tensor::Backend;
 use unbraid_text::Tokenizer;
 use unbraid_train::{
-    MovingReference, PreferenceSettings, PreferenceTask, ReferenceCache, ReferencedPairs,
+    MovingReference, PreferenceSettings, PreferenceTask, ReferenceCache, ReferencedPairs, Remedy,
     TokenMask, score_reference,
 };
 
@@ -75,14 +75,7 @@ fn paired(
     let start = training::start(config, options, &plan, &facts)?;
     let start = start.explaining_updates(config.update_every);
     let reads_reference = objective.needs_reference() && !config.objective.reference_free;
-    let mut settings =
-        PreferenceSettings::new(objective, objective::reward_beta(&config.objective));
-    settings.remedy = remedy;
-    settings.ld_alpha = config.objective.ld_alpha;
-    settings.use_weighting = config.objective.use_weighting;
-    settings.keep = training::keep(options);
-    settings.log_pairs = config.log_pairs;
-    settings.eval_geometry = config.eval_geometry;
+    let mut settings = task_settings(config, objective, remedy);
 
     let mut known = ReferenceCache::in_memory();
     if reads_reference && moving.is_none() {
@@ -128,6 +121,23 @@ fn paired(
     training::run(
         &mut model, &mut task, &plan, start, common, beside, interrupt,
     )
+}
+
+/// What is minimised, and how; the adapter's dropout and a token mask come with the model.
+pub(super) fn task_settings(
+    config: &TrainConfig,
+    objective: Objective,
+    remedy: Remedy,
+) -> PreferenceSettings {
+    let reward_beta = objective::reward_beta(&config.objective);
+    let mut settings = PreferenceSettings::new(objective, reward_beta);
+    settings.remedy = remedy;
+    settings.ld_alpha = config.objective.ld_alpha;
+    settings.use_weighting = config.objective.use_weighting;
+    settings.keep = training::keep(&config.trainer);
+    settings.log_pairs = config.log_pairs;
+    settings.eval_geometry = config.eval_geometry;
+    settings
 }
 
 /// Pairs with the reference's log-probs; those that no step touches have none.

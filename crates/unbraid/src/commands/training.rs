@@ -54,7 +54,7 @@ fn cadence(strategy: Strategy, steps: Steps, plan: &TrainingPlan) -> Option<Cade
 }
 
 /// The loop's settings.
-fn settings(options: &TrainerOptions, plan: &TrainingPlan) -> Result<Settings> {
+pub(crate) fn settings(options: &TrainerOptions, plan: &TrainingPlan) -> Result<Settings> {
     let arguments = |given: &Option<KeyValues>| given.as_ref().map_or(Vec::new(), |g| g.0.clone());
     let optim_args = arguments(&options.optim_args);
     let momentum = optim_args.iter().find(|(key, _)| key == "momentum");

@@ -10,6 +10,7 @@ mod generate;
 mod inspect;
 mod merge;
 mod objectives;
+mod plan;
 mod report;
 mod reproduce;
 mod score;
@@ -26,6 +27,8 @@ pub use generate::GenerateConfig;
 pub use inspect::InspectConfig;
 pub use merge::MergeConfig;
 pub use objectives::ObjectivesConfig;
+pub use plan::PlanConfig;
+pub(super) use plan::{NO_DATA, SHOWN_IN_PLAN};
 pub use report::{ReportConfig, ReportFormat};
 pub use reproduce::{
     ExperimentOptions, ReproduceCommand, ReproduceObjectivesConfig, ReproduceSentimentConfig,
@@ -72,6 +75,8 @@ pub enum Command {
     Inspect(InspectConfig),
     /// Describe the objectives: formula, derivatives, defaults, source.
     Objectives(ObjectivesConfig),
+    /// Predict memory and time of a training run, without running it.
+    Plan(Box<PlanConfig>),
     /// Write a page about a run or a diagnosis, or one comparing several.
     Report(ReportConfig),
     /// Make data sets from raw material.
