@@ -24,6 +24,8 @@ const CHUNK_FLOATS: usize = 1 << 20;
 const WIDENED_FLOATS: usize = 1 << 22;
 /// A widened panel of a bf16 weight holds about this many floats.
 const PANEL: usize = 1 << 19;
+/// Logits are kept for the backward up to so many floats (`cpu/head.rs`).
+const KEPT_LOGITS: usize = 1 << 26;
 /// Query rows of an attention block.
 const BLOCK: usize = 64;
 
@@ -501,9 +503,24 @@ impl Backend for MeterBackend {
         self.scratch(m * width + 5 * m);
         (self.empty(m), self.empty(m))
     }
+    fn head_logps_kept(
+        &self,
+        h: &MeterBuffer,
+        w: &MeterBuffer,
+        targets: &usize,
+        softcap: Option<f64>,
+        m: usize,
+        d: usize,
+        v: usize,
+    ) -> (MeterBuffer, MeterBuffer, Option<MeterBuffer>) {
+        let kept = (m * v <= KEPT_LOGITS).then(|| self.empty(m * v));
+        let (logps, lse) = self.head_logps(h, w, targets, softcap, m, d, v);
+        (logps, lse, kept)
+    }
     fn head_backward(&self, args: &mut HeadBackward<'_, Self>) -> Vec<f64> {
         let (m, d, v) = (args.m, args.d, args.v);
-        let products = 1 + usize::from(args.dh.is_some()) + usize::from(args.dw.is_some());
+        let again = usize::from(args.logits.is_none());
+        let products = again + usize::from(args.dh.is_some()) + usize::from(args.dw.is_some());
         let flops = 2.0 * products as f64 * m as f64 * d as f64 * v as f64;
         self.count(Kind::Head, flops);
         let grams: usize = args.inner.iter().map(|(p, q)| p.len() * q.len()).sum();

@@ -242,6 +242,7 @@ fn head(b: &CpuBackend, probe: &Probe<'_>) -> f64 {
             w: &w,
             lse: &lse,
             softcap: None,
+            logits: None,
             targets: &targets,
             seeds: &seeds,
             coefficients: None,

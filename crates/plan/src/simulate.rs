@@ -517,8 +517,10 @@ fn walk(
     phases.save = backend.resident() + largest(model, kind);
 
     if !overview.largest.is_empty() {
-        let pairs = overview.largest.iter().map(|&i| &shape.pairs[i]);
-        let batch = Batch::new(&**backend, pack_pairs(pairs, true));
+        let runs = shape.task.runs(shape.pairs, &overview.largest);
+        let packed = |run: &[usize]| pack_pairs(run.iter().map(|&i| &shape.pairs[i]), true);
+        let largest = runs.into_iter().map(packed).max_by_key(|run| run.ids.len());
+        let batch = Batch::new(&**backend, largest.expect("a batch has pairs"));
         let before = backend.live();
         let forward = model.forward_training(&batch, shape.task.keep, shape.task.dropout_seed);
         footprint.activations = backend.live() - before;

@@ -118,6 +118,16 @@ impl PreferenceSettings {
             diff: self.mask == TokenMask::Diff,
         }
     }
+
+    /// A micro-batch of `pairs` in runs of at most [`ROWS_AT_ONCE`] rows, where that changes neither losses nor gradient:
+    /// what a pass keeps then stops growing with the batch.
+    pub fn runs<'e>(&self, pairs: &[TokenizedPair], examples: &'e [usize]) -> Vec<&'e [usize]> {
+        if self.objective.reads_batch() || self.remedy.is_active() {
+            return vec![examples];
+        }
+        let rows = |&i: &usize| pack_pairs([&pairs[i]], true).ids.len();
+        runs_within(examples, ROWS_AT_ONCE, rows)
+    }
 }
 
 /// Pairs with what the frozen reference says of them.
@@ -237,16 +247,6 @@ impl<'a, B: Backend> PreferenceTask<'a, B> {
         }
     }
 
-    /// A micro-batch in runs of at most [`ROWS_AT_ONCE`] rows, where that changes neither losses nor gradient: what a
-    /// pass keeps then stops growing with the batch.
-    fn parts<'e>(&self, examples: &'e [usize]) -> Vec<&'e [usize]> {
-        if self.settings.objective.reads_batch() || self.settings.remedy.is_active() {
-            return vec![examples];
-        }
-        let rows = |&i: &usize| pack_pairs([&self.train.pairs[i]], true).ids.len();
-        runs_within(examples, ROWS_AT_ONCE, rows)
-    }
-
     fn side(&self, side: Side) -> &ReferencedPairs<'a> {
         match side {
             Side::Training => &self.train,
@@ -362,7 +362,7 @@ impl<B: Backend> Task<B> for PreferenceTask<'_, B> {
         self.records.clear();
         let mut drawn = 0;
         for micro_batch in micro_batches {
-            for examples in self.parts(micro_batch) {
+            for examples in self.settings.runs(self.train.pairs, micro_batch) {
                 let share =
                     examples.len() as f64 / (micro_batch.len() * micro_batches.len()) as f64;
                 let seed = self.settings.dropout_seed;
