@@ -10,6 +10,7 @@
 //!   [`Failure`] as its payload, which the program catches at the top of a command and reports as an error.
 //! - Left out: more than one GPU, streams, tensor cores in attention, f16.
 
+mod adafactor;
 mod attention;
 mod backend;
 mod buffer;
