@@ -252,7 +252,11 @@ impl Backend for CudaBackend {
         d: usize,
     ) {
         assert!(x.len >= rows.host.len() * d);
-        assert!(rows.host.iter().all(|&row| (row as usize + 1) * d <= out.len));
+        assert!(
+            rows.host
+                .iter()
+                .all(|&row| (row as usize + 1) * d <= out.len)
+        );
         let groups = groups(&rows.host);
         let (mut order, mut starts) = (Vec::new(), vec![0]);
         for group in groups.values() {
@@ -269,10 +273,21 @@ impl Backend for CudaBackend {
         self.launch("scatter_add", grid, &args);
     }
 
-    fn gather(&self, table: &CudaBuffer, rows: &CudaIndex, out: &mut CudaBuffer, d: usize, add: bool) {
+    fn gather(
+        &self,
+        table: &CudaBuffer,
+        rows: &CudaIndex,
+        out: &mut CudaBuffer,
+        d: usize,
+        add: bool,
+    ) {
         let n = rows.host.len();
         assert!(out.len >= n * d);
-        assert!(rows.host.iter().all(|&row| (row as usize + 1) * d <= table.len));
+        assert!(
+            rows.host
+                .iter()
+                .all(|&row| (row as usize + 1) * d <= table.len)
+        );
         let [address, half] = weight(table);
         let mut args = vec![address, half, index(rows), output(out)];
         args.extend([long(n), long(d), flag(add)]);
@@ -300,7 +315,13 @@ impl Backend for CudaBackend {
         let [order, starts] = [&order, &starts].map(|t| self.table(t));
         let out = self.pool.take(count, 8);
         let tables = [order.address, starts.address].map(Arg::Address);
-        let args = [input(g), tables[0], tables[1], long(d), Arg::Address(out.address)];
+        let args = [
+            input(g),
+            tables[0],
+            tables[1],
+            long(d),
+            Arg::Address(out.address),
+        ];
         self.launch("lookup_inner", [count, 1, 1], &args);
         self.doubles(&out, count).iter().sum()
     }
@@ -366,7 +387,13 @@ impl Backend for CudaBackend {
         let [scale, half] = weight(w);
         let bias = b.map_or([Arg::Address(0), Arg::Int(0)], weight);
         let mut args = vec![input(x), scale, half, float(offset), bias[0], bias[1]];
-        args.extend([mean_of(cache), input(&cache.rstd), output(y), long(n), long(d)]);
+        args.extend([
+            mean_of(cache),
+            input(&cache.rstd),
+            output(y),
+            long(n),
+            long(d),
+        ]);
         self.each("norm_apply", n * d, &args);
     }
     fn norm_backward(
@@ -426,7 +453,12 @@ impl Backend for CudaBackend {
     ) {
         let n = d_up.len / f;
         assert!(d_gate.len >= n * f);
-        let mut args = vec![Arg::Int(number(kind)), input(gate), input(up), rows_of(rows)];
+        let mut args = vec![
+            Arg::Int(number(kind)),
+            input(gate),
+            input(up),
+            rows_of(rows),
+        ];
         args.extend([output(d_gate), output(d_up), long(n), long(f)]);
         self.each("glu_backward", n * f, &args);
     }

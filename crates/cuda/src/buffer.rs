@@ -49,7 +49,9 @@ impl Pool {
 
     fn find(&self, bytes: usize) -> Option<(u64, usize)> {
         let mut shelf = self.shelf.lock().ok()?;
-        let (&size, _) = shelf.range(bytes..=2 * bytes).find(|(_, v)| !v.is_empty())?;
+        let (&size, _) = shelf
+            .range(bytes..=2 * bytes)
+            .find(|(_, v)| !v.is_empty())?;
         let address = shelf.get_mut(&size)?.pop()?;
         Some((address, size))
     }

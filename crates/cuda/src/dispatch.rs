@@ -235,7 +235,13 @@ impl Backend for AnyBackend {
     ) {
         on!(self, b(src, dst) => b.copy_2d(src, src_offset, src_stride, dst, dst_offset, dst_stride, rows, cols))
     }
-    fn gemm(&self, shape: Gemm, x: Mat<'_, AnyBuffer>, y: Mat<'_, AnyBuffer>, c: MatMut<'_, AnyBuffer>) {
+    fn gemm(
+        &self,
+        shape: Gemm,
+        x: Mat<'_, AnyBuffer>,
+        y: Mat<'_, AnyBuffer>,
+        c: MatMut<'_, AnyBuffer>,
+    ) {
         on!(self, b(x, y, c) => b.gemm(shape, x, y, c))
     }
     fn add_bias(&self, bias: &AnyBuffer, x: &mut AnyBuffer, n: usize, d: usize) {
@@ -270,7 +276,14 @@ impl Backend for AnyBackend {
     ) -> Vec<Vec<f64>> {
         on!(self, b(x, g) => b.linear_grams(x, g, clusters, d_in, d_out))
     }
-    fn column_sum(&self, alpha: f64, x: &AnyBuffer, rows: Range<usize>, d: usize, out: &mut AnyBuffer) {
+    fn column_sum(
+        &self,
+        alpha: f64,
+        x: &AnyBuffer,
+        rows: Range<usize>,
+        d: usize,
+        out: &mut AnyBuffer,
+    ) {
         on!(self, b(x, out) => b.column_sum(alpha, x, rows, d, out))
     }
     fn scatter_add(
@@ -305,8 +318,12 @@ impl Backend for AnyBackend {
         q: Range<usize>,
     ) -> f64 {
         match self {
-            AnyBackend::Cpu(b) => b.tied_inner(g.cpu(), ids.cpu(), p, &head!(head, cpu, None, None), q),
-            AnyBackend::Cuda(b) => b.tied_inner(g.cuda(), ids.cuda(), p, &head!(head, cuda, None, None), q),
+            AnyBackend::Cpu(b) => {
+                b.tied_inner(g.cpu(), ids.cpu(), p, &head!(head, cpu, None, None), q)
+            }
+            AnyBackend::Cuda(b) => {
+                b.tied_inner(g.cuda(), ids.cuda(), p, &head!(head, cuda, None, None), q)
+            }
         }
     }
 
@@ -352,7 +369,16 @@ impl Backend for AnyBackend {
             }
             AnyBackend::Cuda(b) => {
                 let cache = lend(cache, Pick::cuda);
-                b.norm_apply(x.cuda(), w.cuda(), offset, bias.cuda(), &cache, y.cuda(), n, d);
+                b.norm_apply(
+                    x.cuda(),
+                    w.cuda(),
+                    offset,
+                    bias.cuda(),
+                    &cache,
+                    y.cuda(),
+                    n,
+                    d,
+                );
             }
         }
     }
@@ -373,19 +399,48 @@ impl Backend for AnyBackend {
             AnyBackend::Cpu(b) => {
                 let cache = lend(cache, Pick::cpu);
                 let (rows, dw) = (rows.cpu(), dw_rows.cpu());
-                b.norm_backward(x.cpu(), w.cpu(), offset, &cache, rows, dy.cpu(), dx.cpu(), dw, r, d);
+                b.norm_backward(
+                    x.cpu(),
+                    w.cpu(),
+                    offset,
+                    &cache,
+                    rows,
+                    dy.cpu(),
+                    dx.cpu(),
+                    dw,
+                    r,
+                    d,
+                );
             }
             AnyBackend::Cuda(b) => {
                 let cache = lend(cache, Pick::cuda);
                 let (rows, dw) = (rows.cuda(), dw_rows.cuda());
-                b.norm_backward(x.cuda(), w.cuda(), offset, &cache, rows, dy.cuda(), dx.cuda(), dw, r, d);
+                b.norm_backward(
+                    x.cuda(),
+                    w.cuda(),
+                    offset,
+                    &cache,
+                    rows,
+                    dy.cuda(),
+                    dx.cuda(),
+                    dw,
+                    r,
+                    d,
+                );
             }
         }
     }
     fn gelu(&self, x: &AnyBuffer, y: &mut AnyBuffer, exact: bool) {
         on!(self, b(x, y) => b.gelu(x, y, exact))
     }
-    fn gelu_backward(&self, x: &AnyBuffer, rows: Option<&AnyIndex>, d: &mut AnyBuffer, f: usize, exact: bool) {
+    fn gelu_backward(
+        &self,
+        x: &AnyBuffer,
+        rows: Option<&AnyIndex>,
+        d: &mut AnyBuffer,
+        f: usize,
+        exact: bool,
+    ) {
         on!(self, b(x, rows, d) => b.gelu_backward(x, rows, d, f, exact))
     }
     fn glu(&self, kind: Gate, gate: &AnyBuffer, up: &AnyBuffer, y: &mut AnyBuffer) {
@@ -491,7 +546,9 @@ impl Backend for AnyBackend {
     fn head_direction(&self, args: &HeadBackward<'_, Self>, direction: &AnyBuffer) -> Vec<f64> {
         match self {
             AnyBackend::Cpu(b) => b.head_direction(&head!(args, cpu, None, None), direction.cpu()),
-            AnyBackend::Cuda(b) => b.head_direction(&head!(args, cuda, None, None), direction.cuda()),
+            AnyBackend::Cuda(b) => {
+                b.head_direction(&head!(args, cuda, None, None), direction.cuda())
+            }
         }
     }
     fn adamw(

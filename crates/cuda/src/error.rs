@@ -9,10 +9,14 @@ pub enum OpenError {
     )]
     NoDriver,
     /// The driver is there and refuses.
-    #[error("the NVIDIA driver does not start: {0}\nhint: nvidia-smi says more; --device cpu needs no driver")]
+    #[error(
+        "the NVIDIA driver does not start: {0}\nhint: nvidia-smi says more; --device cpu needs no driver"
+    )]
     Driver(String),
     /// No device of that number.
-    #[error("there is no CUDA device {index}: the driver knows {count}\nhint: devices are numbered from 0; nvidia-smi lists them")]
+    #[error(
+        "there is no CUDA device {index}: the driver knows {count}\nhint: devices are numbered from 0; nvidia-smi lists them"
+    )]
     NoDevice {
         /// The number asked for.
         index: usize,
@@ -30,7 +34,9 @@ pub enum OpenError {
         package: &'static str,
     },
     /// NVRTC does not compile the kernels.
-    #[error("NVRTC cannot compile the kernels for {architecture}: {message}\nhint: a newer CUDA toolkit may know this GPU")]
+    #[error(
+        "NVRTC cannot compile the kernels for {architecture}: {message}\nhint: a newer CUDA toolkit may know this GPU"
+    )]
     Compile {
         /// Such as `sm_90`.
         architecture: String,

@@ -162,7 +162,13 @@ impl CudaBackend {
     }
 
     /// Rows of `x` times their coefficients.
-    pub(crate) fn scaled_rows(&self, x: &CudaBuffer, c: &CudaBuffer, n: usize, d: usize) -> CudaBuffer {
+    pub(crate) fn scaled_rows(
+        &self,
+        x: &CudaBuffer,
+        c: &CudaBuffer,
+        n: usize,
+        d: usize,
+    ) -> CudaBuffer {
         let mut y = self.floats(n * d);
         let args = [input(x), input(c), output(&mut y), long(n), long(d)];
         self.each("scale_rows", n * d, &args);

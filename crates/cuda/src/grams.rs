@@ -114,7 +114,11 @@ impl CudaBackend {
                     self.multiply(shape, g.t(), Mat::rows(map.a, span.act, d_in), to);
                 }
             }
-            let args = [input(&own), long(columns * d_in), Arg::Address(sums.address)];
+            let args = [
+                input(&own),
+                long(columns * d_in),
+                Arg::Address(sums.address),
+            ];
             self.launch("pair_dots", [SPLITS, n, n], &args);
         }
         let parts = self.doubles(&sums, n * n * SPLITS);

@@ -80,7 +80,13 @@ impl CudaBackend {
         let address = Arg::Address(sums.address);
         for chunk in self.chunks(m, v) {
             let z = self.logits(h, w, &chunk, m, d);
-            let args = [input(&z), long(chunk.len()), input(lse), cap(softcap), address];
+            let args = [
+                input(&z),
+                long(chunk.len()),
+                input(lse),
+                cap(softcap),
+                address,
+            ];
             self.launch("head_squares", [m, 1, 1], &args);
         }
         let mut out = self.floats(m);
@@ -93,7 +99,8 @@ impl CudaBackend {
         let (m, d, v) = (args.m, args.d, args.v);
         let weighted = args.coefficients.map(|c| self.scaled_rows(args.h, c, m, d));
         let blocks = args.inner.iter();
-        let mut grams: Vec<CudaBuffer> = blocks.map(|(p, q)| self.zeros(p.len() * q.len())).collect();
+        let mut grams: Vec<CudaBuffer> =
+            blocks.map(|(p, q)| self.zeros(p.len() * q.len())).collect();
         for chunk in self.chunks(m, v) {
             let width = chunk.len();
             let g = self.output_gradient(args, &chunk);
@@ -126,11 +133,7 @@ impl CudaBackend {
     }
 
     /// See [`Backend::head_direction`].
-    pub(crate) fn along(
-        &self,
-        args: &HeadBackward<'_, Self>,
-        direction: &CudaBuffer,
-    ) -> Vec<f64> {
+    pub(crate) fn along(&self, args: &HeadBackward<'_, Self>, direction: &CudaBuffer) -> Vec<f64> {
         let (m, d) = (args.m, args.d);
         let sums = self.zero_doubles(m);
         for chunk in self.chunks(m, args.v) {

@@ -50,6 +50,7 @@ __device__ inline void products(const float* a, const long long* a_rows, const f
         load_chunk(a, a_rows, c0, d, left);
         load_chunk(b, b_rows, c0, d, right);
         __syncthreads();
+#pragma unroll 4
         for (int j = 0; j < TILE; j++) {
             float x = right[tx][j];
             for (int r = 0; r < 4; r++) s[r] += left[ty + 8 * r][j] * x;
@@ -68,6 +69,7 @@ __device__ inline void accumulate(Tile p, const float* x, const long long* rows,
         __syncthreads();
         load_chunk(x, rows, c * TILE, d, tile);
         __syncthreads();
+#pragma unroll 4
         for (int j = 0; j < TILE; j++) {
             float value = tile[j][tx];
             for (int r = 0; r < 4; r++) sums[r][c] += p[ty + 8 * r][j] * value;
@@ -86,6 +88,7 @@ __device__ inline void accumulate_transposed(Tile p, const float* x, const long 
         __syncthreads();
         load_chunk(x, rows, c * TILE, d, tile);
         __syncthreads();
+#pragma unroll 4
         for (int i = 0; i < TILE; i++) {
             float value = tile[i][tx];
             for (int r = 0; r < 4; r++) sums[r][c] += p[i][ty + 8 * r] * value;

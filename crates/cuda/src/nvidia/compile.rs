@@ -33,7 +33,7 @@ pub(super) fn image(major: i32, minor: i32, cache: Option<&Path>) -> Result<Vec<
     if let Some(image) = path.as_deref().and_then(read) {
         return Ok(image);
     }
-    eprintln!("compiling the GPU's kernels (once for this GPU and version; about half a minute)");
+    eprintln!("compiling the GPU's kernels (once for this GPU and version)");
     let mut image = compile(&text, &architecture, exact)?;
     image.push(0);
     if let Some(path) = path {
@@ -71,7 +71,10 @@ fn keep(path: &Path, image: &[u8]) {
         .and_then(|()| std::fs::rename(&beside, path));
     if let Err(error) = written {
         let _ = std::fs::remove_file(&beside);
-        eprintln!("note: the compiled kernels cannot be kept in {}: {error}", dir.display());
+        eprintln!(
+            "note: the compiled kernels cannot be kept in {}: {error}",
+            dir.display()
+        );
     }
 }
 
@@ -99,7 +102,8 @@ fn compile(text: &str, architecture: &str, exact: bool) -> Result<Vec<u8>, OpenE
         message,
     };
     let text = CString::new(text).expect("the source has no zero byte");
-    let program = result::create_program(&text, Some(c"unbraid.cu")).map_err(|e| fault(e.to_string()))?;
+    let program =
+        result::create_program(&text, Some(c"unbraid.cu")).map_err(|e| fault(e.to_string()))?;
     let options = [
         format!("--gpu-architecture={architecture}"),
         "--std=c++17".to_owned(),

@@ -5,8 +5,9 @@ use crate::error::Failure;
 use cudarc::cublaslt::result::{self, CublasError};
 use cudarc::cublaslt::sys::{
     cublasComputeType_t, cublasLtHandle_t, cublasLtMatmulAlgo_t, cublasLtMatmulDesc_t,
-    cublasLtMatmulDescAttributes_t as Description, cublasLtMatmulPreferenceAttributes_t as Preference,
-    cublasLtMatrixLayout_t, cublasStatus_t, cudaDataType_t,
+    cublasLtMatmulDescAttributes_t as Description,
+    cublasLtMatmulPreferenceAttributes_t as Preference, cublasLtMatrixLayout_t, cublasStatus_t,
+    cudaDataType_t,
 };
 use cudarc::driver::result as driver;
 use std::collections::HashMap;
@@ -247,7 +248,14 @@ mod tests {
 
     #[test]
     fn alignments_by_hand() {
-        for (address, bytes) in [(0, 256), (4, 4), (6, 2), (96, 32), (512, 256), (1 << 40 | 16, 16)] {
+        for (address, bytes) in [
+            (0, 256),
+            (4, 4),
+            (6, 2),
+            (96, 32),
+            (512, 256),
+            (1 << 40 | 16, 16),
+        ] {
             assert_eq!(alignment(address), bytes, "{address}");
         }
     }

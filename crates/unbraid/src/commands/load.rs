@@ -5,6 +5,7 @@ use crate::cli::{DataArgs, Dtype, ModelArgs};
 use anyhow::{Context, Result, bail};
 use serde_json::Value;
 use std::path::{Path, PathBuf};
+use unbraid_cuda::Precision;
 use unbraid_model::weights::{StoredDtype, Weights};
 use unbraid_model::{
     ADAPTER_CONFIG, ADAPTER_WEIGHTS, LanguageModel, LoraConfig, ModelConfig, Storage,
@@ -12,7 +13,6 @@ use unbraid_model::{
 use unbraid_preference::{
     DatasetSource, RowReader, TokenizedDataset, TokenizedPair, hub, stream_pairs, stream_rows,
 };
-use unbraid_cuda::Precision;
 use unbraid_text::{GgufVocabulary, Tokenizer};
 
 /// The backend that commands compute on.

@@ -1,7 +1,7 @@
 //! `unbraid sft`: supervised fine-tuning, and pre-training of small models from a configuration.
 
-use super::{device, load};
 use super::{End, Interrupt, adapt, output, training};
+use super::{device, load};
 use crate::cli::{SftConfig, Strategy};
 use anyhow::{Context, Result};
 use std::path::Path;
