@@ -98,7 +98,7 @@ fn products_in_bf16_round_operands_and_nothing_else() {
             let shape = Gemm::replace(m, n, k);
             let fast = product(&b, shape, kinds, (false, false));
             let case = format!("{shape:?} {kinds:?}");
-            let by_library = k > 0 && kinds != (2, 0);
+            let by_library = k > 0 && (kinds != (2, 0) || m == 1); // a single row is dense either way
             let naive = product(&NaiveBackend, shape, kinds, (by_library, by_library));
             compare(&case, &naive, &fast, 2e-6);
         }
@@ -133,7 +133,7 @@ fn the_same_twice_gives_the_same_bits() {
 #[test]
 fn memory_that_runs_out_is_a_failure_with_a_hint() {
     let limits = Limits {
-        memory: Some(4 << 20),
+        memory: Some(4_100_000),
         ..Limits::default()
     };
     let b = CudaBackend::over(Emulator::or_end(limits), Precision::Float32);
@@ -142,7 +142,7 @@ fn memory_that_runs_out_is_a_failure_with_a_hint() {
     let kept = b.zeros(900_000);
     let payload = catch_unwind(AssertUnwindSafe(|| b.zeros(900_000)))
         .err()
-        .expect("4 MiB do not hold both");
+        .expect("4.1 MB do not hold both");
     let failure = payload.downcast::<Failure>().expect("a message for users");
     assert!(failure.0.contains("memory does not hold"), "{failure}");
     assert!(failure.0.contains("\nhint: "), "{failure}");
