@@ -34,7 +34,7 @@ pub(super) fn image(major: i32, minor: i32, cache: Option<&Path>) -> Result<Vec<
         return Ok(image);
     }
     eprintln!("compiling the GPU's kernels (once for this GPU and version)");
-    let mut image = on_large_stack(|| compile(&text, &architecture, exact))?;
+    let mut image = compile(&text, &architecture, exact)?;
     image.push(0);
     if let Some(path) = path {
         keep(&path, &image);
@@ -94,23 +94,6 @@ fn architectures() -> Result<Vec<i32>, result::NvrtcError> {
     unsafe { sys::nvrtcGetSupportedArchs(all.as_mut_ptr()) }.result()?;
     Ok(all)
 }
-
-/// NVRTC needs more stack than a worker thread has.
-fn on_large_stack<T: Send>(
-    work: impl FnOnce() -> Result<T, OpenError> + Send,
-) -> Result<T, OpenError> {
-    std::thread::scope(|scope| {
-        let thread = std::thread::Builder::new().stack_size(STACK);
-        let running = thread.spawn_scoped(scope, work);
-        let running = running.map_err(|e| OpenError::Other(format!("no thread: {e}")))?;
-        running
-            .join()
-            .unwrap_or_else(|panic| std::panic::resume_unwind(panic))
-    })
-}
-
-/// Bytes; a compiler's recursion follows the nesting of what it compiles.
-const STACK: usize = 64 << 20;
 
 /// Runs NVRTC; machine code if `exact`, else PTX.
 fn compile(text: &str, architecture: &str, exact: bool) -> Result<Vec<u8>, OpenError> {
