@@ -184,9 +184,10 @@ fn train(case: &str, golden: &Value) -> Vec<Map<String, Value>> {
     rows.0
 }
 
+/// A few cases: the emulator takes some ten seconds for each.
 #[test]
 fn ten_steps_agree_with_pytorch() {
-    for case in CASES {
+    for case in ["gpt2", "gemma2", "qwen3"] {
         let golden = golden(case);
         let rows = train(case, &golden);
         let steps = golden["trajectories"]["adamw"]["steps"].as_array().unwrap();
