@@ -178,12 +178,12 @@ pub struct Adafactor {
 
 impl Adafactor {
     /// β₂ of this step; 0 in the first, which therefore ignores what the state holds.
-    pub(crate) fn beta2(&self) -> f64 {
+    pub fn beta2(&self) -> f64 {
         1.0 - (self.step as f64).powf(self.decay_rate)
     }
 
     /// Learning rate over the factor that brings an update of this mean square under the threshold.
-    pub(crate) fn rate(&self, mean_square: f64) -> f64 {
+    pub fn rate(&self, mean_square: f64) -> f64 {
         self.learning_rate / (mean_square.sqrt() / self.clip_threshold).max(1.0)
     }
 }

@@ -2,7 +2,7 @@
 
 use crate::common::{Outputs, Random, compare, poison};
 use crate::{EXACT, SUM, parity};
-use unbraid_tensor::{Backend, CpuBackend, Gemm, HeadBackward, Mat, MatMut, NaiveBackend};
+use unbraid_tensor::{Backend, Gemm, HeadBackward, Mat, MatMut, NaiveBackend};
 
 /// As in `parity/head.rs`.
 const HEAD: f64 = 1e-5;
@@ -214,7 +214,7 @@ fn the_head_with_a_bf16_weight() {
 #[test]
 #[should_panic(expected = "a bf16 buffer holds a frozen weight: it cannot be written")]
 fn a_bf16_weight_cannot_be_written() {
-    let b = CpuBackend::new();
+    let b = crate::fresh();
     let mut w = b.upload_bf16(&[1.0; 4]);
     b.axpy(1.0, &b.zeros(4), &mut w);
 }
@@ -222,7 +222,7 @@ fn a_bf16_weight_cannot_be_written() {
 #[test]
 #[should_panic(expected = "this operation reads f32")]
 fn a_bf16_buffer_is_no_activation() {
-    let b = CpuBackend::new();
+    let b = crate::fresh();
     let x = b.upload_bf16(&[1.0; 4]);
     b.dot(&x, 0, &x, 0, 4);
 }

@@ -3,7 +3,7 @@
 use crate::common::{Outputs, Random};
 use crate::parity;
 use std::path::Path;
-use unbraid_tensor::{Adafactor, Adamw, Backend, CpuBackend, NaiveBackend};
+use unbraid_tensor::{Adafactor, Adamw, Backend, NaiveBackend};
 
 /// Several steps, each with a few roundings and (AdamW) a bias correction computed in f64 by either.
 const OPTIMIZER: f64 = 2e-6;
@@ -239,5 +239,5 @@ fn golden<B: Backend>(b: &B, tolerance: f64) {
 #[test]
 fn five_steps_agree_with_pytorch() {
     golden(&NaiveBackend, 1e-12);
-    golden(&CpuBackend::new(), OPTIMIZER);
+    golden(&crate::fresh(), OPTIMIZER);
 }

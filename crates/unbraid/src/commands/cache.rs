@@ -1,6 +1,6 @@
 //! Where things are kept between runs: `$UNBRAID_CACHE`, else `$XDG_CACHE_HOME/unbraid`, else `~/.cache/unbraid`.
 //!
-//! Below it `reference/` holds log-probs of reference models. Everything there may be deleted at any time.
+//! Below it `reference/` holds log-probs of reference models, `cuda/` kernels compiled for a GPU. Everything there may be deleted at any time.
 
 use std::ffi::OsString;
 use std::path::PathBuf;
@@ -8,6 +8,11 @@ use std::path::PathBuf;
 /// Where log-probs of reference models are; `None` where no variable says where that could be.
 pub(crate) fn reference_dir() -> Option<PathBuf> {
     Some(root(|name| std::env::var_os(name))?.join("reference"))
+}
+
+/// Where kernels compiled for a GPU are; `None` as for [`reference_dir`].
+pub(crate) fn kernels_dir() -> Option<PathBuf> {
+    Some(root(|name| std::env::var_os(name))?.join("cuda"))
 }
 
 fn root(variable: impl Fn(&str) -> Option<OsString>) -> Option<PathBuf> {

@@ -1,10 +1,11 @@
 //! Finding and opening models, tokenizers and data.
 
-use crate::cli::{DataArgs, Device, Dtype, ModelArgs};
+use super::device;
+use crate::cli::{DataArgs, Dtype, ModelArgs};
 use anyhow::{Context, Result, bail};
 use serde_json::Value;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use unbraid_cuda::Precision;
 use unbraid_model::weights::{StoredDtype, Weights};
 use unbraid_model::{
     ADAPTER_CONFIG, ADAPTER_WEIGHTS, LanguageModel, LoraConfig, ModelConfig, Storage,
@@ -12,11 +13,10 @@ use unbraid_model::{
 use unbraid_preference::{
     DatasetSource, RowReader, TokenizedDataset, TokenizedPair, hub, stream_pairs, stream_rows,
 };
-use unbraid_tensor::CpuBackend;
 use unbraid_text::{GgufVocabulary, Tokenizer};
 
 /// The backend that commands compute on.
-pub(crate) type Cpu = CpuBackend;
+pub(crate) type Cpu = device::Machine;
 
 /// A model's files, located.
 pub(crate) struct Source {
@@ -157,20 +157,19 @@ pub(crate) fn tokenizer(path: &Path, weights: Option<&Weights>) -> Result<Tokeni
     Ok(Tokenizer::from_dir(dir)?)
 }
 
-/// Refuses devices and says once what becomes of number formats.
+/// Chooses the machine and says once what becomes of number formats.
 pub(crate) fn check_machine(args: &ModelArgs, bf16: bool) -> Result<()> {
-    if let Device::Cuda(_) = args.device {
-        bail_usage!(
-            "--device {}: this build computes on the CPU only\nhint: leave --device out, or say --device cpu",
-            args.device
-        );
-    }
+    let precision = match bf16 {
+        true => Precision::Bf16,
+        false => Precision::Float32,
+    };
+    let gpu = device::choose(args.device, precision)?;
     if args.dtype == Dtype::Bfloat16 {
         eprintln!(
             "note: dtype bfloat16: arithmetic is in float32; weights are rounded when written, and in memory where they are frozen"
         );
     }
-    if bf16 {
+    if bf16 && !gpu {
         eprintln!(
             "note: bf16: the CPU backend computes in float32; results are at least as precise"
         );
@@ -198,7 +197,7 @@ pub(crate) fn model(source: &Source) -> Result<LanguageModel<Cpu>> {
 /// Reads the weights of a model, or of an adapter's base, holding matrices as `storage` says.
 pub(crate) fn base(source: &Source, storage: Storage) -> Result<LanguageModel<Cpu>> {
     let config = ModelConfig::for_weights(&source.weights)?;
-    let backend = Arc::new(CpuBackend::new());
+    let backend = device::backend();
     let weights = &source.weights;
     Ok(LanguageModel::from_weights(
         backend, config, weights, storage,

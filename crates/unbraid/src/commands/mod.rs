@@ -13,6 +13,7 @@ mod adapt;
 mod cache;
 mod data;
 mod demo;
+mod device;
 mod diagnose;
 mod generate;
 mod inspect;
@@ -85,21 +86,23 @@ pub fn run(command: Command) -> Result<End> {
         .build()
         .context("cannot start the worker threads")?;
     let interrupt = Interrupt::install();
-    pool.install(|| match command {
-        Command::Train(config) => train::run(&config, &interrupt),
-        Command::Sft(config) => sft::run(&config, &interrupt),
-        Command::Score(config) => score::run(&config, &interrupt),
-        Command::Diagnose(config) => diagnose::run(&config, &interrupt),
-        Command::Generate(config) => generate::run(&config, &interrupt),
-        Command::Merge(config) => merge::run(&config),
-        Command::Inspect(config) => inspect::run(&config),
-        Command::Objectives(config) => objectives::run(&config),
-        Command::Plan(config) => plan::run(&config),
-        Command::Report(config) => report::run(&config),
-        Command::Data(what) => data::run(&what),
-        Command::Theory(config) => theory::run(&config),
-        Command::Reproduce(what) => reproduce::run(&what, &interrupt),
-        Command::Demo(config) => demo::run(&config, &interrupt),
+    device::guarded(|| {
+        pool.install(|| match command {
+            Command::Train(config) => train::run(&config, &interrupt),
+            Command::Sft(config) => sft::run(&config, &interrupt),
+            Command::Score(config) => score::run(&config, &interrupt),
+            Command::Diagnose(config) => diagnose::run(&config, &interrupt),
+            Command::Generate(config) => generate::run(&config, &interrupt),
+            Command::Merge(config) => merge::run(&config),
+            Command::Inspect(config) => inspect::run(&config),
+            Command::Objectives(config) => objectives::run(&config),
+            Command::Plan(config) => plan::run(&config),
+            Command::Report(config) => report::run(&config),
+            Command::Data(what) => data::run(&what),
+            Command::Theory(config) => theory::run(&config),
+            Command::Reproduce(what) => reproduce::run(&what, &interrupt),
+            Command::Demo(config) => demo::run(&config, &interrupt),
+        })
     })
 }
 

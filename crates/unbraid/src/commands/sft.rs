@@ -1,16 +1,15 @@
 //! `unbraid sft`: supervised fine-tuning, and pre-training of small models from a configuration.
 
-use super::load;
 use super::{End, Interrupt, adapt, output, training};
+use super::{device, load};
 use crate::cli::{SftConfig, Strategy};
 use anyhow::{Context, Result};
 use std::path::Path;
-use std::sync::Arc;
 use unbraid_model::{LanguageModel, ModelConfig};
 use unbraid_preference::{
     DatasetSource, SftDataset, SftOptions, sft_fingerprint, stream_rows, stream_sft,
 };
-use unbraid_tensor::{Backend, CpuBackend};
+use unbraid_tensor::Backend;
 use unbraid_text::Tokenizer;
 use unbraid_train::SftTask;
 
@@ -55,7 +54,7 @@ fn base(config: &SftConfig) -> Result<Base> {
         let text = std::fs::read_to_string(path)
             .with_context(|| format!("cannot read {}", path.display()))?;
         let model_config = ModelConfig::from_json_str(&text, &path.display().to_string())?;
-        let backend = Arc::new(CpuBackend::new());
+        let backend = device::backend();
         return Ok(Base {
             model: LanguageModel::random(backend, model_config, config.model.seed),
             tokenizer: load::tokenizer(Path::new(name), None)?,
