@@ -114,6 +114,7 @@ macro_rules! head {
             w: $args.w.$side(),
             lse: $args.lse.$side(),
             softcap: $args.softcap,
+            logits: $args.logits.$side(),
             targets: $args.targets.$side(),
             seeds: $args.seeds.$side(),
             coefficients: $args.coefficients.$side(),
@@ -522,6 +523,21 @@ impl Backend for AnyBackend {
         on!(self, b(h, w, targets) => {
             let (logps, lse) = b.head_logps(h, w, targets, softcap, m, d, v);
             (logps.into(), lse.into())
+        })
+    }
+    fn head_logps_kept(
+        &self,
+        h: &AnyBuffer,
+        w: &AnyBuffer,
+        targets: &AnyIndex,
+        softcap: Option<f64>,
+        m: usize,
+        d: usize,
+        v: usize,
+    ) -> (AnyBuffer, AnyBuffer, Option<AnyBuffer>) {
+        on!(self, b(h, w, targets) => {
+            let (logps, lse, logits) = b.head_logps_kept(h, w, targets, softcap, m, d, v);
+            (logps.into(), lse.into(), logits.map(Into::into))
         })
     }
     fn head_backward(&self, args: &mut HeadBackward<'_, Self>) -> Vec<f64> {
