@@ -134,6 +134,7 @@ mod geometry {
                 w: &self.w,
                 lse: &self.lse,
                 softcap: None,
+                logits: None,
                 targets: &self.targets,
                 seeds: &self.seeds,
                 coefficients: None,
