@@ -2,11 +2,12 @@
 //! place of memory.
 //!
 //! The rules are the pool's: capacities in steps of an eighth of their power of two, a dropped buffer serves the next
-//! request of at least half its size, at most 4 GiB stay on the shelf. Memory from the system is untouched until it is
+//! request of at least half its size or makes way for one of at most twice its size, at most 4 GiB stay on the shelf. Memory from the system is untouched until it is
 //! written, so what counts is the longest use of each buffer, not its capacity. Change this file with the pool;
 //! `bench/plan_check.py` shows when the two part.
 
 use std::collections::BTreeMap;
+use std::ops::RangeInclusive;
 
 /// Below this many floats buffers are not pooled.
 const SMALLEST_POOLED: usize = 4096;
@@ -60,9 +61,24 @@ impl Shelf {
         if len < SMALLEST_POOLED {
             return None;
         }
-        let mut fitting = self.by_capacity.range_mut(len..=2 * len);
-        let (&capacity, found) = fitting.find(|(_, blocks)| !blocks.is_empty())?;
-        let touched = found.pop()?;
+        let found = self.pop(len..=2 * len, false);
+        if found.is_none()
+            && let Some(outgrown) = self.pop(len / 2..=len - 1, true)
+        {
+            self.resident -= outgrown.touched as u64 * FLOAT;
+        }
+        found
+    }
+
+    /// The smallest block with a capacity in `range`, or the largest.
+    fn pop(&mut self, range: RangeInclusive<usize>, largest: bool) -> Option<Block> {
+        let mut fitting = self.by_capacity.range_mut(range);
+        let some = |(_, blocks): &(&usize, &mut Vec<usize>)| !blocks.is_empty();
+        let (&capacity, blocks) = match largest {
+            true => fitting.rfind(some)?,
+            false => fitting.find(some)?,
+        };
+        let touched = blocks.pop()?;
         self.shelved -= capacity;
         Some(Block { capacity, touched })
     }

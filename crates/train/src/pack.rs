@@ -5,7 +5,7 @@ use unbraid_preference::{SftSequence, TokenizedPair};
 
 /// A micro-batch of preference pairs is computed in runs of at most so many rows where its objective allows it: enough
 /// rows for the matrix products to run at full rate, and a bound on what a pass keeps.
-pub const ROWS_AT_ONCE: usize = 1024;
+pub const ROWS_AT_ONCE: usize = 768;
 
 /// Consecutive runs of `items` whose `rows` add up to at most `most`; an item that alone has more is a run of its own.
 /// Runs are about equally long.

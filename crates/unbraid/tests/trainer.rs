@@ -128,7 +128,7 @@ fn trl_recipes_run() {
             message.contains("accepted without effect here") || recipe == "sft_packing.yaml",
             "{message}"
         );
-        let bf16 = message.matches("computes in float32").count();
+        let bf16 = message.matches("note: bf16:").count();
         let asked = fs::read_to_string(&path)
             .unwrap()
             .to_lowercase()

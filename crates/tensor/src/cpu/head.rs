@@ -7,7 +7,7 @@
 //! weight gradient. Recomputing the logits costs one product of the three and saves M·V floats. A bf16 weight is
 //! widened a chunk at a time.
 
-use super::matmul::{Parallelism, raw};
+use super::matmul::{self, Arithmetic};
 use super::pool::Floats;
 use super::simd::{exp, lane_max, lane_sum, lane_sum_f64, simd, tanh};
 use super::{CpuBackend, CpuBuffer, embedding};
@@ -49,6 +49,7 @@ fn chunks(
 
 /// C `[m, n]` ← α·A·B + β·C for row-major slices, A `[m, k]` or transposed, B `[k, n]` or transposed.
 fn product(
+    arithmetic: Arithmetic,
     (m, n, k): (usize, usize, usize),
     (a, a_rs, a_cs): (&[f32], usize, usize),
     (b, b_rs, b_cs): (&[f32], usize, usize),
@@ -63,24 +64,30 @@ fn product(
     assert!(m * n <= c.len());
     // SAFETY: the assertions keep every element inside its slice; c is borrowed mutably.
     unsafe {
-        raw(
-            m,
-            n,
-            k,
+        matmul::product(
+            arithmetic,
+            (m, n, k),
             1.0,
             (a.as_ptr(), a_rs, a_cs),
             (b.as_ptr(), b_rs, b_cs),
             beta,
             (c.as_mut_ptr(), n),
-            Parallelism::Rayon(0),
         );
     }
 }
 
 /// Logits of all rows for one chunk of the vocabulary with weight `w`, `[m, chunk]`, not capped yet.
-fn logits(h: &[f32], w: &[f32], m: usize, d: usize, width: usize, z: &mut Vec<f32>) {
+fn logits(
+    arithmetic: Arithmetic,
+    h: &[f32],
+    w: &[f32],
+    m: usize,
+    d: usize,
+    width: usize,
+    z: &mut Vec<f32>,
+) {
     z.resize(m * width, 0.0);
-    product((m, width, d), (h, d, 1), (w, 1, d), 0.0, z);
+    product(arithmetic, (m, width, d), (h, d, 1), (w, 1, d), 0.0, z);
 }
 
 /// Where the logits of one chunk lie among those of all.
@@ -108,6 +115,7 @@ pub(super) fn softening(z: f32, softcap: Option<f64>) -> f32 {
 
 /// See [`crate::Backend::head_logps`].
 pub(super) fn logps(
+    arithmetic: Arithmetic,
     h: &[f32],
     w: &CpuBuffer,
     targets: &[u32],
@@ -125,11 +133,11 @@ pub(super) fn logps(
         let z = match &mut keep {
             Some(all) => {
                 let z = &mut all[kept(&chunk, m)];
-                product((m, chunk.len(), d), (h, d, 1), (&w, 1, d), 0.0, z);
+                product(arithmetic, (m, chunk.len(), d), (h, d, 1), (&w, 1, d), 0.0, z);
                 z
             }
             None => {
-                logits(h, &w, m, d, chunk.len(), &mut z);
+                logits(arithmetic, h, &w, m, d, chunk.len(), &mut z);
                 &mut z
             }
         };
@@ -160,6 +168,7 @@ pub(super) fn logps(
 
 /// See [`crate::Backend::head_log_squares`]. Σ p² is between 1/V and 1, so no maximum is needed.
 pub(super) fn log_squares(
+    arithmetic: Arithmetic,
     h: &[f32],
     w: &CpuBuffer,
     lse: &[f32],
@@ -172,7 +181,7 @@ pub(super) fn log_squares(
     let mut sums = vec![0f64; m];
     let mut z = Vec::new();
     for (chunk, w) in chunks(w, m, d, v) {
-        logits(h, &w, m, d, chunk.len(), &mut z);
+        logits(arithmetic, h, &w, m, d, chunk.len(), &mut z);
         sums.par_iter_mut()
             .zip(z.par_chunks_mut(chunk.len()))
             .zip(lse)
@@ -189,7 +198,10 @@ pub(super) fn log_squares(
 }
 
 /// See [`crate::Backend::head_backward`].
-pub(super) fn backward(args: &mut HeadBackward<'_, CpuBackend>) -> Vec<f64> {
+pub(super) fn backward(
+    arithmetic: Arithmetic,
+    args: &mut HeadBackward<'_, CpuBackend>,
+) -> Vec<f64> {
     let (m, d, v) = (args.m, args.d, args.v);
     let weighted = args.coefficients.map(|c| scaled_rows(args.h, c, d));
     let mut grams: Vec<Vec<f32>> = args
@@ -204,7 +216,7 @@ pub(super) fn backward(args: &mut HeadBackward<'_, CpuBackend>) -> Vec<f64> {
         let before = args.logits.map(|all| &all[kept(&chunk, m)]);
         match before {
             Some(_) => g.resize(m * width, 0.0),
-            None => logits(args.h, &w, m, d, width, &mut g),
+            None => logits(arithmetic, args.h, &w, m, d, width, &mut g),
         }
         g.par_chunks_mut(width).enumerate().for_each(|(s, g)| {
             match before {
@@ -216,17 +228,17 @@ pub(super) fn backward(args: &mut HeadBackward<'_, CpuBackend>) -> Vec<f64> {
         });
         if let Some(dh) = args.dh.as_deref_mut() {
             let beta = if chunk.start == 0 { 0.0 } else { 1.0 };
-            product((m, d, width), (&g, width, 1), (&w, d, 1), beta, dh);
+            product(arithmetic, (m, d, width), (&g, width, 1), (&w, d, 1), beta, dh);
         }
         if let Some(dw) = args.dw.as_deref_mut() {
             let h = weighted.as_deref().unwrap_or(args.h);
             let dw = &mut dw[chunk.start * d..chunk.end * d];
-            product((width, d, m), (&g, 1, width), (h, d, 1), 1.0, dw);
+            product(arithmetic, (width, d, m), (&g, 1, width), (h, d, 1), 1.0, dw);
         }
         for ((p, q), gram) in args.inner.iter().zip(&mut grams) {
             let (gp, gq) = (&g[p.start * width..], &g[q.start * width..]);
             let shape = (p.len(), q.len(), width);
-            product(shape, (gp, width, 1), (gq, 1, width), 1.0, gram);
+            product(Arithmetic::F32, shape, (gp, width, 1), (gq, 1, width), 1.0, gram);
         }
     }
     let inner = args.inner.iter().zip(&grams);
@@ -236,16 +248,20 @@ pub(super) fn backward(args: &mut HeadBackward<'_, CpuBackend>) -> Vec<f64> {
 }
 
 /// See [`crate::Backend::head_direction`].
-pub(super) fn direction(args: &HeadBackward<'_, CpuBackend>, direction: &CpuBuffer) -> Vec<f64> {
+pub(super) fn direction(
+    arithmetic: Arithmetic,
+    args: &HeadBackward<'_, CpuBackend>,
+    direction: &CpuBuffer,
+) -> Vec<f64> {
     let (m, d, v) = (args.m, args.d, args.v);
     let (lse, seeds, targets) = (&args.lse[..], &args.seeds[..], &args.targets[..]);
     let (mut g, mut moved) = (Vec::new(), Vec::new());
     let mut sums = vec![0f64; m];
     for (chunk, w) in chunks(args.w, m, d, v) {
         let width = chunk.len();
-        logits(args.h, &w, m, d, width, &mut g);
+        logits(arithmetic, args.h, &w, m, d, width, &mut g);
         let along = direction.floats(chunk.start * d..chunk.end * d);
-        logits(args.h, &along, m, d, width, &mut moved);
+        logits(arithmetic, args.h, &along, m, d, width, &mut moved);
         let rows = g.par_chunks_mut(width).zip(moved.par_chunks(width));
         rows.zip(&mut sums)
             .enumerate()
@@ -308,6 +324,7 @@ fn weighted_by_states(
     let mut states = vec![0.0; gram.len()];
     let (hp, hq) = (&h[p.start * d..], &h[q.start * d..]);
     product(
+        Arithmetic::F32,
         (p.len(), q.len(), d),
         (hp, d, 1),
         (hq, 1, d),
@@ -332,10 +349,10 @@ pub(super) fn tied_inner(
     embedding::gather(head.w, &ids[p.clone()], &mut table, d, false);
     let h = &head.h[q.start * d..q.end * d];
     let (mut z, mut dots) = (vec![0.0; rows * cols], vec![0.0; rows * cols]);
-    product((rows, cols, d), (h, d, 1), (&table, 1, d), 0.0, &mut z);
+    product(Arithmetic::F32, (rows, cols, d), (h, d, 1), (&table, 1, d), 0.0, &mut z);
     simd(|| soften(&mut z, head.softcap));
     let gp = &g[p.start * d..p.end * d];
-    product((rows, cols, d), (h, d, 1), (gp, 1, d), 0.0, &mut dots);
+    product(Arithmetic::F32, (rows, cols, d), (h, d, 1), (gp, 1, d), 0.0, &mut dots);
     let mut total = 0.0;
     for (i, s) in q.enumerate() {
         for (j, t) in p.clone().enumerate() {

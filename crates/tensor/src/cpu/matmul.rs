@@ -1,9 +1,9 @@
-//! Matrix products through the f32 part of the `gemm` crate (own packing and kernels for AVX-512, AVX2, NEON).
+//! Matrix products: in bf16 where the backend was made for it (`bf16.rs`), else through the f32 part of the `gemm` crate (own packing and kernels for AVX-512, AVX2, NEON).
 //!
 //! An operand in bf16 is widened panel by panel, each panel giving its own rows or columns of C: sums are never cut, so
 //! the result is that of the widened matrix.
 
-use super::CpuBuffer;
+use super::{CpuBuffer, bf16};
 use super::pool::widen;
 use super::simd::{rows_per_piece, simd};
 use crate::arguments::{Gemm, Mat, MatMut};
@@ -14,8 +14,18 @@ use std::ops::Range;
 /// A widened panel holds about this many floats (2 MiB).
 const PANEL: usize = 1 << 19;
 
+/// In which precision products are taken.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) enum Arithmetic {
+    #[default]
+    F32,
+    /// Operands rounded, sums in f32.
+    Bf16,
+}
+
 /// See [`crate::Backend::gemm`].
 pub(super) fn gemm(
+    arithmetic: Arithmetic,
     s: Gemm,
     a: Mat<'_, CpuBuffer>,
     b: Mat<'_, CpuBuffer>,
@@ -40,7 +50,7 @@ pub(super) fn gemm(
                 row_stride: c.row_stride,
                 buffer: &mut *c.buffer,
             };
-            gemm(part, again(&a), panel.rows().t(), c);
+            gemm(arithmetic, part, again(&a), panel.rows().t(), c);
         }
         return;
     }
@@ -53,32 +63,48 @@ pub(super) fn gemm(
                 row_stride: c.row_stride,
                 buffer: &mut *c.buffer,
             };
-            gemm(part, panel.rows(), again(&b), c);
+            gemm(arithmetic, part, panel.rows(), again(&b), c);
         }
         return;
     }
+    let a_at = a.buffer.as_ptr().wrapping_add(a.offset);
+    let b_at = b.buffer.as_ptr().wrapping_add(b.offset);
+    let c_at = c.buffer.as_mut_ptr().wrapping_add(c.offset);
     // SAFETY: the three assertions keep every element of A, B and C inside its buffer, and the fourth keeps
     // C's rows from overlapping; C is borrowed mutably, so it aliases neither A nor B.
     unsafe {
-        raw(
-            s.m,
-            s.n,
-            s.k,
+        product(
+            arithmetic,
+            (s.m, s.n, s.k),
             s.alpha as f32,
-            (
-                a.buffer.as_ptr().wrapping_add(a.offset),
-                a.row_stride,
-                a.col_stride,
-            ),
-            (
-                b.buffer.as_ptr().wrapping_add(b.offset),
-                b.row_stride,
-                b.col_stride,
-            ),
+            (a_at, a.row_stride, a.col_stride),
+            (b_at, b.row_stride, b.col_stride),
             s.beta as f32,
-            (c.buffer.as_mut_ptr().wrapping_add(c.offset), c.row_stride),
-            Parallelism::Rayon(0),
+            (c_at, c.row_stride),
         );
+    }
+}
+
+/// `C ← α·A·B + β·C` on all threads.
+///
+/// # Safety
+/// As [`raw`].
+pub(super) unsafe fn product(
+    arithmetic: Arithmetic,
+    (m, n, k): (usize, usize, usize),
+    alpha: f32,
+    a: RawMat,
+    b: RawMat,
+    beta: f32,
+    c: (*mut f32, usize),
+) {
+    let all = Parallelism::Rayon(0);
+    // SAFETY: passed on to the caller.
+    unsafe {
+        match arithmetic {
+            Arithmetic::F32 => raw(m, n, k, alpha, a, b, beta, c, all),
+            Arithmetic::Bf16 => bf16::product((m, n, k), alpha, a, b, beta, c, all),
+        }
     }
 }
 

@@ -3,10 +3,11 @@
 //! Matrix products come from the `gemm` crate; vector loops are plain Rust compiled once per instruction set
 //! through `pulp` (AVX-512, AVX2, NEON or none, chosen at run time). Buffers return to a pool when dropped.
 //! Results depend on the number of threads but not on timing: the same threads give the same bits.
-//! Frozen weights may be held as bf16 and are widened as they are read (`pool.rs`, `matmul.rs`). Left out: arithmetic
-//! in bf16 and own matmul kernels, until a measurement asks for them.
+//! Frozen weights may be held as bf16 and are widened as they are read (`pool.rs`, `matmul.rs`). Products may be taken in
+//! bf16 (`bf16.rs`). Left out: own f32 kernels; a tiled one for AVX2 was slower than the `gemm` crate's.
 
 mod attention;
+mod bf16;
 mod elementwise;
 mod embedding;
 mod gram;
@@ -21,6 +22,7 @@ use crate::arguments::{Adafactor, Adamw, Gate, Gemm, HeadBackward, Mat, MatMut, 
 use crate::backend::Backend;
 use crate::dropout::Mask;
 use crate::layout::{AttentionLayout, AttentionShape, Span};
+use matmul::Arithmetic;
 pub use pool::CpuBuffer;
 use std::ops::Range;
 use std::sync::Arc;
@@ -29,12 +31,28 @@ use std::sync::Arc;
 #[derive(Clone, Default)]
 pub struct CpuBackend {
     pool: Arc<pool::Pool>,
+    arithmetic: Arithmetic,
 }
 
 impl CpuBackend {
     /// A backend with an empty buffer pool.
     pub fn new() -> Self {
         Self::default()
+    }
+
+    /// One whose matrix products (of weights, of the head; not inside attention, not of the geometry) round their
+    /// operands to bfloat16 and sum in f32. What buffers hold stays f32. Quick where [`CpuBackend::has_bf16`], elsewhere
+    /// the same rounding at some cost.
+    pub fn with_bf16_products() -> Self {
+        CpuBackend {
+            arithmetic: Arithmetic::Bf16,
+            ..Self::default()
+        }
+    }
+
+    /// Whether this processor multiplies in bfloat16 (AVX512-BF16).
+    pub fn has_bf16() -> bool {
+        bf16::fast()
     }
 }
 
@@ -44,7 +62,11 @@ impl Backend for CpuBackend {
 
     fn describe(&self) -> String {
         format!(
-            "cpu f32, {}, {} threads",
+            "cpu {}, {}, {} threads",
+            match self.arithmetic {
+                Arithmetic::F32 => "f32",
+                Arithmetic::Bf16 => "f32, products in bf16",
+            },
             simd::describe(),
             rayon::current_num_threads()
         )
@@ -113,7 +135,7 @@ impl Backend for CpuBackend {
         b: Mat<'_, CpuBuffer>,
         c: MatMut<'_, CpuBuffer>,
     ) {
-        matmul::gemm(shape, a, b, c);
+        matmul::gemm(self.arithmetic, shape, a, b, c);
     }
     fn add_bias(&self, bias: &CpuBuffer, x: &mut CpuBuffer, n: usize, d: usize) {
         elementwise::add_bias(&bias.floats(0..d), &mut x[..n * d], d);
@@ -361,7 +383,7 @@ impl Backend for CpuBackend {
         v: usize,
     ) -> (CpuBuffer, CpuBuffer) {
         let (mut logps, mut lse) = (self.empty(m), self.empty(m));
-        head::logps(h, w, targets, softcap, d, v, &mut logps, &mut lse, None);
+        head::logps(self.arithmetic, h, w, targets, softcap, d, v, &mut logps, &mut lse, None);
         (logps, lse)
     }
     fn head_logps_kept(
@@ -377,11 +399,11 @@ impl Backend for CpuBackend {
         let mut z = head::keeps(m, v).then(|| self.empty(m * v));
         let (mut logps, mut lse) = (self.empty(m), self.empty(m));
         let keep = z.as_deref_mut();
-        head::logps(h, w, targets, softcap, d, v, &mut logps, &mut lse, keep);
+        head::logps(self.arithmetic, h, w, targets, softcap, d, v, &mut logps, &mut lse, keep);
         (logps, lse, z)
     }
     fn head_backward(&self, args: &mut HeadBackward<'_, Self>) -> Vec<f64> {
-        head::backward(args)
+        head::backward(self.arithmetic, args)
     }
     fn head_log_squares(
         &self,
@@ -394,11 +416,11 @@ impl Backend for CpuBackend {
         v: usize,
     ) -> CpuBuffer {
         let mut out = self.empty(m);
-        head::log_squares(h, w, lse, softcap, d, v, &mut out);
+        head::log_squares(self.arithmetic, h, w, lse, softcap, d, v, &mut out);
         out
     }
     fn head_direction(&self, args: &HeadBackward<'_, Self>, direction: &CpuBuffer) -> Vec<f64> {
-        head::direction(args, direction)
+        head::direction(self.arithmetic, args, direction)
     }
 
     fn adamw(

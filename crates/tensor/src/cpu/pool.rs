@@ -2,7 +2,8 @@
 //!
 //! A training step allocates and frees the same few gigabytes every time; asking the system each time costs a
 //! page fault per 4 KiB. A dropped buffer goes to a shelf keyed by capacity and serves the next request of at
-//! least half its size. Contents are stale on reuse (always initialised memory, never undefined).
+//! least half its size. A request that nothing on the shelf is large enough for frees one buffer that would have served
+//! half of it: the new one takes over its work, so that growing batches do not leave their past behind. Contents are stale on reuse (always initialised memory, never undefined).
 //!
 //! A buffer may instead hold a frozen weight as bf16. Operations that read weights ask for [`CpuBuffer::floats`], the
 //! part they need, widened into a pooled scratch buffer; every other access is a mistake of the caller and panics.
@@ -11,7 +12,7 @@ use super::simd::{PIECE, simd};
 use crate::bf16;
 use rayon::prelude::*;
 use std::collections::BTreeMap;
-use std::ops::{Deref, DerefMut, Range};
+use std::ops::{Deref, DerefMut, Range, RangeInclusive};
 use std::sync::{Arc, Mutex};
 
 /// Below this many floats the system allocator is fast enough.
@@ -149,12 +150,25 @@ impl Pool {
             return None;
         }
         let mut shelf = self.shelf.lock().expect("no panic while the shelf is held");
-        let (&capacity, _) = shelf
-            .by_capacity
-            .range(len..=2 * len)
-            .find(|(_, v)| !v.is_empty())?;
-        let data = shelf.by_capacity.get_mut(&capacity)?.pop()?;
-        shelf.floats -= capacity;
+        let found = shelf.pop(len..=2 * len, false);
+        if found.is_none() {
+            drop(shelf.pop(len / 2..=len - 1, true));
+        }
+        found
+    }
+}
+
+impl Shelf {
+    /// Takes the smallest buffer with a capacity in `range`, or the largest.
+    fn pop(&mut self, range: RangeInclusive<usize>, largest: bool) -> Option<Vec<f32>> {
+        let mut fitting = self.by_capacity.range_mut(range);
+        let some = |(_, buffers): &(&usize, &mut Vec<Vec<f32>>)| !buffers.is_empty();
+        let (&capacity, buffers) = match largest {
+            true => fitting.rfind(some)?,
+            false => fitting.find(some)?,
+        };
+        let data = buffers.pop()?;
+        self.floats -= capacity;
         Some(data)
     }
 }
@@ -196,5 +210,31 @@ impl DerefMut for CpuBuffer {
             Data::F32(x) => x,
             Data::Bf16(_) => panic!("a bf16 buffer holds a frozen weight: it cannot be written"),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Capacities on the shelf.
+    fn shelved(pool: &Arc<Pool>) -> Vec<usize> {
+        let shelf = pool.shelf.lock().expect("no panic while the shelf is held");
+        let each = shelf.by_capacity.iter();
+        each.flat_map(|(&capacity, buffers)| vec![capacity; buffers.len()])
+            .collect()
+    }
+
+    #[test]
+    fn a_larger_buffer_takes_over_from_a_smaller_one() {
+        let pool = Arc::new(Pool::default());
+        drop([take(&pool, 8192), take(&pool, 20_480), take(&pool, 65_536)]);
+        assert_eq!(shelved(&pool), [8192, 20_480, 65_536]);
+        // Served by the next larger one of at most twice the size.
+        drop(take(&pool, 16_384));
+        assert_eq!(shelved(&pool), [8192, 20_480, 65_536]);
+        // Nothing fits: 20,480 could have served more than half of it and goes, 8,192 stays.
+        drop(take(&pool, 24_576));
+        assert_eq!(shelved(&pool), [8192, 24_576, 65_536]);
     }
 }

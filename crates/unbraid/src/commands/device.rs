@@ -7,6 +7,7 @@ use super::cache;
 use crate::cli::Device;
 use anyhow::Result;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, Once, PoisonError};
 use unbraid_cuda::{AnyBackend, CudaBackend, Failure, Precision};
 use unbraid_tensor::CpuBackend;
@@ -16,6 +17,25 @@ pub(crate) type Machine = AnyBackend;
 
 /// The GPU that the command asked for, if it did.
 static GPU: Mutex<Option<Arc<Machine>>> = Mutex::new(None);
+
+/// Whether the CPU's products are taken in bf16.
+static BF16: AtomicBool = AtomicBool::new(false);
+
+/// Set to `emulate`, this rounds as bf16 does also on processors that are not quick at it.
+const BF16_VARIABLE: &str = "UNBRAID_BF16";
+
+/// Lets the CPU multiply in bf16 from now on, if it is quick at it or told to in any case. Says whether it will.
+pub(crate) fn use_bf16(wanted: bool) -> bool {
+    let told = || std::env::var_os(BF16_VARIABLE).is_some_and(|value| value == "emulate");
+    let on = wanted && (CpuBackend::has_bf16() || told());
+    BF16.store(on, Ordering::SeqCst);
+    on
+}
+
+/// Whether the CPU's products are taken in bf16.
+pub(crate) fn rounds_products() -> bool {
+    BF16.load(Ordering::SeqCst)
+}
 
 /// Opens what `device` names; from then on [`backend`] is that. Says whether it is a GPU.
 ///
@@ -47,7 +67,12 @@ pub(crate) fn choose(device: Device, precision: Precision) -> Result<bool> {
 /// The chosen GPU, else the CPU with a buffer pool of its own.
 pub(crate) fn backend() -> Arc<Machine> {
     let gpu = GPU.lock().unwrap_or_else(PoisonError::into_inner).clone();
-    gpu.unwrap_or_else(|| Arc::new(AnyBackend::Cpu(CpuBackend::new())))
+    gpu.unwrap_or_else(|| {
+        Arc::new(AnyBackend::Cpu(match rounds_products() {
+            true => CpuBackend::with_bf16_products(),
+            false => CpuBackend::new(),
+        }))
+    })
 }
 
 /// Runs a command; what a GPU failed in becomes its error.

@@ -169,9 +169,11 @@ pub(crate) fn check_machine(args: &ModelArgs, bf16: bool) -> Result<()> {
             "note: dtype bfloat16: arithmetic is in float32; weights are rounded when written, and in memory where they are frozen"
         );
     }
-    if bf16 && !gpu {
+    if device::use_bf16(bf16 && !gpu) {
+        eprintln!("note: bf16: products in bfloat16, sums and stored numbers in float32");
+    } else if bf16 && !gpu {
         eprintln!(
-            "note: bf16: the CPU backend computes in float32; results are at least as precise"
+            "note: bf16: this processor has no AVX512-BF16 and computes in float32; results are at least as precise"
         );
     }
     Ok(())
@@ -204,11 +206,14 @@ pub(crate) fn base(source: &Source, storage: Storage) -> Result<LanguageModel<Cp
     )?)
 }
 
-/// What identifies the numbers that a model gives: its weights and its adapter's.
+/// What identifies the numbers that a model gives: its weights, its adapter's, and how products are rounded.
 pub(crate) fn fingerprint(source: &Source) -> Result<String> {
     let mut text = source.weights.fingerprint()?;
     if let Some(adapter) = &source.adapter {
         text = format!("{text}+{}", adapter_fingerprint(adapter)?);
+    }
+    if device::rounds_products() {
+        text.push_str("+bf16");
     }
     Ok(text)
 }

@@ -75,8 +75,8 @@ impl Machine {
         };
         let description = format!(
             "{}: {:.0} TFLOP/s {units}, of which {:.0} % are assumed to be reached (--utilization); {bandwidth:.0} GB/s, \
-             of which {:.0} %; {:.0} GB. Source: {}. Buffers as the CPU backend keeps them, in f32; this build computes \
-             on the CPU only",
+             of which {:.0} %; {:.0} GB. Source: {}. Buffers as the CPU backend keeps them, in f32; the GPU \
+             backend was not measured yet",
             profile.title,
             peak / 1e12,
             100.0 * config.utilization,
