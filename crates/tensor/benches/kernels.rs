@@ -8,7 +8,7 @@
 //! holds the kernels of gradient geometry.
 
 #[path = "kernels/geometry.rs"]
-mod geometry;
+mod geometry_groups;
 #[path = "kernels/peak.rs"]
 mod peak;
 

@@ -89,7 +89,7 @@ mod tests {
         #[test]
         fn every_item_is_in_one_run(rows in prop::collection::vec(0usize..20, 0..20)) {
             let runs = runs_within(&rows, 25, |&r| r);
-            prop_assert_eq!(runs.concat(), rows);
+            prop_assert_eq!(&runs.concat(), &rows);
             prop_assert!(runs.iter().all(|run| run.len() == 1 || run.iter().sum::<usize>() <= 25));
         }
     }

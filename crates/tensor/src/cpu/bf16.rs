@@ -56,7 +56,16 @@ pub(super) unsafe fn product(
 ) {
     #[cfg(target_arch = "x86_64")]
     if fast() {
-        let job = Job { m, n, k, alpha, a, b, beta, c };
+        let job = Job {
+            m,
+            n,
+            k,
+            alpha,
+            a,
+            b,
+            beta,
+            c,
+        };
         // SAFETY: passed on to the caller; the instructions are there.
         unsafe { job.run(avx512::tile) };
         return;
@@ -131,7 +140,11 @@ unsafe fn pack<const W: usize>(
     }
     if k % 2 == 1 {
         for l in 0..W {
-            to[whole * W + l] = if l < width { pair(at(l, k - 1), 0.0) } else { 0 };
+            to[whole * W + l] = if l < width {
+                pair(at(l, k - 1), 0.0)
+            } else {
+                0
+            };
         }
     }
 }
@@ -175,7 +188,10 @@ unsafe fn tile<L: Lanes>(pairs: usize, a: *const u32, b: *const u32, c: &mut [f3
         for (i, sums) in sums.iter_mut().enumerate() {
             // SAFETY: as above.
             let row = L::splat(unsafe { *a.add(i) });
-            *sums = [L::dot(sums[0], row, columns[0]), L::dot(sums[1], row, columns[1])];
+            *sums = [
+                L::dot(sums[0], row, columns[0]),
+                L::dot(sums[1], row, columns[1]),
+            ];
         }
     }
     for (sums, c) in sums.iter().zip(c.chunks_exact_mut(16 * 2)) {
@@ -214,7 +230,11 @@ mod avx512 {
         fn dot(sums: __m512, a: __m512i, b: __m512i) -> __m512 {
             // The two vector types are the same 64 bytes.
             // SAFETY: used only in `tile` below, whose caller has found the instructions.
-            unsafe { _mm512_dpbf16_ps(sums, std::mem::transmute(a), std::mem::transmute(b)) }
+            unsafe {
+                let a = std::mem::transmute::<__m512i, __m512bh>(a);
+                let b = std::mem::transmute::<__m512i, __m512bh>(b);
+                _mm512_dpbf16_ps(sums, a, b)
+            }
         }
         #[inline(always)]
         fn store(sums: __m512, to: &mut [f32]) {
@@ -276,21 +296,42 @@ impl Job {
                 let deep = (self.k - from).min(depth);
                 let panel = deep.div_ceil(2) * COLS;
                 packed.resize(cols.div_ceil(COLS) * panel, 0);
-                packed.par_chunks_mut(panel.max(1)).enumerate().for_each(|(j, to)| {
-                    let at = from * self.b.1 + (first + j * COLS) * self.b.2;
-                    let width = (cols - j * COLS).min(COLS);
-                    // SAFETY: columns and depth lie inside B.
-                    simd(|| unsafe {
-                        pack::<COLS>(self.b.0.wrapping_add(at), self.b.2, self.b.1, width, deep, to);
+                packed
+                    .par_chunks_mut(panel.max(1))
+                    .enumerate()
+                    .for_each(|(j, to)| {
+                        let width = (cols - j * COLS).min(COLS);
+                        // SAFETY: columns and depth lie inside B.
+                        unsafe { self.pack_columns(first + j * COLS, width, (from, deep), to) };
                     });
-                });
                 let beta = if from == 0 { self.beta } else { 1.0 };
-                (0..self.m.div_ceil(BLOCK)).into_par_iter().for_each(|block| {
-                    // SAFETY: passed on; blocks are disjoint rows of C.
-                    unsafe { self.block(tile, block, (first, cols), (from, deep), &packed, beta) };
-                });
+                (0..self.m.div_ceil(BLOCK))
+                    .into_par_iter()
+                    .for_each(|block| {
+                        // SAFETY: passed on; blocks are disjoint rows of C.
+                        unsafe {
+                            self.block(tile, block, (first, cols), (from, deep), &packed, beta)
+                        };
+                    });
             }
         }
+    }
+
+    /// Packs `width` columns of B from `first` on, `deep` rows from `from` on.
+    ///
+    /// # Safety
+    /// They must lie inside B.
+    unsafe fn pack_columns(
+        &self,
+        first: usize,
+        width: usize,
+        (from, deep): (usize, usize),
+        to: &mut [u32],
+    ) {
+        let (b, row, col) = self.b;
+        let b = b.wrapping_add(from * row + first * col);
+        // SAFETY: passed on to the caller.
+        simd(|| unsafe { pack::<COLS>(b, col, row, width, deep, to) });
     }
 
     /// Rows `BLOCK·block…` of C against the packed columns.
@@ -316,7 +357,14 @@ impl Job {
             let height = (rows - i * ROWS).min(ROWS);
             // SAFETY: rows and depth lie inside A.
             simd(|| unsafe {
-                pack::<ROWS>(self.a.0.wrapping_add(at), self.a.1, self.a.2, height, deep, to);
+                pack::<ROWS>(
+                    self.a.0.wrapping_add(at),
+                    self.a.1,
+                    self.a.2,
+                    height,
+                    deep,
+                    to,
+                );
             });
         }
         let mut sums = [0.0; ROWS * COLS];
@@ -354,7 +402,10 @@ unsafe fn add(
         let sums = &sums[i * COLS..][..width];
         simd(|| match beta == 0.0 {
             true => row.iter_mut().zip(sums).for_each(|(c, s)| *c = alpha * s),
-            false => row.iter_mut().zip(sums).for_each(|(c, s)| *c = alpha * s + beta * *c),
+            false => row
+                .iter_mut()
+                .zip(sums)
+                .for_each(|(c, s)| *c = alpha * s + beta * *c),
         });
     }
 }

@@ -50,7 +50,11 @@ fn check(
     let (a, b) = (values(m * k, 1), values(k * n, 2));
     let before = values(m * n, 3);
     // Where β is 0, C's contents must not be read.
-    let mut c = if beta == 0.0 { vec![f32::NAN; m * n] } else { before.clone() };
+    let mut c = if beta == 0.0 {
+        vec![f32::NAN; m * n]
+    } else {
+        before.clone()
+    };
     let (a_rows, a_cols) = if a_transposed { (1, m) } else { (k, 1) };
     let (b_rows, b_cols) = if b_transposed { (1, k) } else { (n, 1) };
     multiply(Job {
@@ -68,7 +72,11 @@ fn check(
             let sum: f64 = (0..k)
                 .map(|p| exact(a[i * a_rows + p * a_cols]) * exact(b[p * b_rows + j * b_cols]))
                 .sum();
-            let old = if beta == 0.0 { 0.0 } else { f64::from(beta * before[i * n + j]) };
+            let old = if beta == 0.0 {
+                0.0
+            } else {
+                f64::from(beta * before[i * n + j])
+            };
             let (expected, got) = (0.5 * sum + old, f64::from(c[i * n + j]));
             // Sums of k ≤ 1100 products of at most 1 in f32.
             assert!(
@@ -116,7 +124,17 @@ fn the_product_of_this_processor_is_the_plain_one() {
     println!("AVX512-BF16: {}", fast());
     everywhere(&|j| {
         // SAFETY: `check` hands over whole matrices.
-        unsafe { product((j.m, j.n, j.k), j.alpha, j.a, j.b, j.beta, j.c, Parallelism::None) }
+        unsafe {
+            product(
+                (j.m, j.n, j.k),
+                j.alpha,
+                j.a,
+                j.b,
+                j.beta,
+                j.c,
+                Parallelism::None,
+            )
+        }
     });
 }
 

@@ -133,7 +133,14 @@ pub(super) fn logps(
         let z = match &mut keep {
             Some(all) => {
                 let z = &mut all[kept(&chunk, m)];
-                product(arithmetic, (m, chunk.len(), d), (h, d, 1), (&w, 1, d), 0.0, z);
+                product(
+                    arithmetic,
+                    (m, chunk.len(), d),
+                    (h, d, 1),
+                    (&w, 1, d),
+                    0.0,
+                    z,
+                );
                 z
             }
             None => {
@@ -228,17 +235,38 @@ pub(super) fn backward(
         });
         if let Some(dh) = args.dh.as_deref_mut() {
             let beta = if chunk.start == 0 { 0.0 } else { 1.0 };
-            product(arithmetic, (m, d, width), (&g, width, 1), (&w, d, 1), beta, dh);
+            product(
+                arithmetic,
+                (m, d, width),
+                (&g, width, 1),
+                (&w, d, 1),
+                beta,
+                dh,
+            );
         }
         if let Some(dw) = args.dw.as_deref_mut() {
             let h = weighted.as_deref().unwrap_or(args.h);
             let dw = &mut dw[chunk.start * d..chunk.end * d];
-            product(arithmetic, (width, d, m), (&g, 1, width), (h, d, 1), 1.0, dw);
+            product(
+                arithmetic,
+                (width, d, m),
+                (&g, 1, width),
+                (h, d, 1),
+                1.0,
+                dw,
+            );
         }
         for ((p, q), gram) in args.inner.iter().zip(&mut grams) {
             let (gp, gq) = (&g[p.start * width..], &g[q.start * width..]);
             let shape = (p.len(), q.len(), width);
-            product(Arithmetic::F32, shape, (gp, width, 1), (gq, 1, width), 1.0, gram);
+            product(
+                Arithmetic::F32,
+                shape,
+                (gp, width, 1),
+                (gq, 1, width),
+                1.0,
+                gram,
+            );
         }
     }
     let inner = args.inner.iter().zip(&grams);
@@ -349,10 +377,24 @@ pub(super) fn tied_inner(
     embedding::gather(head.w, &ids[p.clone()], &mut table, d, false);
     let h = &head.h[q.start * d..q.end * d];
     let (mut z, mut dots) = (vec![0.0; rows * cols], vec![0.0; rows * cols]);
-    product(Arithmetic::F32, (rows, cols, d), (h, d, 1), (&table, 1, d), 0.0, &mut z);
+    product(
+        Arithmetic::F32,
+        (rows, cols, d),
+        (h, d, 1),
+        (&table, 1, d),
+        0.0,
+        &mut z,
+    );
     simd(|| soften(&mut z, head.softcap));
     let gp = &g[p.start * d..p.end * d];
-    product(Arithmetic::F32, (rows, cols, d), (h, d, 1), (gp, 1, d), 0.0, &mut dots);
+    product(
+        Arithmetic::F32,
+        (rows, cols, d),
+        (h, d, 1),
+        (gp, 1, d),
+        0.0,
+        &mut dots,
+    );
     let mut total = 0.0;
     for (i, s) in q.enumerate() {
         for (j, t) in p.clone().enumerate() {

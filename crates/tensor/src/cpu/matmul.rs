@@ -3,9 +3,9 @@
 //! An operand in bf16 is widened panel by panel, each panel giving its own rows or columns of C: sums are never cut, so
 //! the result is that of the widened matrix.
 
-use super::{CpuBuffer, bf16};
 use super::pool::widen;
 use super::simd::{rows_per_piece, simd};
+use super::{CpuBuffer, bf16};
 use crate::arguments::{Gemm, Mat, MatMut};
 pub(super) use gemm_common::Parallelism;
 use rayon::prelude::*;

@@ -383,7 +383,18 @@ impl Backend for CpuBackend {
         v: usize,
     ) -> (CpuBuffer, CpuBuffer) {
         let (mut logps, mut lse) = (self.empty(m), self.empty(m));
-        head::logps(self.arithmetic, h, w, targets, softcap, d, v, &mut logps, &mut lse, None);
+        head::logps(
+            self.arithmetic,
+            h,
+            w,
+            targets,
+            softcap,
+            d,
+            v,
+            &mut logps,
+            &mut lse,
+            None,
+        );
         (logps, lse)
     }
     fn head_logps_kept(
@@ -399,7 +410,18 @@ impl Backend for CpuBackend {
         let mut z = head::keeps(m, v).then(|| self.empty(m * v));
         let (mut logps, mut lse) = (self.empty(m), self.empty(m));
         let keep = z.as_deref_mut();
-        head::logps(self.arithmetic, h, w, targets, softcap, d, v, &mut logps, &mut lse, keep);
+        head::logps(
+            self.arithmetic,
+            h,
+            w,
+            targets,
+            softcap,
+            d,
+            v,
+            &mut logps,
+            &mut lse,
+            keep,
+        );
         (logps, lse, z)
     }
     fn head_backward(&self, args: &mut HeadBackward<'_, Self>) -> Vec<f64> {
