@@ -11,7 +11,8 @@ use unbraid_objective::{Objective, ObjectiveOptions};
 use unbraid_preference::{TokenizedPair, TokenizedSequence};
 use unbraid_tensor::CpuBackend;
 use unbraid_train::{
-    PreferenceSettings, PreferenceTask, ReferencedPairs, ScoredPair, Task, pack_pairs, score_pairs,
+    PreferenceSettings, PreferenceTask, ROWS_AT_ONCE, ReferencedPairs, ScoredPair, Task,
+    pack_pairs, score_pairs,
 };
 
 static MODELS: LazyLock<Vec<LanguageModel<CpuBackend>>> = LazyLock::new(|| {
@@ -122,4 +123,62 @@ proptest! {
         // 1e-5: rounding of log-probs of up to a hundred nats in f32, times β.
         prop_assert!((loss - 2f64.ln()).abs() < 1e-5, "{}", loss);
     }
+}
+
+/// A micro-batch with more rows than are computed at once has the loss and the gradient of its pairs one by one. Gradients: sums
+/// of some thousand terms in another order, in f32.
+#[test]
+fn a_large_micro_batch_is_the_sum_of_its_pairs() {
+    let model = &MODELS[1];
+    let side = |i: u32, len: u32, step: u32| TokenizedSequence {
+        ids: (0..9 + len)
+            .map(|t| (i * 7 + t * if t < 9 { 3 } else { step }) % 101)
+            .collect(),
+        prompt_len: 9,
+    };
+    let pairs: Vec<TokenizedPair> = (0..55)
+        .map(|i| TokenizedPair {
+            index: i as usize,
+            chosen: side(i, 6 + i % 5, 5),
+            rejected: side(i, 8 + i % 3, 11),
+            weight: 1.0 + f64::from(i % 2),
+            text: None,
+        })
+        .collect();
+    assert!(pack_pairs(&pairs, true).ids.len() > ROWS_AT_ONCE);
+    let run = |name: &str, micro_batches: &[Vec<usize>]| {
+        let objective = Objective::from_name(name, &ObjectiveOptions::default());
+        let settings = PreferenceSettings::new(objective.expect("an objective"), 0.1);
+        let all: Vec<usize> = (0..pairs.len()).collect();
+        let runs = settings.runs(&pairs, &all).len();
+        let reference = score_pairs(model, &pairs.iter().collect::<Vec<_>>(), |_| true);
+        let train = ReferencedPairs::new(&pairs, reference, &settings);
+        let eval = ReferencedPairs::without_reference(&[]);
+        let mut task = PreferenceTask::new(train, eval, settings, None);
+        let b = &*model.backend;
+        let mut gradients = Gradients::zeros(b, &model.params, |_| true);
+        let metrics = task.accumulate(model, &mut gradients, 1, micro_batches, false);
+        let loss = metrics.expect("finite").get("loss");
+        let values = gradients.values.iter().flatten();
+        (
+            runs,
+            loss,
+            values.flat_map(|g| b.download_f64(g)).collect::<Vec<_>>(),
+        )
+    };
+    let alone: Vec<Vec<usize>> = (0..pairs.len()).map(|i| vec![i]).collect();
+    let whole = [(0..pairs.len()).collect()];
+    let (runs, loss, gradient) = run("sigmoid", &whole);
+    let (_, loss_alone, gradient_alone) = run("sigmoid", &alone);
+    assert_eq!(runs, 2, "more rows than at once");
+    assert_eq!(run("aot", &whole).0, 1, "looks across pairs: not to be cut");
+    assert!((loss.unwrap() - loss_alone.unwrap()).abs() < 1e-6);
+    let norm = |f: &dyn Fn(usize) -> f64| {
+        (0..gradient.len())
+            .map(|i| f(i).powi(2))
+            .sum::<f64>()
+            .sqrt()
+    };
+    let difference = norm(&|i| gradient[i] - gradient_alone[i]);
+    assert!(difference < 1e-5 * norm(&|i| gradient[i]), "{difference:e}");
 }
