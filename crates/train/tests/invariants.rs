@@ -9,7 +9,7 @@ use std::sync::{Arc, LazyLock};
 use unbraid_model::{Batch, Gradients, LanguageModel};
 use unbraid_objective::{Objective, ObjectiveOptions};
 use unbraid_preference::{TokenizedPair, TokenizedSequence};
-use unbraid_tensor::CpuBackend;
+use unbraid_tensor::{Backend, CpuBackend};
 use unbraid_train::{
     PreferenceSettings, PreferenceTask, ROWS_AT_ONCE, ReferencedPairs, ScoredPair, Task,
     pack_pairs, score_pairs,
