@@ -3,31 +3,21 @@
 //! The model's and the trainer's own code runs on it, so buffers kept for the backward pass, those made again under
 //! gradient checkpointing, shared prompts, frozen weights and measured steps are counted where they arise, for every
 //! family, rather than described a second time. What operations of the CPU backend take besides (the head's chunk, the
-//! attention's block of scores, a widened panel of a bf16 weight) is added here, by the constants of
-//! `crates/tensor/src/cpu/{head,attention,matmul}.rs`.
+//! attention's block of scores, a widened panel of a bf16 weight) is added here, by the backend's own
+//! [`rules`].
 //!
 //! Numbers read back are stand-ins: a log-prob is −1, a sum of products 1, all else 0; what is counted does not depend
 //! on them.
 
 use crate::shelf::{Block, FLOAT, Shelf};
-use crate::work::{GramCost, Kind, NARROW, Way, Work, gram_cost, visible_pairs};
+use crate::work::{GramCost, Kind, NARROW, Work, gram_cost, visible_pairs};
 use std::ops::Range;
 use std::sync::{Arc, Mutex, MutexGuard};
+use unbraid_tensor::cpu::rules::{self, Way};
 use unbraid_tensor::{
     Adafactor, Adamw, AttentionLayout, AttentionShape, Backend, Gate, Gemm, HeadBackward, Mat,
     MatMut, NormCache, Span,
 };
-
-/// Logits of a chunk of the vocabulary hold about this many floats.
-const CHUNK_FLOATS: usize = 1 << 20;
-/// A widened chunk of a bf16 head holds at most about this many floats.
-const WIDENED_FLOATS: usize = 1 << 22;
-/// A widened panel of a bf16 weight holds about this many floats.
-const PANEL: usize = 1 << 19;
-/// Logits are kept for the backward up to so many floats (`cpu/head.rs`).
-const KEPT_LOGITS: usize = 1 << 26;
-/// Query rows of an attention block.
-const BLOCK: usize = 64;
 
 #[derive(Default)]
 struct Ledger {
@@ -119,9 +109,9 @@ impl MeterBackend {
 
     /// Chunk of the vocabulary for `m` scored rows, in the head's operations.
     fn chunk(&self, w: &MeterBuffer, m: usize, d: usize, v: usize) -> usize {
-        let mut width = (CHUNK_FLOATS / m.max(1)).clamp(256, 8192).min(v.max(1));
-        if w.block.is_none() {
-            width = width.min((WIDENED_FLOATS / d.max(1)).max(256));
+        let bf16 = w.block.is_none();
+        let width = rules::head_chunk(m, d, v, bf16);
+        if bf16 {
             drop(self.empty(width.min(v) * d));
         }
         width
@@ -130,8 +120,7 @@ impl MeterBackend {
     /// A bf16 operand is widened panel by panel.
     fn widen(&self, operand: &MeterBuffer, rows: usize, k: usize) {
         if operand.block.is_none() {
-            let step = (PANEL / k.max(1)).next_multiple_of(64);
-            drop(self.empty(step.min(rows) * k));
+            drop(self.empty(rules::panel_rows(k).min(rows) * k));
             self.count(Kind::Elementwise, (rows * k) as f64 * 6.0);
         }
     }
@@ -141,7 +130,7 @@ impl MeterBackend {
             s.own.len + s.ancestors.iter().map(|a| a.len).sum::<usize>()
         };
         let keys = layout.segments.iter().map(longest).max().unwrap_or(0);
-        self.scratch(self.threads * sides * BLOCK * keys);
+        self.scratch(self.threads * sides * rules::ATTENTION_BLOCK * keys);
     }
 }
 
@@ -513,7 +502,7 @@ impl Backend for MeterBackend {
         d: usize,
         v: usize,
     ) -> (MeterBuffer, MeterBuffer, Option<MeterBuffer>) {
-        let kept = (m * v <= KEPT_LOGITS).then(|| self.empty(m * v));
+        let kept = rules::keeps_logits(m, v).then(|| self.empty(m * v));
         let (logps, lse) = self.head_logps(h, w, targets, softcap, m, d, v);
         (logps, lse, kept)
     }

@@ -8,11 +8,8 @@
 
 use std::collections::BTreeMap;
 use std::ops::RangeInclusive;
+use unbraid_tensor::cpu::rules::{KEPT_AT_MOST, SMALLEST_POOLED, capacity};
 
-/// Below this many floats buffers are not pooled.
-const SMALLEST_POOLED: usize = 4096;
-/// Floats that stay on the shelf at most.
-const KEPT_AT_MOST: usize = 1 << 30;
 /// Bytes of a float.
 pub(crate) const FLOAT: u64 = 4;
 
@@ -41,14 +38,10 @@ impl Shelf {
     pub(crate) fn take(&mut self, len: usize) -> Block {
         let block = match self.find(len) {
             Some(block) => block,
-            None => {
-                let step = (len.next_power_of_two() / 16).max(16);
-                let capacity = len.next_multiple_of(step);
-                Block {
-                    capacity,
-                    touched: 0,
-                }
-            }
+            None => Block {
+                capacity: capacity(len),
+                touched: 0,
+            },
         };
         let touched = block.touched.max(len);
         self.resident += (touched - block.touched) as u64 * FLOAT;

@@ -5,6 +5,7 @@
 
 use serde::Serialize;
 use std::ops::AddAssign;
+use unbraid_tensor::cpu::rules::{ProbeSizes, Way};
 use unbraid_tensor::{AttentionLayout, AttentionShape, Span};
 
 /// What kind of work an operation is: kinds differ in the rate at which a machine does them.
@@ -129,14 +130,6 @@ pub fn visible_pairs(layout: &AttentionLayout, shape: AttentionShape) -> f64 {
         .sum()
 }
 
-/// How the CPU backend finds inner products of gradients (`crates/tensor/src/cpu/gram.rs`).
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Way {
-    Ghost,
-    Projected,
-    Formed,
-}
-
 /// What one cluster of probes of a linear map costs.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) struct GramCost {
@@ -146,53 +139,25 @@ pub(crate) struct GramCost {
     pub(crate) buffers: Vec<usize>,
 }
 
-/// A number written and read again costs as much as about so many multiply-adds.
-const TRAFFIC: usize = 24;
-/// Buffers of one slice hold about this many floats.
-const SLICE: usize = 1 << 22;
-
-/// Cost of one cluster: the backend's own choice among its three ways, from the numbers that it chooses by.
+/// Cost of one cluster, in the way that the CPU backend chooses.
 pub(crate) fn gram_cost(probes: &[&[Span]], d_in: usize, d_out: usize) -> GramCost {
-    let n = probes.len();
-    let spans = || probes.iter().flat_map(|probe| probe.iter());
-    let first = spans().map(|s| s.act).min().unwrap_or(0);
-    let last = spans().map(|s| s.act + s.len).max().unwrap_or(0);
-    let rows = last - first;
-    let lens: Vec<usize> = probes
-        .iter()
-        .map(|probe| probe.iter().map(|s| s.len).sum())
-        .collect();
-    let total: usize = lens.iter().sum();
-    let squares: usize = lens.iter().map(|t| t * t).sum();
-    let pairs = n * (n + 1) / 2;
-    let k = rows * rows * d_in;
-    let ghost = k + (total * total + squares) / 2 * d_out;
-    let projected = k + (rows * rows + total + 2 * TRAFFIC * rows) * n * d_out;
-    let formed = (total + pairs + TRAFFIC * n) * d_in * d_out;
-    let cheapest = [
-        (ghost, Way::Ghost),
-        (projected, Way::Projected),
-        (formed, Way::Formed),
-    ];
-    let (_, way) = cheapest.into_iter().min_by_key(|x| x.0).expect("three");
-    let slice = |width: usize, floats: usize| (SLICE / floats.max(1)).max(16).min(width.max(1));
-    let longest = lens.iter().max().copied().unwrap_or(0);
-    let (operations, buffers) = match way {
-        Way::Ghost => (ghost, vec![rows * rows, longest * longest]),
+    let sizes = ProbeSizes::of(probes);
+    let (n, rows) = (sizes.n, sizes.rows.len());
+    let way = sizes.way(d_in, d_out);
+    let buffers = match way {
+        Way::Ghost => {
+            let longest = sizes.lens.iter().max().copied().unwrap_or(0);
+            vec![rows * rows, longest * longest]
+        }
         Way::Projected => {
-            let side = rows * n * slice(d_out, n * rows);
-            let operations = k + (rows * rows + total) * n * d_out;
-            (operations, vec![rows * rows, side, side])
+            let side = rows * n * sizes.projected_slice(d_out);
+            vec![rows * rows, side, side]
         }
-        Way::Formed => {
-            let few = if n < 8 { 16 } else { 1 };
-            let side = n * slice(d_out, few * n * d_in) * d_in;
-            ((total + pairs) * d_in * d_out, vec![side])
-        }
+        Way::Formed => vec![n * sizes.formed_slice(d_in, d_out) * d_in],
     };
     GramCost {
         way,
-        flops: 2.0 * operations as f64,
+        flops: 2.0 * sizes.cost(way, d_in, d_out).0 as f64,
         buffers,
     }
 }

@@ -9,13 +9,11 @@
 
 use super::head::{soften, softening};
 use super::matmul::{Parallelism, RawMat, raw};
+use super::rules::ATTENTION_BLOCK as BLOCK;
 use super::simd::{Shared, exp, lane_max, lane_sum, rows_per_piece, simd};
 use crate::layout::{AttentionLayout, AttentionSegment, AttentionShape, Span};
 use rayon::prelude::*;
 use std::ops::Range;
-
-/// Query rows per block.
-const BLOCK: usize = 64;
 
 pub(super) fn rope(
     x: &mut [f32],

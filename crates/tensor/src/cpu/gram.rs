@@ -16,34 +16,18 @@
 use super::elementwise;
 use super::matmul::{Parallelism, raw};
 use super::pool::{self, CpuBuffer, Pool};
+use super::rules::{ProbeSizes, Way};
 use super::simd::{lane_sum_f64, simd};
 use crate::layout::Span;
 use rayon::prelude::*;
 use std::ops::Range;
 use std::sync::Arc;
 
-/// Buffers of one slice hold about this many floats (16 MiB for each of the two sides).
-const SLICE: usize = 1 << 22;
-
 /// Sums of products are cut after so many terms and go on in f64.
 const TERMS: usize = 1 << 13;
 
 /// Rows whose inner products one task sums.
 const ROWS: usize = 16;
-
-/// A number written and read again costs as much as about so many multiply-adds.
-const TRAFFIC: usize = 24;
-
-/// How inner products are found.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Way {
-    /// From row products alone.
-    Ghost,
-    /// From output gradients and their projections on the rows.
-    Projected,
-    /// From the gradients themselves.
-    Formed,
-}
 
 /// The linear map's raw material.
 struct Map<'a> {
@@ -52,26 +36,15 @@ struct Map<'a> {
     d_in: usize,
     d_out: usize,
     probes: &'a [&'a [Span]],
+    sizes: ProbeSizes,
     /// Of products that are large enough to be shared.
     parallelism: Parallelism,
 }
 
 impl Map<'_> {
-    /// Rows of probe `p`.
-    fn len(&self, p: usize) -> usize {
-        self.probes[p].iter().map(|s| s.len).sum()
-    }
-
     /// First gradient row of probe `p`; its rows follow each other.
     fn first(&self, p: usize) -> usize {
         self.probes[p].first().map_or(0, |s| s.grad)
-    }
-
-    /// The activation rows that any probe touches, as one run.
-    fn rows(&self) -> Range<usize> {
-        let spans = || self.probes.iter().flat_map(|p| p.iter());
-        let start = spans().map(|s| s.act).min().unwrap_or(0);
-        start..spans().map(|s| s.act + s.len).max().unwrap_or(0)
     }
 
     /// For every row of the run the smallest run of probes that holds all which reach it.
@@ -90,25 +63,6 @@ impl Map<'_> {
             .into_iter()
             .map(Option::unwrap_or_default)
             .collect()
-    }
-
-    /// The cheapest way, in multiply-adds.
-    fn way(&self) -> Way {
-        let (n, rows) = (self.probes.len(), self.rows().len());
-        let lens: Vec<usize> = (0..n).map(|p| self.len(p)).collect();
-        let total: usize = lens.iter().sum();
-        let squares: usize = lens.iter().map(|t| t * t).sum();
-        let pairs = n * (n + 1) / 2;
-        let k = rows * rows * self.d_in;
-        let ghost = k + (total * total + squares) / 2 * self.d_out;
-        let projected = k + (rows * rows + total + 2 * TRAFFIC * rows) * n * self.d_out;
-        let formed = (total + pairs + TRAFFIC * n) * self.d_in * self.d_out;
-        let cheapest = [
-            (ghost, Way::Ghost),
-            (projected, Way::Projected),
-            (formed, Way::Formed),
-        ];
-        cheapest.into_iter().min_by_key(|x| x.0).expect("three").1
     }
 
     /// Panics unless every row lies in its buffer and each probe's gradient rows follow each other.
@@ -155,10 +109,11 @@ pub(super) fn linear_grams(
             d_in,
             d_out,
             probes,
+            sizes: ProbeSizes::of(probes),
             parallelism,
         };
         map.check();
-        match way.unwrap_or_else(|| map.way()) {
+        match way.unwrap_or_else(|| map.sizes.way(d_in, d_out)) {
             Way::Ghost => ghost(&map, pool),
             Way::Projected => projected(&map, pool),
             Way::Formed => formed(&map, pool),
@@ -174,12 +129,12 @@ pub(super) fn linear_grams(
 }
 
 fn ghost(map: &Map<'_>, pool: &Arc<Pool>) -> Vec<f64> {
-    let (n, rows) = (map.probes.len(), map.rows());
+    let (n, rows) = (map.probes.len(), map.sizes.rows.clone());
     let k = map.row_products(pool, &rows);
     let mut gram = vec![0.0; n * n];
     for p in 0..n {
         for q in p..n {
-            let (m, width) = (map.len(p), map.len(q));
+            let (m, width) = (map.sizes.lens[p], map.sizes.lens[q]);
             let mut products = pool::take(pool, m * width);
             let row = |p: usize| map.g[map.first(p) * map.d_out..].as_ptr();
             let (x, y) = ((row(p), map.d_out, 1), (row(q), 1, map.d_out));
@@ -211,9 +166,8 @@ fn ghost(map: &Map<'_>, pool: &Arc<Pool>) -> Vec<f64> {
     gram
 }
 
-/// Slices of a width whose buffers of `floats` a unit of width stay below [`SLICE`].
-fn slices(width: usize, floats: usize) -> impl Iterator<Item = Range<usize>> {
-    let step = (SLICE / floats.max(1)).max(16).min(width.max(1));
+/// A width in steps.
+fn slices(width: usize, step: usize) -> impl Iterator<Item = Range<usize>> {
     (0..width)
         .step_by(step)
         .map(move |start| start..(start + step).min(width))
@@ -222,12 +176,12 @@ fn slices(width: usize, floats: usize) -> impl Iterator<Item = Range<usize>> {
 /// Rows lie as `[row][probe][column]`, so that K is applied to all probes in one product; a row is in a run of probes only
 /// (those that reach it), and only these enter the inner products.
 fn projected(map: &Map<'_>, pool: &Arc<Pool>) -> Vec<f64> {
-    let (n, rows) = (map.probes.len(), map.rows());
+    let (n, rows) = (map.probes.len(), map.sizes.rows.clone());
     let k = map.row_products(pool, &rows);
     let count = rows.len();
     let reaching = map.reaching(&rows);
     let mut gram = vec![0.0; n * n];
-    for columns in slices(map.d_out, n * count) {
+    for columns in slices(map.d_out, map.sizes.projected_slice(map.d_out)) {
         let (width, size) = (columns.len(), n * columns.len());
         let mut left = pool::take(pool, count * size);
         left.par_chunks_mut(size).for_each(|row| row.fill(0.0));
@@ -286,8 +240,7 @@ fn projected(map: &Map<'_>, pool: &Arc<Pool>) -> Vec<f64> {
 fn formed(map: &Map<'_>, pool: &Arc<Pool>) -> Vec<f64> {
     let n = map.probes.len();
     let mut gram = vec![0.0; n * n];
-    let few = if n < 8 { 16 } else { 1 }; // few probes: keep a slice in the cache
-    for outputs in slices(map.d_out, few * n * map.d_in) {
+    for outputs in slices(map.d_out, map.sizes.formed_slice(map.d_in, map.d_out)) {
         let size = outputs.len() * map.d_in;
         let mut own = pool::take(pool, n * size);
         let form = |p: usize, own: &mut [f32], parallelism: Parallelism| {

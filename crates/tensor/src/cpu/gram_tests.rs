@@ -74,15 +74,7 @@ fn the_cheapest_way_depends_on_the_shapes() {
             })
             .collect();
         let probes: Vec<&[Span]> = probes.iter().map(|p| &p[..]).collect();
-        super::Map {
-            a: &[],
-            g: &[],
-            d_in,
-            d_out,
-            probes: &probes,
-            parallelism: super::Parallelism::None,
-        }
-        .way()
+        super::ProbeSizes::of(&probes).way(d_in, d_out)
     };
     // A preference pair; a heat map of 60 tokens; an adapter's narrow map; a batch of 32 long responses.
     assert_eq!(way(&[150, 180], false, (576, 1536)), Way::Ghost);

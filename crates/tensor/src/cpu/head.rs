@@ -4,30 +4,17 @@
 //! `[M, V]` matrix never exists. Forward: running maximum and sum per row. Backward: the chunk's logits again,
 //! turned in place into G = seed·(onehot − softmax), used for dh, dw and the Gram of output gradients
 //! (Σ_chunks G Gᵀ, `[rows, rows]`), from which ⟨g_p, g_q⟩ = Σ (G_p G_qᵀ)∘(h_p h_qᵀ) follows without forming a
-//! weight gradient. Recomputing the logits costs one product of the three and saves M·V floats. A bf16 weight is
-//! widened a chunk at a time.
+//! weight gradient. A training step may keep the logits of its few rows, chunk after chunk, for the backward; otherwise that
+//! computes them again, one product of the three or four. A bf16 weight is widened a chunk at a time.
 
 use super::matmul::{self, Arithmetic};
 use super::pool::Floats;
+use super::rules::head_chunk;
 use super::simd::{exp, lane_max, lane_sum, lane_sum_f64, simd, tanh};
 use super::{CpuBackend, CpuBuffer, embedding};
 use crate::arguments::HeadBackward;
 use rayon::prelude::*;
 use std::ops::Range;
-
-/// Logits of a chunk hold about this many floats (4 MiB).
-const CHUNK_FLOATS: usize = 1 << 20;
-
-/// A widened chunk of a bf16 weight holds at most about this many floats (16 MiB).
-const WIDENED_FLOATS: usize = 1 << 22;
-
-/// Logits are kept for the backward up to so many floats (256 MiB).
-const KEPT_FLOATS: usize = 1 << 26;
-
-/// Whether the forward keeps the logits of `m` rows.
-pub(super) fn keeps(m: usize, v: usize) -> bool {
-    m * v <= KEPT_FLOATS
-}
 
 /// Chunks of the vocabulary for `m` scored rows, each with its rows of `w`.
 fn chunks(
@@ -36,10 +23,7 @@ fn chunks(
     d: usize,
     v: usize,
 ) -> impl Iterator<Item = (Range<usize>, Floats<'_>)> {
-    let mut width = (CHUNK_FLOATS / m.max(1)).clamp(256, 8192).min(v.max(1));
-    if w.halves().is_some() {
-        width = width.min((WIDENED_FLOATS / d.max(1)).max(256));
-    }
+    let width = head_chunk(m, d, v, w.halves().is_some());
     (0..v).step_by(width).map(move |start| {
         let chunk = start..(start + width).min(v);
         let w = w.floats(chunk.start * d..chunk.end * d);
@@ -81,12 +65,9 @@ fn logits(
     arithmetic: Arithmetic,
     h: &[f32],
     w: &[f32],
-    m: usize,
-    d: usize,
-    width: usize,
-    z: &mut Vec<f32>,
+    (m, d, width): (usize, usize, usize),
+    z: &mut [f32],
 ) {
-    z.resize(m * width, 0.0);
     product(arithmetic, (m, width, d), (h, d, 1), (w, 1, d), 0.0, z);
 }
 
@@ -128,26 +109,16 @@ pub(super) fn logps(
 ) {
     let m = targets.len();
     let mut running = vec![(f32::NEG_INFINITY, 0f64, 0f32); m]; // maximum, Σ exp(z − maximum), target's logit
-    let mut z = Vec::new();
+    let mut own = Vec::new();
     for (chunk, w) in chunks(w, m, d, v) {
         let z = match &mut keep {
-            Some(all) => {
-                let z = &mut all[kept(&chunk, m)];
-                product(
-                    arithmetic,
-                    (m, chunk.len(), d),
-                    (h, d, 1),
-                    (&w, 1, d),
-                    0.0,
-                    z,
-                );
-                z
-            }
+            Some(all) => &mut all[kept(&chunk, m)],
             None => {
-                logits(arithmetic, h, &w, m, d, chunk.len(), &mut z);
-                &mut z
+                own.resize(m * chunk.len(), 0.0);
+                &mut own[..]
             }
         };
+        logits(arithmetic, h, &w, (m, d, chunk.len()), z);
         running
             .par_iter_mut()
             .zip(z.par_chunks_mut(chunk.len()))
@@ -188,7 +159,8 @@ pub(super) fn log_squares(
     let mut sums = vec![0f64; m];
     let mut z = Vec::new();
     for (chunk, w) in chunks(w, m, d, v) {
-        logits(arithmetic, h, &w, m, d, chunk.len(), &mut z);
+        z.resize(m * chunk.len(), 0.0);
+        logits(arithmetic, h, &w, (m, d, chunk.len()), &mut z);
         sums.par_iter_mut()
             .zip(z.par_chunks_mut(chunk.len()))
             .zip(lse)
@@ -221,9 +193,9 @@ pub(super) fn backward(
     for (chunk, w) in chunks(args.w, m, d, v) {
         let width = chunk.len();
         let before = args.logits.map(|all| &all[kept(&chunk, m)]);
-        match before {
-            Some(_) => g.resize(m * width, 0.0),
-            None => logits(arithmetic, args.h, &w, m, d, width, &mut g),
+        g.resize(m * width, 0.0);
+        if before.is_none() {
+            logits(arithmetic, args.h, &w, (m, d, width), &mut g);
         }
         g.par_chunks_mut(width).enumerate().for_each(|(s, g)| {
             match before {
@@ -287,9 +259,11 @@ pub(super) fn direction(
     let mut sums = vec![0f64; m];
     for (chunk, w) in chunks(args.w, m, d, v) {
         let width = chunk.len();
-        logits(arithmetic, args.h, &w, m, d, width, &mut g);
+        g.resize(m * width, 0.0);
+        moved.resize(m * width, 0.0);
+        logits(arithmetic, args.h, &w, (m, d, width), &mut g);
         let along = direction.floats(chunk.start * d..chunk.end * d);
-        logits(arithmetic, args.h, &along, m, d, width, &mut moved);
+        logits(arithmetic, args.h, &along, (m, d, width), &mut moved);
         let rows = g.par_chunks_mut(width).zip(moved.par_chunks(width));
         rows.zip(&mut sums)
             .enumerate()

@@ -1,18 +1,17 @@
-//! Matrix products: in bf16 where the backend was made for it (`bf16.rs`), else through the f32 part of the `gemm` crate (own packing and kernels for AVX-512, AVX2, NEON).
+//! Matrix products: in bf16 where the backend was made for it (`bf16.rs`), else through the f32 part of the `gemm` crate
+//! (own packing and kernels for AVX-512, AVX2, NEON).
 //!
 //! An operand in bf16 is widened panel by panel, each panel giving its own rows or columns of C: sums are never cut, so
 //! the result is that of the widened matrix.
 
 use super::pool::widen;
+use super::rules::panel_rows;
 use super::simd::{rows_per_piece, simd};
 use super::{CpuBuffer, bf16};
 use crate::arguments::{Gemm, Mat, MatMut};
 pub(super) use gemm_common::Parallelism;
 use rayon::prelude::*;
 use std::ops::Range;
-
-/// A widened panel holds about this many floats (2 MiB).
-const PANEL: usize = 1 << 19;
 
 /// In which precision products are taken.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -114,7 +113,7 @@ fn again<'a>(x: &Mat<'a, CpuBuffer>) -> Mat<'a, CpuBuffer> {
 
 /// Runs of a matrix's `n` rows of width `k` that make one panel each.
 fn panels(n: usize, k: usize) -> impl Iterator<Item = Range<usize>> {
-    let step = (PANEL / k.max(1)).next_multiple_of(64);
+    let step = panel_rows(k);
     (0..n)
         .step_by(step)
         .map(move |start| start..(start + step).min(n))

@@ -16,6 +16,7 @@ mod matmul;
 mod norm;
 mod optimizer;
 mod pool;
+pub mod rules;
 mod simd;
 
 use crate::arguments::{Adafactor, Adamw, Gate, Gemm, HeadBackward, Mat, MatMut, NormCache};
@@ -407,7 +408,7 @@ impl Backend for CpuBackend {
         d: usize,
         v: usize,
     ) -> (CpuBuffer, CpuBuffer, Option<CpuBuffer>) {
-        let mut z = head::keeps(m, v).then(|| self.empty(m * v));
+        let mut z = rules::keeps_logits(m, v).then(|| self.empty(m * v));
         let (mut logps, mut lse) = (self.empty(m), self.empty(m));
         let keep = z.as_deref_mut();
         head::logps(

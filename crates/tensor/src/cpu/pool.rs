@@ -8,18 +8,13 @@
 //! A buffer may instead hold a frozen weight as bf16. Operations that read weights ask for [`CpuBuffer::floats`], the
 //! part they need, widened into a pooled scratch buffer; every other access is a mistake of the caller and panics.
 
+use super::rules::{KEPT_AT_MOST, SMALLEST_POOLED, capacity};
 use super::simd::{PIECE, simd};
 use crate::bf16;
 use rayon::prelude::*;
 use std::collections::BTreeMap;
 use std::ops::{Deref, DerefMut, Range, RangeInclusive};
 use std::sync::{Arc, Mutex};
-
-/// Below this many floats the system allocator is fast enough.
-const SMALLEST_POOLED: usize = 4096;
-/// Buffers kept beyond this total (in floats, 4 GiB) are returned to the system. What is kept was in use at one time, so this
-/// bounds what a run holds after its largest batch, not its peak.
-const KEPT_AT_MOST: usize = 1 << 30;
 
 /// The shelf of free buffers.
 #[derive(Default)]
@@ -62,11 +57,7 @@ impl Deref for Floats<'_> {
 
 /// A buffer of `len` floats, contents unspecified.
 pub(super) fn take(pool: &Arc<Pool>, len: usize) -> CpuBuffer {
-    let mut data = pool.find(len).unwrap_or_else(|| {
-        // Capacities in steps of an eighth of their power of two, so that lengths that vary a little share.
-        let step = (len.next_power_of_two() / 16).max(16);
-        vec![0.0; len.next_multiple_of(step)]
-    });
+    let mut data = pool.find(len).unwrap_or_else(|| vec![0.0; capacity(len)]);
     if data.len() < len {
         data.resize(len, 0.0);
     }

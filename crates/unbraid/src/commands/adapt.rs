@@ -1,8 +1,9 @@
 //! What `train` and `sft` share about low-rank adapters: how the base is held, and the adapter itself.
 
-use super::load::{self, Cpu, Source};
+use super::load::{self, Source};
 use super::usage;
 use crate::cli::{LoraArgs, ModelArgs};
+use crate::commands::device::Machine;
 use anyhow::Result;
 use std::path::Path;
 use unbraid_model::{LanguageModel, LoraConfig, Storage, TargetModules};
@@ -12,7 +13,7 @@ pub(crate) fn base(
     source: &Source,
     args: &ModelArgs,
     lora: &LoraArgs,
-) -> Result<LanguageModel<Cpu>> {
+) -> Result<LanguageModel<Machine>> {
     if let Some(adapter) = &source.adapter
         && lora.use_peft
     {
@@ -32,7 +33,7 @@ pub(crate) fn base(
 
 /// Gives the model the adapter that it is to train: its own, or a fresh one.
 pub(crate) fn attach(
-    model: &mut LanguageModel<Cpu>,
+    model: &mut LanguageModel<Machine>,
     source: &Source,
     lora: &LoraArgs,
     seed: u64,
@@ -75,6 +76,6 @@ pub(crate) fn config(lora: &LoraArgs, base_model: String) -> LoraConfig {
 }
 
 /// Seed of the adapter's dropout; none where nothing is dropped.
-pub(crate) fn dropout_seed(model: &LanguageModel<Cpu>, seed: u64) -> Option<u64> {
+pub(crate) fn dropout_seed(model: &LanguageModel<Machine>, seed: u64) -> Option<u64> {
     model.lora().filter(|lora| lora.dropout > 0.0).map(|_| seed)
 }

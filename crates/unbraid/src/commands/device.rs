@@ -32,11 +32,6 @@ pub(crate) fn use_bf16(wanted: bool) -> bool {
     on
 }
 
-/// Whether the CPU's products are taken in bf16.
-pub(crate) fn rounds_products() -> bool {
-    BF16.load(Ordering::SeqCst)
-}
-
 /// Opens what `device` names; from then on [`backend`] is that. Says whether it is a GPU.
 ///
 /// # Errors
@@ -68,7 +63,7 @@ pub(crate) fn choose(device: Device, precision: Precision) -> Result<bool> {
 pub(crate) fn backend() -> Arc<Machine> {
     let gpu = GPU.lock().unwrap_or_else(PoisonError::into_inner).clone();
     gpu.unwrap_or_else(|| {
-        Arc::new(AnyBackend::Cpu(match rounds_products() {
+        Arc::new(AnyBackend::Cpu(match BF16.load(Ordering::SeqCst) {
             true => CpuBackend::with_bf16_products(),
             false => CpuBackend::new(),
         }))

@@ -2,6 +2,7 @@
 
 use super::{End, Interrupt, load, output};
 use crate::cli::GenerateConfig;
+use crate::commands::device::Machine;
 use anyhow::{Result, bail};
 use rand::SeedableRng;
 use rand_chacha::ChaCha8Rng;
@@ -66,7 +67,7 @@ fn prompts(config: &GenerateConfig, tokenizer: &Tokenizer) -> Result<Vec<Prompt>
 /// Continues one prompt; without `--json` the text appears on stdout as it is made.
 fn complete(
     config: &GenerateConfig,
-    model: &LanguageModel<load::Cpu>,
+    model: &LanguageModel<Machine>,
     tokenizer: &Tokenizer,
     (index, prompt): (usize, &Prompt),
     stop: &[u32],

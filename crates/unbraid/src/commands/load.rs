@@ -2,6 +2,7 @@
 
 use super::device;
 use crate::cli::{DataArgs, Dtype, ModelArgs};
+use crate::commands::device::Machine;
 use anyhow::{Context, Result, bail};
 use serde_json::Value;
 use std::path::{Path, PathBuf};
@@ -14,9 +15,6 @@ use unbraid_preference::{
     DatasetSource, RowReader, TokenizedDataset, TokenizedPair, hub, stream_pairs, stream_rows,
 };
 use unbraid_text::{GgufVocabulary, Tokenizer};
-
-/// The backend that commands compute on.
-pub(crate) type Cpu = device::Machine;
 
 /// A model's files, located.
 pub(crate) struct Source {
@@ -188,7 +186,7 @@ pub(crate) fn stored_dtype(args: &ModelArgs) -> StoredDtype {
 }
 
 /// Reads a model's weights, and its adapter if it has one.
-pub(crate) fn model(source: &Source) -> Result<LanguageModel<Cpu>> {
+pub(crate) fn model(source: &Source) -> Result<LanguageModel<Machine>> {
     let mut model = base(source, Storage::Float32)?;
     if let Some(adapter) = &source.adapter {
         model.load_adapter(adapter)?;
@@ -197,7 +195,7 @@ pub(crate) fn model(source: &Source) -> Result<LanguageModel<Cpu>> {
 }
 
 /// Reads the weights of a model, or of an adapter's base, holding matrices as `storage` says.
-pub(crate) fn base(source: &Source, storage: Storage) -> Result<LanguageModel<Cpu>> {
+pub(crate) fn base(source: &Source, storage: Storage) -> Result<LanguageModel<Machine>> {
     let config = ModelConfig::for_weights(&source.weights)?;
     let backend = device::backend();
     let weights = &source.weights;
@@ -206,14 +204,11 @@ pub(crate) fn base(source: &Source, storage: Storage) -> Result<LanguageModel<Cp
     )?)
 }
 
-/// What identifies the numbers that a model gives: its weights, its adapter's, and how products are rounded.
+/// What identifies the numbers that a model gives: its weights and its adapter's.
 pub(crate) fn fingerprint(source: &Source) -> Result<String> {
     let mut text = source.weights.fingerprint()?;
     if let Some(adapter) = &source.adapter {
         text = format!("{text}+{}", adapter_fingerprint(adapter)?);
-    }
-    if device::rounds_products() {
-        text.push_str("+bf16");
     }
     Ok(text)
 }

@@ -3,6 +3,7 @@
 use super::{End, Interrupt, adapt, output, training};
 use super::{device, load};
 use crate::cli::{SftConfig, Strategy};
+use crate::commands::device::Machine;
 use anyhow::{Context, Result};
 use std::path::Path;
 use unbraid_model::{LanguageModel, ModelConfig};
@@ -36,7 +37,7 @@ fn sequences(
 
 /// What training starts from.
 struct Base {
-    model: LanguageModel<load::Cpu>,
+    model: LanguageModel<Machine>,
     tokenizer: Tokenizer,
     /// The model's `generation_config.json`.
     generation: Option<Vec<u8>>,

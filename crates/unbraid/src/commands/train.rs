@@ -1,8 +1,9 @@
 //! `unbraid train`: preference training.
 
-use super::load::{self, Cpu, Source};
+use super::load::{self, Source};
 use super::{End, Interrupt, adapt, cache, objective, output, progress, training, unpaired};
 use crate::cli::{self, Strategy, TrainConfig};
+use crate::commands::device::Machine;
 use anyhow::{Context, Result};
 use unbraid_model::{LanguageModel, ParamKind};
 use unbraid_objective::Objective;
@@ -156,7 +157,7 @@ fn referenced<'a>(
 /// Adds the parameters of a learnt token mask to the model.
 fn token_mask(
     config: &TrainConfig,
-    model: &mut LanguageModel<Cpu>,
+    model: &mut LanguageModel<Machine>,
     pairs: &[TokenizedPair],
 ) -> TokenMask {
     let settings = objective::mask_settings(&config.objective, config.trainer.learning_rate);
@@ -173,8 +174,8 @@ fn moving_reference(
     config: &TrainConfig,
     objective: &Objective,
     source: &Source,
-    policy: &LanguageModel<Cpu>,
-) -> Result<Option<MovingReference<Cpu>>> {
+    policy: &LanguageModel<Machine>,
+) -> Result<Option<MovingReference<Machine>>> {
     let args = &config.objective;
     if !args.sync_ref_model {
         return Ok(None);
@@ -196,7 +197,7 @@ fn moving_reference(
         None => load::model(source)?,
     };
     model.merge_adapter();
-    let shapes = |model: &LanguageModel<Cpu>| -> Vec<_> {
+    let shapes = |model: &LanguageModel<Machine>| -> Vec<_> {
         let specs = model
             .params
             .specs
@@ -217,7 +218,7 @@ fn moving_reference(
     }))
 }
 
-fn reference_model(name: &str) -> Result<LanguageModel<Cpu>> {
+fn reference_model(name: &str) -> Result<LanguageModel<Machine>> {
     let source = load::open(name, None).context("--ref-model")?;
     load::model(&source).context("--ref-model")
 }
@@ -231,7 +232,7 @@ pub(super) fn reference(
     config: &TrainConfig,
     fingerprint: &str,
     source: &Source,
-    policy: &mut LanguageModel<Cpu>,
+    policy: &mut LanguageModel<Machine>,
     sequences: &[(usize, &TokenizedSequence)],
     interrupt: &Interrupt,
 ) -> Result<Option<ReferenceCache>> {
@@ -291,7 +292,7 @@ pub(super) fn reference_fingerprint<'f>(facts: &'f [(&'static str, String)]) -> 
 pub(super) fn write_run_yaml(
     config: &TrainConfig,
     facts: &[(&str, String)],
-    model: &LanguageModel<Cpu>,
+    model: &LanguageModel<Machine>,
 ) -> Result<()> {
     let mut all = vec![("machine", model.backend.describe())];
     all.extend_from_slice(facts);

@@ -4,7 +4,7 @@ use super::data::Data;
 use super::policy::in_group;
 use super::resume::{self, GRAM, HEATMAPS, SUMMARY};
 use super::setup::Plan;
-use crate::commands::load::Cpu;
+use crate::commands::device::Machine;
 use crate::commands::{Interrupt, output, progress};
 use anyhow::{Context, Result};
 use serde::Serialize;
@@ -92,7 +92,7 @@ pub(super) fn heat_maps(
     dir: &Path,
     rows: &SummaryBuilder,
     maps: &Maps<'_>,
-    (model, data): (&LanguageModel<Cpu>, &Data<'_>),
+    (model, data): (&LanguageModel<Machine>, &Data<'_>),
     interrupt: &Interrupt,
 ) -> Result<Drawn> {
     /// So many candidates for each map.
@@ -144,7 +144,11 @@ pub(super) fn heat_maps(
 const TOKENS: (usize, usize) = (32, 8);
 
 /// How much of a pair its map shows.
-fn settings(maps: &Maps<'_>, model: &LanguageModel<Cpu>, pair: &TokenizedPair) -> HeatMapSettings {
+fn settings(
+    maps: &Maps<'_>,
+    model: &LanguageModel<Machine>,
+    pair: &TokenizedPair,
+) -> HeatMapSettings {
     let of = |max_tokens| HeatMapSettings { max_tokens };
     let fits = |tokens: &usize| walks(model, pair, &of(*tokens)) == 1;
     let (most, fewest) = TOKENS;
@@ -190,7 +194,7 @@ pub(super) fn gram(
     count: usize,
     rows_file: &Path,
     plan: &Plan,
-    (model, data): (&LanguageModel<Cpu>, &Data<'_>),
+    (model, data): (&LanguageModel<Machine>, &Data<'_>),
 ) -> Result<()> {
     let mut first: Vec<usize> = Vec::new();
     let mut coefficients: HashMap<usize, [f64; 2]> = HashMap::new();
@@ -237,7 +241,7 @@ pub(super) fn facts(
     plan: &Plan,
     names: (&str, Option<&str>, &str),
     parameters: &str,
-    model: &LanguageModel<Cpu>,
+    model: &LanguageModel<Machine>,
 ) -> Facts {
     let (model_name, reference, data) = names;
     let optimizer = match plan.step.optimizer {

@@ -21,10 +21,11 @@ mod series;
 mod setup;
 mod stream;
 
-use super::load::{self, Cpu, Source};
+use super::load::{self, Source};
 use super::lock::DirLock;
 use super::{End, Interrupt, output};
 use crate::cli::{DiagnoseConfig, Parameters};
+use crate::commands::device::Machine;
 use anyhow::{Context, Result, bail};
 use data::{Data, Survey};
 use export::Filter;
@@ -110,7 +111,7 @@ fn single(config: &DiagnoseConfig, plan: &Plan, interrupt: &Interrupt) -> Result
 fn finish_single(
     config: &DiagnoseConfig,
     measuring: &Measuring<'_>,
-    model: &LanguageModel<Cpu>,
+    model: &LanguageModel<Machine>,
     progress: Progress,
     mut facts: Facts,
 ) -> Result<End> {
@@ -184,7 +185,7 @@ fn model_and_reference(
     data: &Data<'_>,
     survey: &Survey,
     interrupt: &Interrupt,
-) -> Result<Option<(LanguageModel<Cpu>, Reference)>> {
+) -> Result<Option<(LanguageModel<Machine>, Reference)>> {
     // Another model is scored and gone before the policy comes.
     let mut reference = match &config.ref_model {
         _ if config.objective.reference_free => Some(Reference::None),
@@ -297,7 +298,7 @@ fn write_run_yaml(
     config: &DiagnoseConfig,
     facts: &[(&'static str, String)],
     survey: &Survey,
-    model: &LanguageModel<Cpu>,
+    model: &LanguageModel<Machine>,
 ) -> Result<()> {
     let mut all = vec![("machine", model.backend.describe())];
     all.extend_from_slice(facts);

@@ -2,7 +2,8 @@
 
 use super::data::{Data, Survey};
 use crate::cli::{DiagnoseConfig, LoraArgs, Parameters};
-use crate::commands::load::{self, Cpu, Source};
+use crate::commands::device::Machine;
+use crate::commands::load::{self, Source};
 use crate::commands::{Interrupt, adapt, cache, progress, usage};
 use anyhow::{Context, Result};
 use unbraid_model::{LanguageModel, Storage};
@@ -25,7 +26,7 @@ pub(super) fn load(
     config: &DiagnoseConfig,
     source: &Source,
     parameters: Parameters,
-) -> Result<LanguageModel<Cpu>> {
+) -> Result<LanguageModel<Machine>> {
     match (parameters, &source.adapter) {
         (Parameters::All, None) => load::model(source),
         (Parameters::All, Some(adapter)) => {
@@ -46,7 +47,7 @@ pub(super) fn load(
 }
 
 /// Merges an adapter where all parameters are measured.
-pub(super) fn prepare(model: &mut LanguageModel<Cpu>, source: &Source, parameters: Parameters) {
+pub(super) fn prepare(model: &mut LanguageModel<Machine>, source: &Source, parameters: Parameters) {
     if let (Parameters::All, Some(adapter)) = (parameters, &source.adapter) {
         eprintln!(
             "note: {} is merged into its base, and the merged model's parameters are measured",
@@ -57,7 +58,7 @@ pub(super) fn prepare(model: &mut LanguageModel<Cpu>, source: &Source, parameter
 }
 
 /// Refuses heat maps of parameter groups that the model does not have.
-pub(super) fn check_groups(model: &LanguageModel<Cpu>, wanted: &[String]) -> Result<()> {
+pub(super) fn check_groups(model: &LanguageModel<Machine>, wanted: &[String]) -> Result<()> {
     let mut known: Vec<&str> = Vec::new();
     for id in model.params.trainable() {
         let group = model.params.specs[id.0].group.as_str();
@@ -124,7 +125,7 @@ pub(super) fn score_with(
 
 /// Scores the pairs under the base of an adapter: the adapter is off meanwhile.
 pub(super) fn score_base(
-    model: &mut LanguageModel<Cpu>,
+    model: &mut LanguageModel<Machine>,
     source: &Source,
     data: &Data<'_>,
     survey: &Survey,
@@ -141,7 +142,7 @@ pub(super) fn score_base(
 const CACHED_PAIRS: usize = 20_000;
 
 fn score(
-    model: &LanguageModel<Cpu>,
+    model: &LanguageModel<Machine>,
     fingerprint: &str,
     data: &Data<'_>,
     survey: &Survey,

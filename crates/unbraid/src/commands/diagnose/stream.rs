@@ -4,7 +4,7 @@ use super::data::{Batches, Data, Survey};
 use super::policy::Reference;
 use super::resume::{self, GEOMETRY, PROXIES, RowFiles, TEXTS};
 use super::setup::Plan;
-use crate::commands::load::Cpu;
+use crate::commands::device::Machine;
 use crate::commands::{Interrupt, progress};
 use anyhow::{Context, Result, anyhow, bail};
 use serde_json::json;
@@ -53,7 +53,7 @@ impl Measuring<'_> {
     }
 
     /// Measures what is not there yet.
-    pub(super) fn run(&self, model: &mut LanguageModel<Cpu>) -> Result<Progress> {
+    pub(super) fn run(&self, model: &mut LanguageModel<Machine>) -> Result<Progress> {
         let mut batches = self.data.batches(self.batch_tokens)?;
         let names = [self.file(), TEXTS];
         let names = &names[..if self.texts { 2 } else { 1 }];
@@ -76,7 +76,7 @@ impl Measuring<'_> {
 
     fn measure(
         &self,
-        model: &mut LanguageModel<Cpu>,
+        model: &mut LanguageModel<Machine>,
         batches: &mut Batches<'_>,
         files: &mut RowFiles,
         table: &mut WhatIf,
@@ -105,7 +105,7 @@ impl Measuring<'_> {
     /// One batch's numbers; `place` is its first pair's among the usable ones.
     fn rows(
         &self,
-        model: &LanguageModel<Cpu>,
+        model: &LanguageModel<Machine>,
         batch: &[TokenizedPair],
         place: usize,
     ) -> Result<Vec<PairRow>> {
@@ -171,7 +171,7 @@ impl Measuring<'_> {
     /// What the objectives would do to the batch's pairs, and what a step does.
     fn judge(
         &self,
-        model: &mut LanguageModel<Cpu>,
+        model: &mut LanguageModel<Machine>,
         batch: &[TokenizedPair],
         rows: &mut [PairRow],
         place: usize,

@@ -1,7 +1,8 @@
 //! What a run changed on held-out material, from its last model and the one that it started from.
 
-use super::super::load::{self, Cpu};
+use super::super::load;
 use crate::cli::{DataArgs, MaxLength};
+use crate::commands::device::Machine;
 use anyhow::Result;
 use std::collections::HashSet;
 use std::path::Path;
@@ -127,7 +128,7 @@ impl HeldOut {
     }
 }
 
-fn load_model(name: &str) -> Result<LanguageModel<Cpu>> {
+fn load_model(name: &str) -> Result<LanguageModel<Machine>> {
     load::model(&load::open(name, None)?)
 }
 
@@ -140,7 +141,7 @@ fn share(of: impl Iterator<Item = bool>) -> f64 {
     hits as f64 / f64::from(n.max(1))
 }
 
-fn score(model: &LanguageModel<Cpu>, pairs: &[TokenizedPair]) -> Vec<ScoredPair> {
+fn score(model: &LanguageModel<Machine>, pairs: &[TokenizedPair]) -> Vec<ScoredPair> {
     let pairs: Vec<&TokenizedPair> = pairs.iter().collect();
     score_pairs(model, &pairs, |_| true)
 }
@@ -162,7 +163,7 @@ fn contested_mass(pairs: &[TokenizedPair], scored: &[ScoredPair]) -> f64 {
 }
 
 /// Cosines of the pairs' gradients over all trainable parameters.
-fn cosines(model: &LanguageModel<Cpu>, pairs: &[TokenizedPair]) -> Vec<f64> {
+fn cosines(model: &LanguageModel<Machine>, pairs: &[TokenizedPair]) -> Vec<f64> {
     let pairs: Vec<&TokenizedPair> = pairs.iter().collect();
     let batches = pairs.chunks(PAIRS_PER_BATCH);
     let measured = batches.flat_map(|batch| measure_pairs(model, batch).pairs);
