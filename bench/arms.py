@@ -8,10 +8,9 @@ import json
 import shlex
 import subprocess
 import time
-from pathlib import Path
 
 import fast_mkl
-from common import HERE, VENV_PYTHON, Failed, environment, options, run_child
+from common import HERE, VENV_PYTHON, Failed, Rows, environment, options, run_child
 from workloads import BETA, HEAT_KEEP, HEAT_TOKENS, NEW_TOKENS, SEED
 
 METRICS = ["loss", "logps/chosen", "logps/rejected", "rewards/margins", "grad_norm", "learning_rate"]
@@ -85,20 +84,10 @@ class Arm:
 
     def unbraid_train(self):
         work, out = self.workload, self.folder / "out"
-        metrics = out / "metrics.jsonl"
+        rows = Rows(out / "metrics.jsonl")
         start = {"model-name-or-path": self.model}
         if work.lora:
             start = {"model-name-or-path": self.given / "adapter", "base-model": self.model}
-        seen = []
-
-        def poll(_started):
-            """Notes the time at which each row appears."""
-            if not metrics.exists():
-                return
-            whole = metrics.read_text().count("\n")
-            now = time.perf_counter()
-            seen.extend(now for _ in range(whole - len(seen)))
-
         before = time.perf_counter()
         result = self.unbraid("train", start | {
             "dataset-name": self.pairs, "per-device-train-batch-size": work.batch, "max-length": work.max_length,
@@ -106,9 +95,8 @@ class Arm:
             "max-grad-norm": 1.0, "seed": SEED, "dtype": "float32", "train-sampling-strategy": "sequential",
             "max-steps": self.settings.steps, "logging-steps": 1, "save-strategy": "no", "geometry": "off",
             "update-every": "off", "output-dir": out,
-        }, poll=poll)  # fmt: skip
-        rows = [row for row in map(json.loads, metrics.read_text().splitlines())]
-        timed = [(row, at) for row, at in zip(rows, seen) if "loss" in row]
+        }, poll=rows.poll)  # fmt: skip
+        timed = rows.steps()
         if len(timed) != self.settings.steps:
             raise Failed(f"unbraid logged {len(timed)} of {self.settings.steps} steps")
         result["first_step"] = timed[0][1] - before

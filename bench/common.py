@@ -134,6 +134,23 @@ def run_child(command, log, variables=None, poll=None, stdout=None, seconds=None
     return {"seconds": elapsed, "peak_rss_bytes": usage.ru_maxrss * 1024}
 
 
+class Rows:
+    """Notes when each row of a metrics.jsonl appears that is being written; `poll` is for `run_child`."""
+
+    def __init__(self, path):
+        self.path, self.seen = path, []
+
+    def poll(self, _started):
+        if self.path.exists():
+            whole = self.path.read_text().count("\n")
+            self.seen += [time.perf_counter()] * (whole - len(self.seen))
+
+    def steps(self):
+        """(row, time) of each training step."""
+        rows = map(json.loads, self.path.read_text().splitlines())
+        return [(row, at) for row, at in zip(rows, self.seen) if "loss" in row]
+
+
 def row(cells):
     return "| " + " | ".join(str(cell) for cell in cells) + " |"
 

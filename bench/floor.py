@@ -38,15 +38,6 @@ class Shape:
         return cls(config["num_hidden_layers"], d, config["vocab_size"], q, linears, 3)
 
 
-def prefix(a, b):
-    count = 0
-    for x, y in zip(a, b):
-        if x != y:
-            break
-        count += 1
-    return count
-
-
 def pair_rows(sequences):
     """(rows, scored rows, visible pairs of positions, real tokens) of a packed pair; sequences are (ids, start)."""
     (w, start), (l, _) = sequences

@@ -35,7 +35,6 @@ def parse(text):
     """{"group/kernel/argument": {"seconds", "rate", "unit", "fastest", ...}}; rates in GFLOP/s or GB/s, median of the samples."""
     found, path, last = {}, {}, None
     for line in text.splitlines():
-        cells = re.split(r"│", line)
         entry = re.match(r"^((?:│  |   )*)[├╰]─ (.*)$", line)
         if entry:
             depth = len(entry.group(1)) // 3

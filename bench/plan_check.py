@@ -21,14 +21,11 @@ import platform
 import statistics
 import subprocess
 import tempfile
-import time
 from pathlib import Path
 
+from common import HERE, Failed, Rows, cpu_info, run_child, table
 from make_hh_pairs import write_pairs
-from spine import cpu_name, read_rows, row
 
-HERE = Path(__file__).resolve().parent
-POLL_SECONDS = 0.02
 MIB = 2**20
 
 
@@ -96,20 +93,13 @@ def measure(args, cell, pairs, folder):
     output, log = folder / "out", folder / "log.txt"
     further = ["--output-dir", str(output), "--logging-steps", "1", "--save-strategy", "no"]
     command = [str(args.unbraid), "train", *options(args, cell, pairs), *further]
-    marks = []
-    with open(log, "w") as sink:
-        process = subprocess.Popen(command, env=os.environ | {"UNBRAID_CACHE": str(folder / "cache")}, stdout=sink, stderr=sink)
-        while True:
-            pid, status, usage = os.wait4(process.pid, os.WNOHANG)
-            now = time.perf_counter()
-            marks += [now] * (len(read_rows(output / "metrics.jsonl")) - len(marks))
-            if pid:
-                break
-            time.sleep(POLL_SECONDS)
-    process.returncode = os.waitstatus_to_exitcode(status)
-    if process.returncode != 0:
-        raise SystemExit(f"{name(cell)}: exit {process.returncode}\n{log.read_text()}")
-    return usage.ru_maxrss * 1024, [b - a for a, b in itertools.pairwise(marks)]
+    rows = Rows(output / "metrics.jsonl")
+    try:
+        result = run_child(command, log, os.environ | {"UNBRAID_CACHE": str(folder / "cache")}, rows.poll)
+    except Failed as error:
+        raise SystemExit(f"{name(cell)}: {error}")
+    marks = [at for _, at in rows.steps()]
+    return result["peak_rss_bytes"], [b - a for a, b in itertools.pairwise(marks)]
 
 
 def predict(args, cell, pairs):
@@ -149,16 +139,16 @@ def line(result, timed):
     else:
         predicted, measured = result["predicted_bytes"], result["measured_bytes"]
         cells += [f"{predicted / MIB:.0f}", f"{measured / MIB:.0f}", error(predicted, measured), result["phase"]]
-    return row(cells)
+    return cells
 
 
-def table(results, timed):
+def section(results, timed):
     header = ["training", "checkpointing", "batch", "max_length", "geometry", "rows of the largest batch"]
     if timed:
         header += ["predicted s", "measured s", "error", "floor s", "load before"]
     else:
         header += ["predicted MiB", "measured MiB", "error", "largest while"]
-    return [row(header), row(["---"] * len(header)), *(line(result, timed) for result in results)]
+    return table(header, [line(result, timed) for result in results])
 
 
 def summary(errors):
@@ -173,17 +163,17 @@ def report(args, results):
     lines = [
         "# `unbraid plan` against measured runs", "",
         f"{args.model.name}, HH-RLHF pairs ({args.data.name}), float32, AdamW, sigmoid; LoRA: rank 16 on all linear maps. "
-        f"{cpu_name()}, {args.threads} threads, {platform.system()}; {version}, {args.date}. "
+        f"{cpu_info('model name')}, {args.threads} threads, {platform.system()}; {version}, {args.date}. "
         "Nothing in the prediction is fitted to these runs: buffers are counted, and program, tokenizer and data are the "
         "planner's own resident memory once it has read them.",
     ]  # fmt: skip
     if memory:
         errors = [r["predicted_bytes"] / r["measured_bytes"] - 1 for r in memory]
-        lines += ["", "## Peak resident memory", "", summary(errors), "", *table(memory, False)]
+        lines += ["", "## Peak resident memory", "", summary(errors), "", *section(memory, False)]
     if timed:
         errors = [r["predicted_seconds"] / statistics.median(r["measured_seconds"]) - 1 for r in timed]
         lines += ["", "## Seconds a step", "", "Rates measured by each plan just before its run; the median of the steps, the "
-                  "first left out. " + summary(errors), "", *table(timed, True)]  # fmt: skip
+                  "first left out. " + summary(errors), "", *section(timed, True)]  # fmt: skip
     lines += ["", "`python bench/plan_check.py --model MODEL --data DATA --what memory`, and `--what time` on a quiet machine.", ""]
     path = args.results / f"{args.date}-plan.md"
     path.write_text("\n".join(lines))

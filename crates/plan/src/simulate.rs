@@ -529,7 +529,7 @@ fn walk(
     }
     let parts = footprint.total();
     footprint.workspace = live.saturating_sub(parts);
-    footprint.pool = resident - live.max(parts);
+    footprint.pool = resident.saturating_sub(live.max(parts));
     let of_kind = |(kind, (sampled, seen, work)): (StepKind, (u64, u64, Work))| {
         let counted = overview.kinds[&kind];
         Steps {

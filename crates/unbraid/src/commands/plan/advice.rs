@@ -17,7 +17,7 @@ pub(super) struct Advice {
 /// A change of a run.
 type Change = fn(&mut RunShape<'_>);
 
-/// Changes that spare memory, one at a time and then together.
+/// Changes that spare memory, one at a time and then together; one that spares nothing in this run is left out.
 pub(super) fn options(plan: &Plan<'_>) -> Result<Vec<Advice>> {
     let shape = &plan.shape;
     let batch = shape.plan.sampler.batch;
@@ -62,18 +62,19 @@ pub(super) fn options(plan: &Plan<'_>) -> Result<Vec<Advice>> {
     ];
     let mut advice = Vec::new();
     let mut together = shape.clone();
-    let mut count = 0;
     for (change, applies, apply) in changes {
         if !applies {
             continue;
         }
         let mut changed = shape.clone();
         apply(&mut changed);
-        advice.push(predict(plan, &changed, change.to_owned())?);
-        apply(&mut together);
-        count += 1;
+        let predicted = predict(plan, &changed, change.to_owned())?;
+        if predicted.peak < plan.memory.peak {
+            advice.push(predicted);
+            apply(&mut together);
+        }
     }
-    if count > 1 {
+    if advice.len() > 1 {
         advice.push(predict(plan, &together, "all of these".to_owned())?);
     }
     Ok(advice)
