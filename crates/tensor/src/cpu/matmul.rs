@@ -1,5 +1,5 @@
-//! Matrix products: in bf16 where the backend was made for it (`bf16.rs`), else through the f32 part of the `gemm` crate
-//! (own packing and kernels for AVX-512, AVX2, NEON).
+//! Matrix products: in bf16 where the backend was made for it (`bf16.rs`), else in f32, by our own tiles where they are
+//! the faster (`tiles`) and by the f32 part of the `gemm` crate elsewhere: small and narrow products, processors without AVX2.
 //!
 //! An operand in bf16 is widened panel by panel, each panel giving its own rows or columns of C: sums are never cut, so
 //! the result is that of the widened matrix.
@@ -7,11 +7,24 @@
 use super::pool::widen;
 use super::rules::panel_rows;
 use super::simd::{rows_per_piece, simd};
+#[cfg(target_arch = "x86_64")]
+use super::tiles::{
+    Job,
+    x86::{Avx2, Avx512},
+};
 use super::{CpuBuffer, bf16};
 use crate::arguments::{Gemm, Mat, MatMut};
 pub(super) use gemm_common::Parallelism;
 use rayon::prelude::*;
 use std::ops::Range;
+
+/// From so many rows, columns and depth on our own tiles pay.
+#[cfg(target_arch = "x86_64")]
+const TILED_ROWS: usize = 24;
+#[cfg(target_arch = "x86_64")]
+const TILED_COLS: usize = 24;
+#[cfg(target_arch = "x86_64")]
+const TILED_DEPTH: usize = 32;
 
 /// In which precision products are taken.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -186,6 +199,29 @@ pub(super) unsafe fn raw(
     c: (*mut f32, usize),
     parallelism: Parallelism,
 ) {
+    #[cfg(target_arch = "x86_64")]
+    if m >= TILED_ROWS && n >= TILED_COLS && k >= TILED_DEPTH {
+        let job = Job {
+            m,
+            n,
+            k,
+            alpha,
+            a,
+            b,
+            beta,
+            c,
+        };
+        let parallel = !matches!(parallelism, Parallelism::None);
+        // SAFETY: passed on to the caller; the instructions are there.
+        unsafe {
+            if Avx512::present() {
+                return job.run::<Avx512>(parallel);
+            }
+            if Avx2::present() {
+                return job.run::<Avx2>(parallel);
+            }
+        }
+    }
     let (a, a_row, a_col) = (a.0, a.1 as isize, a.2 as isize);
     let (b, b_row, b_col) = (b.0, b.1 as isize, b.2 as isize);
     // The kernels write columns: C is row-major, so they compute Cᵀ = Bᵀ·Aᵀ.

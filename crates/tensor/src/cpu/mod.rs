@@ -18,6 +18,7 @@ mod optimizer;
 mod pool;
 pub mod rules;
 mod simd;
+mod tiles;
 
 use crate::arguments::{Adafactor, Adamw, Gate, Gemm, HeadBackward, Mat, MatMut, NormCache};
 use crate::backend::Backend;

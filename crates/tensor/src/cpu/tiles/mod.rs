@@ -1,0 +1,418 @@
+//! Matrix products of our own (Goto & van de Geijn 2008): both operands are packed in panels of [`Kernel::ROWS`] rows of A and
+//! [`Kernel::COLS`] columns of B, and a tile of C stays in registers while k goes by.
+//!
+//! B is packed once and shared; blocks of rows of A are tasks of their own, so that threads of unequal speed end together. The tile
+//! and the loops are written once over [`Lanes`]: the instructions of a processor (`x86.rs`), or plain arrays with which the
+//! tests run them on any. Every element of C is the same sum in the same order, however C lies on tiles and threads.
+
+#![cfg_attr(
+    not(target_arch = "x86_64"),
+    allow(dead_code, reason = "there the tests alone use the tiles")
+)]
+
+#[cfg(target_arch = "x86_64")]
+pub(super) mod x86;
+
+use super::matmul::RawMat;
+use rayon::prelude::*;
+use std::cell::RefCell;
+
+/// Packed panels of B hold about this many elements (16 MiB).
+const BAND: usize = 1 << 22;
+/// A block of A is about so many rows.
+const BLOCK: usize = 48;
+/// The largest tile.
+const LARGEST: usize = 12 * 32;
+
+/// The vector operations of a tile. Packed elements are 32 bits wide: an f32, or two neighbours along k in bf16.
+///
+/// # Safety
+/// The processor must have the instructions, and pointers must be valid for [`Lanes::WIDTH`] elements (`splat`: one).
+pub(super) trait Lanes {
+    /// Sums of one vector of C.
+    type Sums: Copy;
+    /// Packed elements.
+    type Vector: Copy;
+    /// Elements of a vector.
+    const WIDTH: usize;
+    /// Zeros.
+    unsafe fn zero() -> Self::Sums;
+    /// Neighbours from memory.
+    unsafe fn load(x: *const u32) -> Self::Vector;
+    /// One element everywhere.
+    unsafe fn splat(x: *const u32) -> Self::Vector;
+    /// sums + a·b.
+    unsafe fn dot(sums: Self::Sums, a: Self::Vector, b: Self::Vector) -> Self::Sums;
+    /// `to` ← α·sums + β·to; β = 0 does not read `to`.
+    unsafe fn write(sums: Self::Sums, alpha: f32, beta: f32, to: *mut f32);
+    /// Asks for a line of C.
+    unsafe fn prefetch(_: *const f32) {}
+}
+
+/// A tile of C and how its operands are packed.
+pub(super) trait Kernel {
+    /// Rows of a tile.
+    const ROWS: usize;
+    /// Columns of a tile, two vectors.
+    const COLS: usize;
+    /// Neighbours along k in one packed element.
+    const STEP: usize;
+    /// Packed elements along k between two writes of C: with a panel of A, a panel of B this deep stays in the first cache.
+    const DEPTH: usize;
+
+    /// Packs a panel of A: `width` lanes (rows of A) of `k` numbers into `to` `[k/STEP, ROWS]`; missing lanes and a missing last
+    /// neighbour become zeros.
+    ///
+    /// # Safety
+    /// Every number of the lanes must be valid, and the processor must have the kernel's instructions.
+    unsafe fn pack_rows(x: Strided, width: usize, k: usize, to: &mut [u32]);
+    /// Packs a panel of B, whose lanes are columns, into `[k/STEP, COLS]`.
+    ///
+    /// # Safety
+    /// As [`Kernel::pack_rows`].
+    unsafe fn pack_cols(x: Strided, width: usize, k: usize, to: &mut [u32]);
+    /// C's tile ← α·(A's panel · B's panel) + β·C.
+    ///
+    /// # Safety
+    /// `a` and `b` must hold `depth` times ROWS and COLS elements, `c` a whole tile that is nobody else's; the processor must have
+    /// the kernel's instructions.
+    unsafe fn tile(depth: usize, a: *const u32, b: *const u32, scale: Scale, c: Target);
+}
+
+/// Lanes to pack: the first number, from a lane to the next, from a number to the next.
+#[derive(Clone, Copy)]
+pub(super) struct Strided {
+    pub(super) first: *const f32,
+    pub(super) lane: usize,
+    pub(super) step: usize,
+}
+
+/// α and β.
+#[derive(Clone, Copy)]
+pub(super) struct Scale {
+    alpha: f32,
+    beta: f32,
+}
+
+/// A tile of C: its first number and its row stride.
+#[derive(Clone, Copy)]
+pub(super) struct Target(*mut f32, usize);
+
+/// See [`Kernel::tile`]; `R` rows, two vectors of columns.
+///
+/// # Safety
+/// As [`Kernel::tile`].
+#[inline(always)]
+unsafe fn tile<L: Lanes, const R: usize>(
+    depth: usize,
+    mut a: *const u32,
+    mut b: *const u32,
+    scale: Scale,
+    Target(c, stride): Target,
+) {
+    // SAFETY: both panels hold every element below `depth`, and C's tile is whole; the rest is passed on.
+    unsafe {
+        let mut sums = [[L::zero(); 2]; R];
+        for i in 0..R {
+            L::prefetch(c.add(i * stride));
+            L::prefetch(c.add(i * stride + 2 * L::WIDTH - 1));
+        }
+        let mut one = |a: *const u32, b: *const u32| {
+            let columns = [L::load(b), L::load(b.add(L::WIDTH))];
+            for (i, sums) in sums.iter_mut().enumerate() {
+                let row = L::splat(a.add(i));
+                sums[0] = L::dot(sums[0], row, columns[0]);
+                sums[1] = L::dot(sums[1], row, columns[1]);
+            }
+        };
+        // Four at a time: what a loop itself costs is one operation in eight of the rest.
+        for _ in 0..depth / 4 {
+            one(a, b);
+            one(a.add(R), b.add(2 * L::WIDTH));
+            one(a.add(2 * R), b.add(4 * L::WIDTH));
+            one(a.add(3 * R), b.add(6 * L::WIDTH));
+            a = a.add(4 * R);
+            b = b.add(8 * L::WIDTH);
+        }
+        for _ in 0..depth % 4 {
+            one(a, b);
+            a = a.add(R);
+            b = b.add(2 * L::WIDTH);
+        }
+        for (i, sums) in sums.iter().enumerate() {
+            let c = c.add(i * stride);
+            L::write(sums[0], scale.alpha, scale.beta, c);
+            L::write(sums[1], scale.alpha, scale.beta, c.add(L::WIDTH));
+        }
+    }
+}
+
+/// `C ← α·A·B + β·C`: the sizes, the operands and C with its row stride.
+#[derive(Clone, Copy)]
+pub(super) struct Job {
+    pub(super) m: usize,
+    pub(super) n: usize,
+    pub(super) k: usize,
+    pub(super) alpha: f32,
+    pub(super) a: RawMat,
+    pub(super) b: RawMat,
+    pub(super) beta: f32,
+    pub(super) c: (*mut f32, usize),
+}
+
+// SAFETY: tasks read A and B, and write disjoint tiles of C.
+unsafe impl Send for Job {}
+// SAFETY: as above.
+unsafe impl Sync for Job {}
+
+/// Columns `first..first + cols` of B, packed: `[piece of k][panel][element along k][COLS]`.
+struct Packed<'a> {
+    first: usize,
+    cols: usize,
+    data: &'a [u32],
+}
+
+thread_local! {
+    /// The packed columns of B of a product that this thread began, kept between products.
+    static SHARED: RefCell<Vec<u32>> = const { RefCell::new(Vec::new()) };
+    /// A thread's packed block of A, kept between products.
+    static OWN: RefCell<Vec<u32>> = const { RefCell::new(Vec::new()) };
+}
+
+/// Makes `x` at least `len` long.
+fn reserve(x: &mut Vec<u32>, len: usize) {
+    if x.len() < len {
+        x.resize(len, 0);
+    }
+}
+
+impl Job {
+    /// Computes the product, on all threads if `parallel`.
+    ///
+    /// # Safety
+    /// As [`super::matmul::raw`], and the processor must have the kernel's instructions.
+    pub(super) unsafe fn run<K: Kernel>(self, parallel: bool) {
+        let mut shared = SHARED.take();
+        let band = (BAND / self.k.max(1)).max(512) / K::COLS * K::COLS;
+        for first in (0..self.n).step_by(band) {
+            let cols = (self.n - first).min(band);
+            let panels = cols.div_ceil(K::COLS);
+            reserve(
+                &mut shared,
+                panels * K::COLS * self.k.next_multiple_of(K::STEP),
+            );
+            // SAFETY: passed on; the columns lie inside B.
+            unsafe { self.pack_band::<K>(first, cols, &mut shared, parallel) };
+            let packed = Packed {
+                first,
+                cols,
+                data: &shared,
+            };
+            // SAFETY: passed on; tasks are disjoint tiles of C.
+            unsafe { self.tasks::<K>(&packed, parallel) };
+        }
+        SHARED.set(shared);
+    }
+
+    /// Pieces of k between two writes of C: the first number and the count. At least one, so that C is scaled also where k is 0.
+    fn pieces<K: Kernel>(&self) -> impl Iterator<Item = (usize, usize)> {
+        let count = self.k.div_ceil(K::DEPTH * K::STEP).max(1);
+        let depth = self.k.div_ceil(count).next_multiple_of(2 * K::STEP).max(1);
+        let k = self.k;
+        (0..k.max(1))
+            .step_by(depth)
+            .map(move |from| (from, (k - from).min(depth)))
+    }
+
+    /// Packs columns `first..first + cols` of B.
+    ///
+    /// # Safety
+    /// They must lie inside B; see also [`Job::run`].
+    unsafe fn pack_band<K: Kernel>(
+        &self,
+        first: usize,
+        cols: usize,
+        to: &mut [u32],
+        parallel: bool,
+    ) {
+        let panels = cols.div_ceil(K::COLS);
+        let mut pieces: Vec<(usize, usize, &mut [u32])> = Vec::with_capacity(panels);
+        let mut rest = to;
+        for (from, deep) in self.pieces::<K>() {
+            for j in 0..panels {
+                let (panel, after) = rest.split_at_mut(deep.div_ceil(K::STEP) * K::COLS);
+                pieces.push((from, j, panel));
+                rest = after;
+            }
+        }
+        let pack = |(from, j, to): &mut (usize, usize, &mut [u32])| {
+            let width = (cols - *j * K::COLS).min(K::COLS);
+            // SAFETY: the columns and the piece of k lie inside B.
+            unsafe { self.pack_panel::<K>(*from, first + *j * K::COLS, width, to) };
+        };
+        match parallel {
+            true => pieces.par_iter_mut().with_min_len(4).for_each(pack),
+            false => pieces.iter_mut().for_each(pack),
+        }
+    }
+
+    /// Packs `width` columns of B from `first` on, and of them the numbers from `from` on that `to` holds.
+    ///
+    /// # Safety
+    /// As [`Job::pack_band`].
+    unsafe fn pack_panel<K: Kernel>(
+        &self,
+        from: usize,
+        first: usize,
+        width: usize,
+        to: &mut [u32],
+    ) {
+        let (b, row, col) = self.b;
+        let deep = (to.len() / K::COLS * K::STEP).min(self.k - from);
+        let lanes = Strided {
+            first: b.wrapping_add(from * row + first * col),
+            lane: col,
+            step: row,
+        };
+        // SAFETY: passed on to the caller.
+        unsafe { K::pack_cols(lanes, width, deep, to) };
+    }
+
+    /// Every tile of the packed columns.
+    ///
+    /// # Safety
+    /// As [`Job::run`].
+    unsafe fn tasks<K: Kernel>(&self, packed: &Packed<'_>, parallel: bool) {
+        let block = BLOCK / K::ROWS * K::ROWS;
+        let blocks = self.m.div_ceil(block);
+        let panels = packed.cols.div_ceil(K::COLS);
+        // Few rows: the columns are shared out too, at the price of packing the rows of A anew for each group.
+        let groups = match parallel {
+            true => (4 * rayon::current_num_threads())
+                .div_ceil(blocks)
+                .min(panels.div_ceil(8)),
+            false => 1,
+        };
+        let each = panels.div_ceil(groups);
+        let task = |at: usize| {
+            let (start, j) = (at / groups * block, at % groups * each);
+            let rows = (self.m - start).min(block);
+            // SAFETY: passed on; tasks are disjoint tiles of C.
+            unsafe { self.block::<K>(start, rows, j..(j + each).min(panels), packed) };
+        };
+        match parallel {
+            true => (0..blocks * groups)
+                .into_par_iter()
+                .with_max_len(1)
+                .for_each(task),
+            false => (0..blocks * groups).for_each(task),
+        }
+    }
+
+    /// Rows `start..start + rows` of C against some panels of the packed columns.
+    ///
+    /// # Safety
+    /// As [`Job::run`]; no other task may use these tiles of C.
+    unsafe fn block<K: Kernel>(
+        &self,
+        start: usize,
+        rows: usize,
+        panels: std::ops::Range<usize>,
+        packed: &Packed<'_>,
+    ) {
+        let mut own = OWN.take();
+        let all = packed.cols.div_ceil(K::COLS) * K::COLS;
+        let mut before = 0;
+        for (from, deep) in self.pieces::<K>() {
+            let depth = deep.div_ceil(K::STEP);
+            reserve(&mut own, rows.div_ceil(K::ROWS) * depth * K::ROWS);
+            for (i, to) in (0..rows)
+                .step_by(K::ROWS)
+                .zip(own.chunks_exact_mut((depth * K::ROWS).max(1)))
+            {
+                let (a, row, col) = self.a;
+                let lanes = Strided {
+                    first: a.wrapping_add((start + i) * row + from * col),
+                    lane: row,
+                    step: col,
+                };
+                // SAFETY: the rows and the piece of k lie inside A.
+                unsafe { K::pack_rows(lanes, (rows - i).min(K::ROWS), deep, to) };
+            }
+            let scale = Scale {
+                alpha: self.alpha,
+                beta: if from == 0 { self.beta } else { 1.0 },
+            };
+            for j in panels.clone() {
+                let width = (packed.cols - j * K::COLS).min(K::COLS);
+                let b = packed.data[before + j * depth * K::COLS..].as_ptr();
+                for i in (0..rows).step_by(K::ROWS) {
+                    let a = own[i * depth..].as_ptr();
+                    let at = (start + i) * self.c.1 + packed.first + j * K::COLS;
+                    let c = Target(self.c.0.wrapping_add(at), self.c.1);
+                    // SAFETY: both panels are packed to their full size; this part of C is this task's.
+                    unsafe {
+                        match ((rows - i).min(K::ROWS), width) {
+                            (height, width) if height == K::ROWS && width == K::COLS => {
+                                K::tile(depth, a, b, scale, c);
+                            }
+                            part => edge::<K>(depth, a, b, scale, c, part),
+                        }
+                    }
+                }
+            }
+            before += all * depth;
+        }
+        OWN.set(own);
+    }
+}
+
+/// A tile of which only `height` rows and `width` columns belong to C: computed beside it.
+///
+/// # Safety
+/// As [`Kernel::tile`], of the part of the tile that belongs to C.
+unsafe fn edge<K: Kernel>(
+    depth: usize,
+    a: *const u32,
+    b: *const u32,
+    scale: Scale,
+    Target(c, stride): Target,
+    (height, width): (usize, usize),
+) {
+    let mut beside = [0f32; LARGEST];
+    assert!(K::ROWS * K::COLS <= LARGEST);
+    // SAFETY: the rows and columns belong to C; `beside` holds a whole tile.
+    unsafe {
+        if scale.beta != 0.0 {
+            for i in 0..height {
+                let row = c.add(i * stride);
+                std::ptr::copy_nonoverlapping(row, beside[i * K::COLS..].as_mut_ptr(), width);
+            }
+        }
+        K::tile(depth, a, b, scale, Target(beside.as_mut_ptr(), K::COLS));
+        for i in 0..height {
+            let row = c.add(i * stride);
+            std::ptr::copy_nonoverlapping(beside[i * K::COLS..].as_ptr(), row, width);
+        }
+    }
+}
+
+/// [`Kernel::pack_rows`] of f32, number by number.
+///
+/// # Safety
+/// As [`Kernel::pack_rows`].
+#[inline(always)]
+unsafe fn pack_f32<const W: usize>(x: Strided, width: usize, k: usize, to: &mut [u32]) {
+    for (p, to) in to.chunks_exact_mut(W).take(k).enumerate() {
+        for (l, to) in to.iter_mut().enumerate() {
+            *to = match l < width {
+                // SAFETY: lane and number are below `width` and `k`.
+                true => unsafe { (*x.first.add(l * x.lane + p * x.step)).to_bits() },
+                false => 0,
+            };
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,303 @@
+//! The packing, the loops and the tiles over plain arrays and, where the processor has them, over its instructions, against
+//! sums by hand in f64.
+
+use super::super::bf16 as halves;
+use super::super::matmul::Parallelism;
+use super::*;
+use crate::bf16;
+
+/// Writes plain sums as [`Lanes::write`] does.
+unsafe fn write<const W: usize>(sums: [f32; W], alpha: f32, beta: f32, to: *mut f32) {
+    for (i, sum) in sums.into_iter().enumerate() {
+        // SAFETY: the caller's vector.
+        unsafe {
+            let old = if beta == 0.0 { 0.0 } else { beta * *to.add(i) };
+            *to.add(i) = alpha * sum + old;
+        }
+    }
+}
+
+/// f32, one lane after the other, in tiles of AVX2's size and a depth that the shapes below exceed.
+struct PlainF32;
+
+impl Lanes for PlainF32 {
+    type Sums = [f32; 8];
+    type Vector = [f32; 8];
+    const WIDTH: usize = 8;
+    unsafe fn zero() -> [f32; 8] {
+        [0.0; 8]
+    }
+    unsafe fn load(x: *const u32) -> [f32; 8] {
+        // SAFETY: the caller's vector.
+        std::array::from_fn(|i| f32::from_bits(unsafe { *x.add(i) }))
+    }
+    unsafe fn splat(x: *const u32) -> [f32; 8] {
+        // SAFETY: the caller's element.
+        [f32::from_bits(unsafe { *x }); 8]
+    }
+    unsafe fn dot(sums: [f32; 8], a: [f32; 8], b: [f32; 8]) -> [f32; 8] {
+        std::array::from_fn(|i| sums[i] + a[i] * b[i])
+    }
+    unsafe fn write(sums: [f32; 8], alpha: f32, beta: f32, to: *mut f32) {
+        // SAFETY: passed on to the caller.
+        unsafe { write(sums, alpha, beta, to) }
+    }
+}
+
+impl Kernel for PlainF32 {
+    const ROWS: usize = 6;
+    const COLS: usize = 16;
+    const STEP: usize = 1;
+    const DEPTH: usize = 100;
+    unsafe fn pack_rows(x: Strided, width: usize, k: usize, to: &mut [u32]) {
+        // SAFETY: passed on to the caller.
+        unsafe { pack_f32::<6>(x, width, k, to) }
+    }
+    unsafe fn pack_cols(x: Strided, width: usize, k: usize, to: &mut [u32]) {
+        // SAFETY: passed on to the caller.
+        unsafe { pack_f32::<16>(x, width, k, to) }
+    }
+    unsafe fn tile(depth: usize, a: *const u32, b: *const u32, scale: Scale, c: Target) {
+        // SAFETY: passed on to the caller.
+        unsafe { tile::<Self, 6>(depth, a, b, scale, c) }
+    }
+}
+
+/// What `vdpbf16ps` computes, one lane after the other.
+struct PlainBf16;
+
+impl Lanes for PlainBf16 {
+    type Sums = [f32; 16];
+    type Vector = [u32; 16];
+    const WIDTH: usize = 16;
+    unsafe fn zero() -> [f32; 16] {
+        [0.0; 16]
+    }
+    unsafe fn load(x: *const u32) -> [u32; 16] {
+        // SAFETY: the caller's vector.
+        std::array::from_fn(|i| unsafe { *x.add(i) })
+    }
+    unsafe fn splat(x: *const u32) -> [u32; 16] {
+        // SAFETY: the caller's element.
+        [unsafe { *x }; 16]
+    }
+    unsafe fn dot(sums: [f32; 16], a: [u32; 16], b: [u32; 16]) -> [f32; 16] {
+        let half = |x: u32, odd: bool| bf16::widen(if odd { (x >> 16) as u16 } else { x as u16 });
+        std::array::from_fn(|i| {
+            let even = half(a[i], false) * half(b[i], false);
+            sums[i] + half(a[i], true) * half(b[i], true) + even
+        })
+    }
+    unsafe fn write(sums: [f32; 16], alpha: f32, beta: f32, to: *mut f32) {
+        // SAFETY: passed on to the caller.
+        unsafe { write(sums, alpha, beta, to) }
+    }
+}
+
+impl Kernel for PlainBf16 {
+    const ROWS: usize = 12;
+    const COLS: usize = 32;
+    const STEP: usize = 2;
+    const DEPTH: usize = 192;
+    unsafe fn pack_rows(x: Strided, width: usize, k: usize, to: &mut [u32]) {
+        // SAFETY: passed on to the caller.
+        unsafe { halves::pack::<12>(x, width, k, to) }
+    }
+    unsafe fn pack_cols(x: Strided, width: usize, k: usize, to: &mut [u32]) {
+        // SAFETY: passed on to the caller.
+        unsafe { halves::pack::<32>(x, width, k, to) }
+    }
+    unsafe fn tile(depth: usize, a: *const u32, b: *const u32, scale: Scale, c: Target) {
+        // SAFETY: passed on to the caller.
+        unsafe { tile::<Self, 12>(depth, a, b, scale, c) }
+    }
+}
+
+/// Values of [−1, 1), more precise than bf16.
+fn values(n: usize, seed: usize) -> Vec<f32> {
+    let at = |i: usize| ((i + 1) * (2 * seed + 7919)) as f64 * 0.618_033_988_749_894_9;
+    (0..n).map(|i| (2.0 * at(i).fract() - 1.0) as f32).collect()
+}
+
+/// What a product makes of an operand.
+type Rounding = fn(f32) -> f64;
+const NONE: Rounding = |x| f64::from(x);
+const TO_BF16: Rounding = |x| f64::from(bf16::widen(bf16::round(x)));
+
+/// Runs `multiply` on matrices stored either way and compares with sums in f64 over rounded operands.
+fn check(
+    exact: Rounding,
+    (m, n, k): (usize, usize, usize),
+    (a_transposed, b_transposed): (bool, bool),
+    beta: f32,
+    multiply: &dyn Fn(Job),
+) {
+    let (a, b) = (values(m * k, 1), values(k * n, 2));
+    let before = values(m * n, 3);
+    // Where β is 0, C's contents must not be read.
+    let mut c = if beta == 0.0 {
+        vec![f32::NAN; m * n]
+    } else {
+        before.clone()
+    };
+    let (a_rows, a_cols) = if a_transposed { (1, m) } else { (k, 1) };
+    let (b_rows, b_cols) = if b_transposed { (1, k) } else { (n, 1) };
+    multiply(Job {
+        m,
+        n,
+        k,
+        alpha: 0.5,
+        a: (a.as_ptr(), a_rows, a_cols),
+        b: (b.as_ptr(), b_rows, b_cols),
+        beta,
+        c: (c.as_mut_ptr(), n),
+    });
+    for i in 0..m {
+        for j in 0..n {
+            let sum: f64 = (0..k)
+                .map(|p| exact(a[i * a_rows + p * a_cols]) * exact(b[p * b_rows + j * b_cols]))
+                .sum();
+            let old = if beta == 0.0 {
+                0.0
+            } else {
+                f64::from(beta * before[i * n + j])
+            };
+            let (expected, got) = (0.5 * sum + old, f64::from(c[i * n + j]));
+            // Sums of k ≤ 1100 products of at most 1 in f32.
+            assert!(
+                (got - expected).abs() < 1e-5 * (1.0 + (k as f64).sqrt()),
+                "{m}x{n}x{k} ({i}, {j}): {got} instead of {expected}"
+            );
+        }
+    }
+}
+
+/// Around the tiles, the blocks of rows, the depths; rows too few for the threads; a band of columns that is full (of k = 10,000).
+const SHAPES: [(usize, usize, usize); 14] = [
+    (1, 1, 1),
+    (6, 16, 3),
+    (12, 32, 2),
+    (7, 17, 5),
+    (13, 33, 3),
+    (11, 31, 64),
+    (96, 64, 129),
+    (97, 65, 130),
+    (5, 7, 511),
+    (3, 40, 512),
+    (14, 600, 1027),
+    (2, 2050, 5),
+    (200, 3, 1),
+    (3, 530, 10_000),
+];
+
+fn everywhere(exact: Rounding, multiply: &dyn Fn(Job)) {
+    for shape in SHAPES {
+        for transposed in [(false, false), (false, true), (true, false), (true, true)] {
+            for beta in [0.0, 1.0, 0.25] {
+                check(exact, shape, transposed, beta, multiply);
+            }
+        }
+    }
+}
+
+#[test]
+fn tiles_of_plain_arrays() {
+    for parallel in [false, true] {
+        // SAFETY: `check` hands over whole matrices.
+        everywhere(NONE, &|job| unsafe { job.run::<PlainF32>(parallel) });
+        // SAFETY: as above.
+        everywhere(TO_BF16, &|job| unsafe { job.run::<PlainBf16>(parallel) });
+    }
+}
+
+/// Each kernel whose instructions this processor has.
+#[cfg(target_arch = "x86_64")]
+#[test]
+fn tiles_of_this_processor() {
+    use x86::{Avx2, Avx512, Avx512Bf16};
+    let present = [Avx2::present(), Avx512::present(), halves::fast()];
+    println!("AVX2, AVX-512, AVX512-BF16: {present:?}");
+    for parallel in [false, true] {
+        // SAFETY: `check` hands over whole matrices; the instructions are there.
+        unsafe {
+            if present[0] {
+                everywhere(NONE, &|job| job.run::<Avx2>(parallel));
+            }
+            if present[1] {
+                everywhere(NONE, &|job| job.run::<Avx512>(parallel));
+            }
+            if present[2] {
+                everywhere(TO_BF16, &|job| job.run::<Avx512Bf16>(parallel));
+            }
+        }
+    }
+}
+
+/// With the instructions where the processor has them, else rounded and in f32.
+#[test]
+fn products_in_bf16() {
+    everywhere(TO_BF16, &|j| {
+        let size = (j.m, j.n, j.k);
+        // SAFETY: `check` hands over whole matrices.
+        unsafe { halves::product(size, j.alpha, j.a, j.b, j.beta, j.c, Parallelism::None) }
+    });
+}
+
+/// Rows and columns at the edge of a product are the very sums that they are inside a larger one.
+#[cfg(target_arch = "x86_64")]
+#[test]
+fn sums_do_not_depend_on_the_tile() {
+    use x86::Avx2;
+    if !Avx2::present() {
+        println!("no AVX2 here: not tested");
+        return;
+    }
+    let (m, n, k) = (61, 83, 700);
+    let (a, b) = (values(m * k, 1), values(k * n, 2));
+    let multiply = |from: usize, m: usize, n: usize| {
+        let mut c = values(m * n, 3);
+        for (i, c) in c.iter_mut().enumerate() {
+            *c = ((i / n + from) * 100 + i % n) as f32 * 0.01;
+        }
+        let job = Job {
+            m,
+            n,
+            k,
+            alpha: 0.7,
+            a: (a[from * k..].as_ptr(), k, 1),
+            b: (b.as_ptr(), 1, k),
+            beta: 0.3,
+            c: (c.as_mut_ptr(), n),
+        };
+        // SAFETY: rows `from..from + m` of A and `n` columns of B; the instructions are there.
+        unsafe { job.run::<Avx2>(true) };
+        c
+    };
+    let whole = multiply(0, m, n);
+    for (from, m, cols) in [(3, 58, 83), (60, 1, 83), (7, 20, 35)] {
+        for (i, c) in multiply(from, m, cols).chunks(cols).enumerate() {
+            assert_eq!(c, &whole[(from + i) * n..][..cols], "row {i} of {m}x{cols}");
+        }
+    }
+}
+
+#[test]
+fn nothing_to_sum_still_scales() {
+    let mut c = [3.0, f32::NAN];
+    let job = |beta, c: *mut f32| Job {
+        m: 1,
+        n: 1,
+        k: 0,
+        alpha: 1.0,
+        a: ([].as_ptr(), 0, 1),
+        b: ([].as_ptr(), 1, 1),
+        beta,
+        c: (c, 1),
+    };
+    // SAFETY: no element of A and B is read; C has one.
+    unsafe {
+        job(2.0, &mut c[0]).run::<PlainF32>(false);
+        job(0.0, &mut c[1]).run::<PlainBf16>(true);
+    }
+    assert_eq!(c, [6.0, 0.0]);
+}

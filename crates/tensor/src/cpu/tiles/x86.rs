@@ -1,0 +1,303 @@
+//! Tiles of x86-64: f32 with AVX2 and AVX-512, bf16 with AVX512-BF16.
+
+use super::super::bf16;
+use super::{Kernel, Lanes, Scale, Strided, Target, pack_f32, tile};
+use std::arch::x86_64::*;
+
+/// f32 with AVX2 and FMA: 12 of 16 registers hold sums.
+pub(in super::super) struct Avx2;
+/// f32 with AVX-512: 24 of 32 registers hold sums.
+pub(in super::super) struct Avx512;
+/// Pairs of bf16 with AVX512-BF16.
+pub(in super::super) struct Avx512Bf16;
+
+impl Avx2 {
+    /// Whether this processor has the instructions.
+    pub(in super::super) fn present() -> bool {
+        is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma")
+    }
+}
+
+impl Avx512 {
+    /// Whether this processor has the instructions.
+    pub(in super::super) fn present() -> bool {
+        Avx2::present() && is_x86_feature_detected!("avx512f")
+    }
+}
+
+impl Lanes for Avx2 {
+    type Sums = __m256;
+    type Vector = __m256;
+    const WIDTH: usize = 8;
+    #[inline(always)]
+    unsafe fn zero() -> __m256 {
+        // SAFETY: passed on to the caller.
+        unsafe { _mm256_setzero_ps() }
+    }
+    #[inline(always)]
+    unsafe fn load(x: *const u32) -> __m256 {
+        // SAFETY: passed on to the caller.
+        unsafe { _mm256_loadu_ps(x.cast()) }
+    }
+    #[inline(always)]
+    unsafe fn splat(x: *const u32) -> __m256 {
+        // SAFETY: passed on to the caller.
+        unsafe { _mm256_set1_ps(*x.cast()) }
+    }
+    #[inline(always)]
+    unsafe fn dot(sums: __m256, a: __m256, b: __m256) -> __m256 {
+        // SAFETY: passed on to the caller.
+        unsafe { _mm256_fmadd_ps(a, b, sums) }
+    }
+    #[inline(always)]
+    unsafe fn write(sums: __m256, alpha: f32, beta: f32, to: *mut f32) {
+        // SAFETY: passed on to the caller.
+        unsafe {
+            let scaled = _mm256_mul_ps(sums, _mm256_set1_ps(alpha));
+            let sum = match beta == 0.0 {
+                true => scaled,
+                false => _mm256_fmadd_ps(_mm256_set1_ps(beta), _mm256_loadu_ps(to), scaled),
+            };
+            _mm256_storeu_ps(to, sum);
+        }
+    }
+    #[inline(always)]
+    unsafe fn prefetch(x: *const f32) {
+        // SAFETY: a prefetch reads nothing.
+        unsafe { _mm_prefetch::<_MM_HINT_T0>(x.cast()) }
+    }
+}
+
+impl Lanes for Avx512 {
+    type Sums = __m512;
+    type Vector = __m512;
+    const WIDTH: usize = 16;
+    #[inline(always)]
+    unsafe fn zero() -> __m512 {
+        // SAFETY: passed on to the caller.
+        unsafe { _mm512_setzero_ps() }
+    }
+    #[inline(always)]
+    unsafe fn load(x: *const u32) -> __m512 {
+        // SAFETY: passed on to the caller.
+        unsafe { _mm512_loadu_ps(x.cast()) }
+    }
+    #[inline(always)]
+    unsafe fn splat(x: *const u32) -> __m512 {
+        // SAFETY: passed on to the caller.
+        unsafe { _mm512_set1_ps(*x.cast()) }
+    }
+    #[inline(always)]
+    unsafe fn dot(sums: __m512, a: __m512, b: __m512) -> __m512 {
+        // SAFETY: passed on to the caller.
+        unsafe { _mm512_fmadd_ps(a, b, sums) }
+    }
+    #[inline(always)]
+    unsafe fn write(sums: __m512, alpha: f32, beta: f32, to: *mut f32) {
+        // SAFETY: passed on to the caller.
+        unsafe {
+            let scaled = _mm512_mul_ps(sums, _mm512_set1_ps(alpha));
+            let sum = match beta == 0.0 {
+                true => scaled,
+                false => _mm512_fmadd_ps(_mm512_set1_ps(beta), _mm512_loadu_ps(to), scaled),
+            };
+            _mm512_storeu_ps(to, sum);
+        }
+    }
+    #[inline(always)]
+    unsafe fn prefetch(x: *const f32) {
+        // SAFETY: a prefetch reads nothing.
+        unsafe { _mm_prefetch::<_MM_HINT_T0>(x.cast()) }
+    }
+}
+
+impl Lanes for Avx512Bf16 {
+    type Sums = __m512;
+    type Vector = __m512i;
+    const WIDTH: usize = 16;
+    #[inline(always)]
+    unsafe fn zero() -> __m512 {
+        // SAFETY: passed on to the caller.
+        unsafe { _mm512_setzero_ps() }
+    }
+    #[inline(always)]
+    unsafe fn load(x: *const u32) -> __m512i {
+        // SAFETY: passed on to the caller.
+        unsafe { _mm512_loadu_si512(x.cast()) }
+    }
+    #[inline(always)]
+    unsafe fn splat(x: *const u32) -> __m512i {
+        // SAFETY: passed on to the caller.
+        unsafe { _mm512_set1_epi32(*x.cast()) }
+    }
+    #[inline(always)]
+    unsafe fn dot(sums: __m512, a: __m512i, b: __m512i) -> __m512 {
+        // The two vector types are the same 64 bytes.
+        // SAFETY: passed on to the caller.
+        unsafe {
+            let a = std::mem::transmute::<__m512i, __m512bh>(a);
+            let b = std::mem::transmute::<__m512i, __m512bh>(b);
+            _mm512_dpbf16_ps(sums, a, b)
+        }
+    }
+    #[inline(always)]
+    unsafe fn write(sums: __m512, alpha: f32, beta: f32, to: *mut f32) {
+        // SAFETY: passed on to the caller.
+        unsafe { Avx512::write(sums, alpha, beta, to) }
+    }
+    #[inline(always)]
+    unsafe fn prefetch(x: *const f32) {
+        // SAFETY: passed on to the caller.
+        unsafe { Avx512::prefetch(x) }
+    }
+}
+
+/// A [`Kernel`] of one set of instructions: its tile and its packing are compiled for them.
+macro_rules! kernel {
+    ($kernel:ident, $features:literal, $rows:literal x $cols:literal, $step:literal, $depth:literal, $($pack:ident)::+) => {
+        impl Kernel for $kernel {
+            const ROWS: usize = $rows;
+            const COLS: usize = $cols;
+            const STEP: usize = $step;
+            const DEPTH: usize = $depth;
+            unsafe fn pack_rows(x: Strided, width: usize, k: usize, to: &mut [u32]) {
+                #[target_feature(enable = $features)]
+                unsafe fn pack(x: Strided, width: usize, k: usize, to: &mut [u32]) {
+                    // SAFETY: passed on to the caller.
+                    unsafe { $($pack)::+::<$rows>(x, width, k, to) }
+                }
+                // SAFETY: passed on to the caller.
+                unsafe { pack(x, width, k, to) }
+            }
+            unsafe fn pack_cols(x: Strided, width: usize, k: usize, to: &mut [u32]) {
+                #[target_feature(enable = $features)]
+                unsafe fn pack(x: Strided, width: usize, k: usize, to: &mut [u32]) {
+                    // SAFETY: passed on to the caller.
+                    unsafe { $($pack)::+::<$cols>(x, width, k, to) }
+                }
+                // SAFETY: passed on to the caller.
+                unsafe { pack(x, width, k, to) }
+            }
+            unsafe fn tile(depth: usize, a: *const u32, b: *const u32, scale: Scale, c: Target) {
+                #[target_feature(enable = $features)]
+                unsafe fn compiled(
+                    depth: usize,
+                    a: *const u32,
+                    b: *const u32,
+                    scale: Scale,
+                    c: Target,
+                ) {
+                    // SAFETY: passed on to the caller.
+                    unsafe { tile::<$kernel, $rows>(depth, a, b, scale, c) }
+                }
+                // SAFETY: passed on to the caller.
+                unsafe { compiled(depth, a, b, scale, c) }
+            }
+        }
+    };
+}
+kernel!(Avx2, "avx2,fma", 6 x 16, 1, 320, pack_transposing);
+kernel!(Avx512, "avx512f,avx2,fma", 12 x 32, 1, 192, pack_transposing);
+kernel!(Avx512Bf16, "avx512f,avx512bf16", 12 x 32, 2, 192, bf16::pack);
+
+/// [`Kernel::pack_rows`] of f32: lanes beside each other are copied, lanes along k transposed eight numbers at a time.
+///
+/// # Safety
+/// As [`Kernel::pack_rows`]; the processor must have AVX.
+#[inline(always)]
+unsafe fn pack_transposing<const W: usize>(x: Strided, width: usize, k: usize, to: &mut [u32]) {
+    if width < W || (x.lane != 1 && x.step != 1) {
+        // SAFETY: passed on to the caller.
+        unsafe { pack_f32::<W>(x, width, k, to) };
+        return;
+    }
+    assert!(to.len() >= k * W);
+    let to = to.as_mut_ptr().cast::<f32>();
+    // SAFETY: all reads have lane < W and number < k, all writes are below k·W.
+    unsafe {
+        if x.lane == 1 {
+            for p in 0..k {
+                std::ptr::copy_nonoverlapping(x.first.add(p * x.step), to.add(p * W), W);
+            }
+            return;
+        }
+        let at = |l: usize, p: usize| x.first.add(l * x.lane + p);
+        let whole = k / 8 * 8;
+        for p in (0..whole).step_by(8) {
+            let mut l = 0;
+            while l + 8 <= W {
+                transpose_8(at(l, p), x.lane, to.add(p * W + l), W);
+                l += 8;
+            }
+            if l + 4 <= W {
+                transpose_4(at(l, p), x.lane, to.add(p * W + l), W);
+                transpose_4(at(l, p + 4), x.lane, to.add((p + 4) * W + l), W);
+                l += 4;
+            }
+            for l in l..W {
+                for i in 0..8 {
+                    *to.add((p + i) * W + l) = *at(l, p + i);
+                }
+            }
+        }
+        for p in whole..k {
+            for l in 0..W {
+                *to.add(p * W + l) = *at(l, p);
+            }
+        }
+    }
+}
+
+/// Eight numbers of eight lanes, `lane` apart, to eight rows of `w`.
+///
+/// # Safety
+/// All 64 must be valid on both sides; the processor must have AVX.
+#[inline(always)]
+unsafe fn transpose_8(x: *const f32, lane: usize, to: *mut f32, w: usize) {
+    // SAFETY: passed on to the caller.
+    unsafe {
+        let rows: [__m256; 8] = std::array::from_fn(|l| _mm256_loadu_ps(x.add(l * lane)));
+        // Two lanes, then four, then all eight beside each other.
+        let (mut twos, mut fours) = ([_mm256_setzero_ps(); 8], [_mm256_setzero_ps(); 8]);
+        for i in 0..4 {
+            twos[2 * i] = _mm256_unpacklo_ps(rows[2 * i], rows[2 * i + 1]);
+            twos[2 * i + 1] = _mm256_unpackhi_ps(rows[2 * i], rows[2 * i + 1]);
+        }
+        for half in [0, 4] {
+            for i in 0..2 {
+                let (x, y) = (twos[half + i], twos[half + i + 2]);
+                fours[half + 2 * i] = _mm256_shuffle_ps::<0x44>(x, y);
+                fours[half + 2 * i + 1] = _mm256_shuffle_ps::<0xee>(x, y);
+            }
+        }
+        for i in 0..4 {
+            let (x, y) = (fours[i], fours[i + 4]);
+            _mm256_storeu_ps(to.add(i * w), _mm256_permute2f128_ps::<0x20>(x, y));
+            _mm256_storeu_ps(to.add((i + 4) * w), _mm256_permute2f128_ps::<0x31>(x, y));
+        }
+    }
+}
+
+/// Four numbers of four lanes, `lane` apart, to four rows of `w`.
+///
+/// # Safety
+/// All 16 must be valid on both sides.
+#[inline(always)]
+unsafe fn transpose_4(x: *const f32, lane: usize, to: *mut f32, w: usize) {
+    // SAFETY: passed on to the caller.
+    unsafe {
+        let rows: [__m128; 4] = std::array::from_fn(|l| _mm_loadu_ps(x.add(l * lane)));
+        let (low, high) = (
+            _mm_unpacklo_ps(rows[0], rows[1]),
+            _mm_unpackhi_ps(rows[0], rows[1]),
+        );
+        let (low_2, high_2) = (
+            _mm_unpacklo_ps(rows[2], rows[3]),
+            _mm_unpackhi_ps(rows[2], rows[3]),
+        );
+        _mm_storeu_ps(to, _mm_movelh_ps(low, low_2));
+        _mm_storeu_ps(to.add(w), _mm_movehl_ps(low_2, low));
+        _mm_storeu_ps(to.add(2 * w), _mm_movelh_ps(high, high_2));
+        _mm_storeu_ps(to.add(3 * w), _mm_movehl_ps(high_2, high));
+    }
+}
