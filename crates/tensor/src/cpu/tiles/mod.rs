@@ -98,6 +98,28 @@ pub(super) struct Scale {
 #[derive(Clone, Copy)]
 pub(super) struct Target(*mut f32, usize);
 
+/// One packed element along k: the sums of `R` rows.
+///
+/// # Safety
+/// As [`Kernel::tile`] with a depth of one.
+#[inline(always)]
+unsafe fn step<L: Lanes, const R: usize>(
+    mut sums: [[L::Sums; 2]; R],
+    a: *const u32,
+    b: *const u32,
+) -> [[L::Sums; 2]; R] {
+    // SAFETY: passed on to the caller.
+    unsafe {
+        let columns = [L::load(b), L::load(b.add(L::WIDTH))];
+        for (i, sums) in sums.iter_mut().enumerate() {
+            let row = L::splat(a.add(i));
+            sums[0] = L::dot(sums[0], row, columns[0]);
+            sums[1] = L::dot(sums[1], row, columns[1]);
+        }
+    }
+    sums
+}
+
 /// See [`Kernel::tile`]; `R` rows, two vectors of columns.
 ///
 /// # Safety
@@ -117,25 +139,17 @@ unsafe fn tile<L: Lanes, const R: usize>(
             L::prefetch(c.add(i * stride));
             L::prefetch(c.add(i * stride + 2 * L::WIDTH - 1));
         }
-        let mut one = |a: *const u32, b: *const u32| {
-            let columns = [L::load(b), L::load(b.add(L::WIDTH))];
-            for (i, sums) in sums.iter_mut().enumerate() {
-                let row = L::splat(a.add(i));
-                sums[0] = L::dot(sums[0], row, columns[0]);
-                sums[1] = L::dot(sums[1], row, columns[1]);
-            }
-        };
         // Four at a time: what a loop itself costs is one operation in eight of the rest.
         for _ in 0..depth / 4 {
-            one(a, b);
-            one(a.add(R), b.add(2 * L::WIDTH));
-            one(a.add(2 * R), b.add(4 * L::WIDTH));
-            one(a.add(3 * R), b.add(6 * L::WIDTH));
+            sums = step::<L, R>(sums, a, b);
+            sums = step::<L, R>(sums, a.add(R), b.add(2 * L::WIDTH));
+            sums = step::<L, R>(sums, a.add(2 * R), b.add(4 * L::WIDTH));
+            sums = step::<L, R>(sums, a.add(3 * R), b.add(6 * L::WIDTH));
             a = a.add(4 * R);
             b = b.add(8 * L::WIDTH);
         }
         for _ in 0..depth % 4 {
-            one(a, b);
+            sums = step::<L, R>(sums, a, b);
             a = a.add(R);
             b = b.add(2 * L::WIDTH);
         }

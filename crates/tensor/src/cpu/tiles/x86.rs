@@ -221,7 +221,7 @@ unsafe fn pack_transposing<const W: usize>(x: Strided, width: usize, k: usize, t
             }
             return;
         }
-        let at = |l: usize, p: usize| x.first.add(l * x.lane + p);
+        let at = |l: usize, p: usize| x.first.wrapping_add(l * x.lane + p);
         let whole = k / 8 * 8;
         for p in (0..whole).step_by(8) {
             let mut l = 0;
@@ -256,7 +256,11 @@ unsafe fn pack_transposing<const W: usize>(x: Strided, width: usize, k: usize, t
 unsafe fn transpose_8(x: *const f32, lane: usize, to: *mut f32, w: usize) {
     // SAFETY: passed on to the caller.
     unsafe {
-        let rows: [__m256; 8] = std::array::from_fn(|l| _mm256_loadu_ps(x.add(l * lane)));
+        // Loops, not `from_fn`: a closure would not be compiled for AVX.
+        let mut rows = [_mm256_setzero_ps(); 8];
+        for (l, row) in rows.iter_mut().enumerate() {
+            *row = _mm256_loadu_ps(x.add(l * lane));
+        }
         // Two lanes, then four, then all eight beside each other.
         let (mut twos, mut fours) = ([_mm256_setzero_ps(); 8], [_mm256_setzero_ps(); 8]);
         for i in 0..4 {
@@ -286,7 +290,10 @@ unsafe fn transpose_8(x: *const f32, lane: usize, to: *mut f32, w: usize) {
 unsafe fn transpose_4(x: *const f32, lane: usize, to: *mut f32, w: usize) {
     // SAFETY: passed on to the caller.
     unsafe {
-        let rows: [__m128; 4] = std::array::from_fn(|l| _mm_loadu_ps(x.add(l * lane)));
+        let mut rows = [_mm_setzero_ps(); 4];
+        for (l, row) in rows.iter_mut().enumerate() {
+            *row = _mm_loadu_ps(x.add(l * lane));
+        }
         let (low, high) = (
             _mm_unpacklo_ps(rows[0], rows[1]),
             _mm_unpackhi_ps(rows[0], rows[1]),
