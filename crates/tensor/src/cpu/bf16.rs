@@ -78,7 +78,7 @@ fn pair(even: f32, odd: f32) -> u32 {
     u32::from(bf16::round(even)) | u32::from(bf16::round(odd)) << 16
 }
 
-/// [`super::tiles::Kernel::pack`] of pairs.
+/// [`super::tiles::Kernel::pack_rows`] of pairs.
 ///
 /// # Safety
 /// As there.

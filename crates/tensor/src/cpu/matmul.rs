@@ -2,7 +2,7 @@
 //! the faster (`tiles`) and by the f32 part of the `gemm` crate elsewhere: small and narrow products, processors without AVX2.
 //!
 //! An operand in bf16 is widened panel by panel, each panel giving its own rows or columns of C: sums are never cut, so
-//! the result is that of the widened matrix.
+//! the result is that of the widened matrix, but for the order in which a product sums.
 
 use super::pool::widen;
 use super::rules::panel_rows;

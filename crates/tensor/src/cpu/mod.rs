@@ -1,10 +1,10 @@
 //! The fast CPU backend: f32 storage, f64 where sums decide, threads from rayon's current pool.
 //!
-//! Matrix products come from the `gemm` crate; vector loops are plain Rust compiled once per instruction set
-//! through `pulp` (AVX-512, AVX2, NEON or none, chosen at run time). Buffers return to a pool when dropped.
-//! Results depend on the number of threads but not on timing: the same threads give the same bits.
+//! Large matrix products run on tiles of our own (`tiles`), others through the `gemm` crate; vector loops are plain Rust compiled
+//! once per instruction set through `pulp` (AVX-512, AVX2, NEON or none, chosen at run time). Buffers return to a pool when
+//! dropped. Results depend on the number of threads but not on timing: the same threads give the same bits.
 //! Frozen weights may be held as bf16 and are widened as they are read (`pool.rs`, `matmul.rs`). Products may be taken in
-//! bf16 (`bf16.rs`). Left out: own f32 kernels; a tiled one for AVX2 was slower than the `gemm` crate's.
+//! bf16 (`bf16.rs`).
 
 mod attention;
 mod bf16;

@@ -17,12 +17,14 @@ use super::matmul::RawMat;
 use rayon::prelude::*;
 use std::cell::RefCell;
 
-/// Packed panels of B hold about this many elements (16 MiB).
+/// Packed panels of B hold about this many elements (16 MiB), or 512 columns where k is large.
 const BAND: usize = 1 << 22;
 /// A block of A is about so many rows.
 const BLOCK: usize = 48;
 /// The largest tile.
 const LARGEST: usize = 12 * 32;
+/// Multiply-adds that are worth waking other threads for.
+const WORTH_SHARING: usize = 48 * 48 * 256;
 
 /// The vector operations of a tile. Packed elements are 32 bits wide: an f32, or two neighbours along k in bf16.
 ///
@@ -57,7 +59,8 @@ pub(super) trait Kernel {
     const COLS: usize;
     /// Neighbours along k in one packed element.
     const STEP: usize;
-    /// Packed elements along k between two writes of C: with a panel of A, a panel of B this deep stays in the first cache.
+    /// Packed elements along k between two writes of C: a panel of B this deep stays in the first cache, most of it where that
+    /// is 32 KiB and tiles are of AVX-512.
     const DEPTH: usize;
 
     /// Packs a panel of A: `width` lanes (rows of A) of `k` numbers into `to` `[k/STEP, ROWS]`; missing lanes and a missing last
@@ -137,6 +140,7 @@ unsafe fn tile<L: Lanes, const R: usize>(
         let mut sums = [[L::zero(); 2]; R];
         for i in 0..R {
             L::prefetch(c.add(i * stride));
+            L::prefetch(c.add(i * stride + L::WIDTH));
             L::prefetch(c.add(i * stride + 2 * L::WIDTH - 1));
         }
         // Four at a time: what a loop itself costs is one operation in eight of the rest.
@@ -186,18 +190,34 @@ struct Packed<'a> {
     data: &'a [u32],
 }
 
-thread_local! {
-    /// The packed columns of B of a product that this thread began, kept between products.
-    static SHARED: RefCell<Vec<u32>> = const { RefCell::new(Vec::new()) };
-    /// A thread's packed block of A, kept between products.
-    static OWN: RefCell<Vec<u32>> = const { RefCell::new(Vec::new()) };
+/// A line of the cache: vectors of packed elements do not straddle two.
+#[derive(Clone, Copy)]
+#[repr(C, align(64))]
+struct Line([u32; 16]);
+
+/// Packed elements, whose old contents do not matter.
+#[derive(Default)]
+struct Buffer(Vec<Line>);
+
+impl Buffer {
+    /// At least `len` elements.
+    fn take(&mut self, len: usize) -> &mut [u32] {
+        let lines = len.div_ceil(16);
+        if self.0.len() < lines {
+            // Freed first: two at a time would be twice the memory.
+            self.0 = Vec::new();
+            self.0 = vec![Line([0; 16]); lines];
+        }
+        // SAFETY: a line is 16 elements, and every one was written when the lines were made.
+        unsafe { std::slice::from_raw_parts_mut(self.0.as_mut_ptr().cast(), self.0.len() * 16) }
+    }
 }
 
-/// Makes `x` at least `len` long.
-fn reserve(x: &mut Vec<u32>, len: usize) {
-    if x.len() < len {
-        x.resize(len, 0);
-    }
+thread_local! {
+    /// The packed columns of B of a product that this thread began, kept between products.
+    static SHARED: RefCell<Buffer> = const { RefCell::new(Buffer(Vec::new())) };
+    /// A thread's packed block of A, kept between products.
+    static OWN: RefCell<Buffer> = const { RefCell::new(Buffer(Vec::new())) };
 }
 
 impl Job {
@@ -206,26 +226,24 @@ impl Job {
     /// # Safety
     /// As [`super::matmul::raw`], and the processor must have the kernel's instructions.
     pub(super) unsafe fn run<K: Kernel>(self, parallel: bool) {
-        let mut shared = SHARED.take();
+        let parallel = parallel && self.m * self.n * self.k > WORTH_SHARING;
+        let mut buffer = SHARED.take();
         let band = (BAND / self.k.max(1)).max(512) / K::COLS * K::COLS;
         for first in (0..self.n).step_by(band) {
             let cols = (self.n - first).min(band);
             let panels = cols.div_ceil(K::COLS);
-            reserve(
-                &mut shared,
-                panels * K::COLS * self.k.next_multiple_of(K::STEP),
-            );
+            let shared = buffer.take(panels * K::COLS * self.k.div_ceil(K::STEP));
             // SAFETY: passed on; the columns lie inside B.
-            unsafe { self.pack_band::<K>(first, cols, &mut shared, parallel) };
+            unsafe { self.pack_band::<K>(first, cols, shared, parallel) };
             let packed = Packed {
                 first,
                 cols,
-                data: &shared,
+                data: shared,
             };
             // SAFETY: passed on; tasks are disjoint tiles of C.
             unsafe { self.tasks::<K>(&packed, parallel) };
         }
-        SHARED.set(shared);
+        SHARED.set(buffer);
     }
 
     /// Pieces of k between two writes of C: the first number and the count. At least one, so that C is scaled also where k is 0.
@@ -250,19 +268,19 @@ impl Job {
         parallel: bool,
     ) {
         let panels = cols.div_ceil(K::COLS);
-        let mut pieces: Vec<(usize, usize, &mut [u32])> = Vec::with_capacity(panels);
+        let mut pieces: Vec<((usize, usize), usize, &mut [u32])> = Vec::new();
         let mut rest = to;
         for (from, deep) in self.pieces::<K>() {
             for j in 0..panels {
                 let (panel, after) = rest.split_at_mut(deep.div_ceil(K::STEP) * K::COLS);
-                pieces.push((from, j, panel));
+                pieces.push(((from, deep), j, panel));
                 rest = after;
             }
         }
-        let pack = |(from, j, to): &mut (usize, usize, &mut [u32])| {
+        let pack = |(piece, j, to): &mut ((usize, usize), usize, &mut [u32])| {
             let width = (cols - *j * K::COLS).min(K::COLS);
             // SAFETY: the columns and the piece of k lie inside B.
-            unsafe { self.pack_panel::<K>(*from, first + *j * K::COLS, width, to) };
+            unsafe { self.pack_panel::<K>(*piece, first + *j * K::COLS, width, to) };
         };
         match parallel {
             true => pieces.par_iter_mut().with_min_len(4).for_each(pack),
@@ -270,19 +288,18 @@ impl Job {
         }
     }
 
-    /// Packs `width` columns of B from `first` on, and of them the numbers from `from` on that `to` holds.
+    /// Packs `width` columns of B from `first` on, and of them `deep` numbers from `from` on.
     ///
     /// # Safety
     /// As [`Job::pack_band`].
     unsafe fn pack_panel<K: Kernel>(
         &self,
-        from: usize,
+        (from, deep): (usize, usize),
         first: usize,
         width: usize,
         to: &mut [u32],
     ) {
         let (b, row, col) = self.b;
-        let deep = (to.len() / K::COLS * K::STEP).min(self.k - from);
         let lanes = Strided {
             first: b.wrapping_add(from * row + first * col),
             lane: col,
@@ -303,11 +320,12 @@ impl Job {
         // Few rows: the columns are shared out too, at the price of packing the rows of A anew for each group.
         let groups = match parallel {
             true => (4 * rayon::current_num_threads())
-                .div_ceil(blocks)
+                .div_ceil(blocks.max(1))
                 .min(panels.div_ceil(8)),
             false => 1,
         };
         let each = panels.div_ceil(groups);
+        let groups = panels.div_ceil(each);
         let task = |at: usize| {
             let (start, j) = (at / groups * block, at % groups * each);
             let rows = (self.m - start).min(block);
@@ -334,12 +352,12 @@ impl Job {
         panels: std::ops::Range<usize>,
         packed: &Packed<'_>,
     ) {
-        let mut own = OWN.take();
+        let mut buffer = OWN.take();
         let all = packed.cols.div_ceil(K::COLS) * K::COLS;
         let mut before = 0;
         for (from, deep) in self.pieces::<K>() {
             let depth = deep.div_ceil(K::STEP);
-            reserve(&mut own, rows.div_ceil(K::ROWS) * depth * K::ROWS);
+            let own = buffer.take(rows.div_ceil(K::ROWS) * depth * K::ROWS);
             for (i, to) in (0..rows)
                 .step_by(K::ROWS)
                 .zip(own.chunks_exact_mut((depth * K::ROWS).max(1)))
@@ -377,7 +395,7 @@ impl Job {
             }
             before += all * depth;
         }
-        OWN.set(own);
+        OWN.set(buffer);
     }
 }
 
@@ -394,7 +412,7 @@ unsafe fn edge<K: Kernel>(
     (height, width): (usize, usize),
 ) {
     let mut beside = [0f32; LARGEST];
-    assert!(K::ROWS * K::COLS <= LARGEST);
+    const { assert!(K::ROWS * K::COLS <= LARGEST) };
     // SAFETY: the rows and columns belong to C; `beside` holds a whole tile.
     unsafe {
         if scale.beta != 0.0 {

@@ -133,10 +133,12 @@ fn check(
     multiply: &dyn Fn(Job),
 ) {
     let (a, b) = (values(m * k, 1), values(k * n, 2));
-    let before = values(m * n, 3);
+    // Rows of C lie further apart than they are wide; what is between them is nobody's.
+    let stride = n + 3;
+    let before = values(m * stride, 3);
     // Where β is 0, C's contents must not be read.
     let mut c = if beta == 0.0 {
-        vec![f32::NAN; m * n]
+        vec![f32::NAN; m * stride]
     } else {
         before.clone()
     };
@@ -150,7 +152,7 @@ fn check(
         a: (a.as_ptr(), a_rows, a_cols),
         b: (b.as_ptr(), b_rows, b_cols),
         beta,
-        c: (c.as_mut_ptr(), n),
+        c: (c.as_mut_ptr(), stride),
     });
     for i in 0..m {
         for j in 0..n {
@@ -160,10 +162,10 @@ fn check(
             let old = if beta == 0.0 {
                 0.0
             } else {
-                f64::from(beta * before[i * n + j])
+                f64::from(beta * before[i * stride + j])
             };
-            let (expected, got) = (0.5 * sum + old, f64::from(c[i * n + j]));
-            // Sums of k ≤ 1100 products of at most 1 in f32.
+            let (expected, got) = (0.5 * sum + old, f64::from(c[i * stride + j]));
+            // Sums of k products of at most 1 in f32.
             assert!(
                 (got - expected).abs() < 1e-5 * (1.0 + (k as f64).sqrt()),
                 "{m}x{n}x{k} ({i}, {j}): {got} instead of {expected}"
@@ -243,22 +245,13 @@ fn products_in_bf16() {
     });
 }
 
-/// Rows and columns at the edge of a product are the very sums that they are inside a larger one.
-#[cfg(target_arch = "x86_64")]
-#[test]
-fn sums_do_not_depend_on_the_tile() {
-    use x86::Avx2;
-    if !Avx2::present() {
-        println!("no AVX2 here: not tested");
-        return;
-    }
-    let (m, n, k) = (61, 83, 700);
+/// Rows and columns at the edge of a product, on one thread, are the very sums that they are inside a larger one on many.
+fn one_sum_everywhere<K: Kernel>() {
+    let (m, n, k) = (61, 183, 700);
     let (a, b) = (values(m * k, 1), values(k * n, 2));
-    let multiply = |from: usize, m: usize, n: usize| {
-        let mut c = values(m * n, 3);
-        for (i, c) in c.iter_mut().enumerate() {
-            *c = ((i / n + from) * 100 + i % n) as f32 * 0.01;
-        }
+    let multiply = |from: usize, m: usize, n: usize, parallel: bool| {
+        let old = |i: usize| ((i / n + from) * 100 + i % n) as f32 * 0.01;
+        let mut c: Vec<f32> = (0..m * n).map(old).collect();
         let job = Job {
             m,
             n,
@@ -269,14 +262,34 @@ fn sums_do_not_depend_on_the_tile() {
             beta: 0.3,
             c: (c.as_mut_ptr(), n),
         };
-        // SAFETY: rows `from..from + m` of A and `n` columns of B; the instructions are there.
-        unsafe { job.run::<Avx2>(true) };
+        // SAFETY: rows `from..from + m` of A and `n` columns of B; the caller has found the instructions.
+        unsafe { job.run::<K>(parallel) };
         c
     };
-    let whole = multiply(0, m, n);
-    for (from, m, cols) in [(3, 58, 83), (60, 1, 83), (7, 20, 35)] {
-        for (i, c) in multiply(from, m, cols).chunks(cols).enumerate() {
+    let pool = rayon::ThreadPoolBuilder::new().num_threads(7).build();
+    let whole = pool.expect("threads").install(|| multiply(0, m, n, true));
+    for (from, m, cols) in [(0, m, n), (3, 58, 183), (60, 1, 183), (7, 20, 35)] {
+        for (i, c) in multiply(from, m, cols, false).chunks(cols).enumerate() {
             assert_eq!(c, &whole[(from + i) * n..][..cols], "row {i} of {m}x{cols}");
+        }
+    }
+}
+
+#[test]
+fn sums_do_not_depend_on_tile_or_threads() {
+    one_sum_everywhere::<PlainF32>();
+    one_sum_everywhere::<PlainBf16>();
+    #[cfg(target_arch = "x86_64")]
+    {
+        use x86::{Avx2, Avx512, Avx512Bf16};
+        if Avx2::present() {
+            one_sum_everywhere::<Avx2>();
+        }
+        if Avx512::present() {
+            one_sum_everywhere::<Avx512>();
+        }
+        if halves::fast() {
+            one_sum_everywhere::<Avx512Bf16>();
         }
     }
 }

@@ -190,6 +190,7 @@ macro_rules! kernel {
                     // SAFETY: passed on to the caller.
                     unsafe { tile::<$kernel, $rows>(depth, a, b, scale, c) }
                 }
+                const { assert!($cols == 2 * <$kernel as Lanes>::WIDTH) };
                 // SAFETY: passed on to the caller.
                 unsafe { compiled(depth, a, b, scale, c) }
             }
