@@ -47,8 +47,6 @@ pub(super) trait Lanes {
     unsafe fn dot(sums: Self::Sums, a: Self::Vector, b: Self::Vector) -> Self::Sums;
     /// `to` ← α·sums + β·to; β = 0 does not read `to`.
     unsafe fn write(sums: Self::Sums, alpha: f32, beta: f32, to: *mut f32);
-    /// Asks for a line of C.
-    unsafe fn prefetch(_: *const f32) {}
 }
 
 /// A tile of C and how its operands are packed.
@@ -101,6 +99,18 @@ pub(super) struct Scale {
 #[derive(Clone, Copy)]
 pub(super) struct Target(*mut f32, usize);
 
+/// Asks for a line of C, where the processor can be asked.
+#[inline(always)]
+fn prefetch(x: *const f32) {
+    #[cfg(target_arch = "x86_64")]
+    // SAFETY: a prefetch reads nothing, and every x86-64 has it.
+    unsafe {
+        std::arch::x86_64::_mm_prefetch::<{ std::arch::x86_64::_MM_HINT_T0 }>(x.cast());
+    }
+    #[cfg(not(target_arch = "x86_64"))]
+    let _ = x;
+}
+
 /// One packed element along k: the sums of `R` rows.
 ///
 /// # Safety
@@ -139,9 +149,9 @@ unsafe fn tile<L: Lanes, const R: usize>(
     unsafe {
         let mut sums = [[L::zero(); 2]; R];
         for i in 0..R {
-            L::prefetch(c.add(i * stride));
-            L::prefetch(c.add(i * stride + L::WIDTH));
-            L::prefetch(c.add(i * stride + 2 * L::WIDTH - 1));
+            prefetch(c.add(i * stride));
+            prefetch(c.add(i * stride + L::WIDTH));
+            prefetch(c.add(i * stride + 2 * L::WIDTH - 1));
         }
         // Four at a time: what a loop itself costs is one operation in eight of the rest.
         for _ in 0..depth / 4 {
@@ -354,7 +364,6 @@ impl Job {
     ) {
         let mut buffer = OWN.take();
         let all = packed.cols.div_ceil(K::COLS) * K::COLS;
-        let mut before = 0;
         for (from, deep) in self.pieces::<K>() {
             let depth = deep.div_ceil(K::STEP);
             let own = buffer.take(rows.div_ceil(K::ROWS) * depth * K::ROWS);
@@ -375,25 +384,26 @@ impl Job {
                 alpha: self.alpha,
                 beta: if from == 0 { self.beta } else { 1.0 },
             };
+            // A piece begins at a whole packed element.
+            let before = from / K::STEP * all;
             for j in panels.clone() {
                 let width = (packed.cols - j * K::COLS).min(K::COLS);
                 let b = packed.data[before + j * depth * K::COLS..].as_ptr();
                 for i in (0..rows).step_by(K::ROWS) {
+                    let height = (rows - i).min(K::ROWS);
                     let a = own[i * depth..].as_ptr();
                     let at = (start + i) * self.c.1 + packed.first + j * K::COLS;
                     let c = Target(self.c.0.wrapping_add(at), self.c.1);
                     // SAFETY: both panels are packed to their full size; this part of C is this task's.
                     unsafe {
-                        match ((rows - i).min(K::ROWS), width) {
-                            (height, width) if height == K::ROWS && width == K::COLS => {
-                                K::tile(depth, a, b, scale, c);
-                            }
-                            part => edge::<K>(depth, a, b, scale, c, part),
+                        if height == K::ROWS && width == K::COLS {
+                            K::tile(depth, a, b, scale, c);
+                        } else {
+                            edge::<K>(depth, a, b, scale, c, (height, width));
                         }
                     }
                 }
             }
-            before += all * depth;
         }
         OWN.set(buffer);
     }

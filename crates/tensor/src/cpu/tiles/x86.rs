@@ -25,91 +25,54 @@ impl Avx512 {
     }
 }
 
-impl Lanes for Avx2 {
-    type Sums = __m256;
-    type Vector = __m256;
-    const WIDTH: usize = 8;
-    #[inline(always)]
-    unsafe fn zero() -> __m256 {
-        // SAFETY: passed on to the caller.
-        unsafe { _mm256_setzero_ps() }
-    }
-    #[inline(always)]
-    unsafe fn load(x: *const u32) -> __m256 {
-        // SAFETY: passed on to the caller.
-        unsafe { _mm256_loadu_ps(x.cast()) }
-    }
-    #[inline(always)]
-    unsafe fn splat(x: *const u32) -> __m256 {
-        // SAFETY: passed on to the caller.
-        unsafe { _mm256_set1_ps(*x.cast()) }
-    }
-    #[inline(always)]
-    unsafe fn dot(sums: __m256, a: __m256, b: __m256) -> __m256 {
-        // SAFETY: passed on to the caller.
-        unsafe { _mm256_fmadd_ps(a, b, sums) }
-    }
-    #[inline(always)]
-    unsafe fn write(sums: __m256, alpha: f32, beta: f32, to: *mut f32) {
-        // SAFETY: passed on to the caller.
-        unsafe {
-            let scaled = _mm256_mul_ps(sums, _mm256_set1_ps(alpha));
-            let sum = match beta == 0.0 {
-                true => scaled,
-                false => _mm256_fmadd_ps(_mm256_set1_ps(beta), _mm256_loadu_ps(to), scaled),
-            };
-            _mm256_storeu_ps(to, sum);
+/// [`Lanes`] of f32 from one set of instructions.
+macro_rules! f32_lanes {
+    ($lanes:ident, $vector:ident x $width:literal: $zero:ident, $load:ident, $splat:ident, $fma:ident, $mul:ident, $store:ident) => {
+        impl Lanes for $lanes {
+            type Sums = $vector;
+            type Vector = $vector;
+            const WIDTH: usize = $width;
+            #[inline(always)]
+            unsafe fn zero() -> $vector {
+                // SAFETY: passed on to the caller.
+                unsafe { $zero() }
+            }
+            #[inline(always)]
+            unsafe fn load(x: *const u32) -> $vector {
+                // SAFETY: passed on to the caller.
+                unsafe { $load(x.cast()) }
+            }
+            #[inline(always)]
+            unsafe fn splat(x: *const u32) -> $vector {
+                // SAFETY: passed on to the caller.
+                unsafe { $splat(*x.cast()) }
+            }
+            #[inline(always)]
+            unsafe fn dot(sums: $vector, a: $vector, b: $vector) -> $vector {
+                // SAFETY: passed on to the caller.
+                unsafe { $fma(a, b, sums) }
+            }
+            #[inline(always)]
+            unsafe fn write(sums: $vector, alpha: f32, beta: f32, to: *mut f32) {
+                // SAFETY: passed on to the caller.
+                unsafe {
+                    let scaled = $mul(sums, $splat(alpha));
+                    let sum = match beta == 0.0 {
+                        true => scaled,
+                        false => $fma($splat(beta), $load(to), scaled),
+                    };
+                    $store(to, sum);
+                }
+            }
         }
-    }
-    #[inline(always)]
-    unsafe fn prefetch(x: *const f32) {
-        // SAFETY: a prefetch reads nothing.
-        unsafe { _mm_prefetch::<_MM_HINT_T0>(x.cast()) }
-    }
+    };
 }
-
-impl Lanes for Avx512 {
-    type Sums = __m512;
-    type Vector = __m512;
-    const WIDTH: usize = 16;
-    #[inline(always)]
-    unsafe fn zero() -> __m512 {
-        // SAFETY: passed on to the caller.
-        unsafe { _mm512_setzero_ps() }
-    }
-    #[inline(always)]
-    unsafe fn load(x: *const u32) -> __m512 {
-        // SAFETY: passed on to the caller.
-        unsafe { _mm512_loadu_ps(x.cast()) }
-    }
-    #[inline(always)]
-    unsafe fn splat(x: *const u32) -> __m512 {
-        // SAFETY: passed on to the caller.
-        unsafe { _mm512_set1_ps(*x.cast()) }
-    }
-    #[inline(always)]
-    unsafe fn dot(sums: __m512, a: __m512, b: __m512) -> __m512 {
-        // SAFETY: passed on to the caller.
-        unsafe { _mm512_fmadd_ps(a, b, sums) }
-    }
-    #[inline(always)]
-    unsafe fn write(sums: __m512, alpha: f32, beta: f32, to: *mut f32) {
-        // SAFETY: passed on to the caller.
-        unsafe {
-            let scaled = _mm512_mul_ps(sums, _mm512_set1_ps(alpha));
-            let sum = match beta == 0.0 {
-                true => scaled,
-                false => _mm512_fmadd_ps(_mm512_set1_ps(beta), _mm512_loadu_ps(to), scaled),
-            };
-            _mm512_storeu_ps(to, sum);
-        }
-    }
-    #[inline(always)]
-    unsafe fn prefetch(x: *const f32) {
-        // SAFETY: a prefetch reads nothing.
-        unsafe { _mm_prefetch::<_MM_HINT_T0>(x.cast()) }
-    }
-}
+#[rustfmt::skip]
+f32_lanes!(Avx2, __m256 x 8:
+    _mm256_setzero_ps, _mm256_loadu_ps, _mm256_set1_ps, _mm256_fmadd_ps, _mm256_mul_ps, _mm256_storeu_ps);
+#[rustfmt::skip]
+f32_lanes!(Avx512, __m512 x 16:
+    _mm512_setzero_ps, _mm512_loadu_ps, _mm512_set1_ps, _mm512_fmadd_ps, _mm512_mul_ps, _mm512_storeu_ps);
 
 impl Lanes for Avx512Bf16 {
     type Sums = __m512;
@@ -144,11 +107,6 @@ impl Lanes for Avx512Bf16 {
     unsafe fn write(sums: __m512, alpha: f32, beta: f32, to: *mut f32) {
         // SAFETY: passed on to the caller.
         unsafe { Avx512::write(sums, alpha, beta, to) }
-    }
-    #[inline(always)]
-    unsafe fn prefetch(x: *const f32) {
-        // SAFETY: passed on to the caller.
-        unsafe { Avx512::prefetch(x) }
     }
 }
 
