@@ -35,6 +35,15 @@ pub(super) enum Arithmetic {
     Bf16,
 }
 
+/// What large f32 products run on. Part of the backend's description, for their bits depend on it.
+pub(super) fn describe() -> &'static str {
+    #[cfg(target_arch = "x86_64")]
+    if Avx512::present() || Avx2::present() {
+        return "tiles";
+    }
+    "gemm"
+}
+
 /// See [`crate::Backend::gemm`].
 pub(super) fn gemm(
     arithmetic: Arithmetic,

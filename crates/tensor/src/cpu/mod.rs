@@ -64,12 +64,13 @@ impl Backend for CpuBackend {
 
     fn describe(&self) -> String {
         format!(
-            "cpu {}, {}, {} threads",
+            "cpu {}, {}, {}, {} threads",
             match self.arithmetic {
                 Arithmetic::F32 => "f32",
                 Arithmetic::Bf16 => "f32, products in bf16",
             },
             simd::describe(),
+            matmul::describe(),
             rayon::current_num_threads()
         )
     }
