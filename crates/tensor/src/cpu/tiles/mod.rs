@@ -19,7 +19,7 @@ use std::cell::RefCell;
 
 /// Packed panels of B hold about this many elements (16 MiB), or 512 columns where k is large.
 const BAND: usize = 1 << 22;
-/// A block of A is about so many rows.
+/// A block of A is at most so many rows.
 const BLOCK: usize = 48;
 /// The largest tile.
 const LARGEST: usize = 12 * 32;
@@ -324,21 +324,27 @@ impl Job {
     /// # Safety
     /// As [`Job::run`].
     unsafe fn tasks<K: Kernel>(&self, packed: &Packed<'_>, parallel: bool) {
-        let block = BLOCK / K::ROWS * K::ROWS;
-        let blocks = self.m.div_ceil(block);
+        let threads = match parallel {
+            true => rayon::current_num_threads(),
+            false => 1,
+        };
+        // As many blocks for one thread as for the next, and their tiles shared out evenly: threads end together.
+        let tiles = self.m.div_ceil(K::ROWS).max(1);
+        let blocks = tiles.div_ceil(BLOCK / K::ROWS).next_multiple_of(threads);
+        let blocks = blocks.min(tiles);
+        let first_row = |block: usize| (block * tiles / blocks * K::ROWS).min(self.m);
         let panels = packed.cols.div_ceil(K::COLS);
         // Few rows: the columns are shared out too, at the price of packing the rows of A anew for each group.
         let groups = match parallel {
-            true => (4 * rayon::current_num_threads())
-                .div_ceil(blocks.max(1))
-                .min(panels.div_ceil(8)),
+            true => (4 * threads).div_ceil(blocks).min(panels.div_ceil(8)),
             false => 1,
         };
         let each = panels.div_ceil(groups);
         let groups = panels.div_ceil(each);
         let task = |at: usize| {
-            let (start, j) = (at / groups * block, at % groups * each);
-            let rows = (self.m - start).min(block);
+            let (block, j) = (at / groups, at % groups * each);
+            let start = first_row(block);
+            let rows = first_row(block + 1) - start;
             // SAFETY: passed on; tasks are disjoint tiles of C.
             unsafe { self.block::<K>(start, rows, j..(j + each).min(panels), packed) };
         };
