@@ -2,8 +2,8 @@
 //! place of memory.
 //!
 //! The rules are the pool's: capacities in steps of an eighth of their power of two, a dropped buffer serves the next
-//! request of at least half its size or makes way for one of at most twice its size, at most 4 GiB stay on the shelf. Memory from the system is untouched until it is
-//! written, so what counts is the longest use of each buffer, not its capacity. Change this file with the pool;
+//! request of at least half its size or makes way for one of at most twice its size, what does not fit makes room until no more is held
+//! than was in use at one time, at most 4 GiB stay on the shelf. Memory from the system is untouched until it is written, so what counts is the longest use of each buffer, not its capacity. Change this file with the pool;
 //! `bench/plan_check.py` shows when the two part.
 
 use std::collections::BTreeMap;
@@ -25,6 +25,9 @@ pub(crate) struct Block {
 pub(crate) struct Shelf {
     by_capacity: BTreeMap<usize, Vec<usize>>,
     shelved: usize,
+    /// Floats of pooled buffers in use, by capacity, and the most there were.
+    used: usize,
+    most_used: usize,
     /// Bytes of buffers in use.
     live: u64,
     /// Bytes in use or on the shelf.
@@ -51,16 +54,24 @@ impl Shelf {
     }
 
     fn find(&mut self, len: usize) -> Option<Block> {
-        if len < SMALLEST_POOLED {
+        if capacity(len) < SMALLEST_POOLED {
             return None;
         }
         let found = self.pop(len..=2 * len, false);
-        if found.is_none()
-            && let Some(outgrown) = self.pop(len / 2..=len - 1, true)
-        {
-            self.resident -= outgrown.touched as u64 * FLOAT;
+        self.used += found.map_or(capacity(len), |block| block.capacity);
+        self.most_used = self.most_used.max(self.used);
+        if found.is_none() {
+            self.release(len / 2..=len - 1);
+            while self.used + self.shelved > self.most_used && self.release(0..=usize::MAX) {}
         }
         found
+    }
+
+    /// Returns the largest block with a capacity in `range` to the system, if there is one.
+    fn release(&mut self, range: RangeInclusive<usize>) -> bool {
+        let block = self.pop(range, true);
+        self.resident -= block.map_or(0, |block| block.touched as u64 * FLOAT);
+        block.is_some()
     }
 
     /// The smallest block with a capacity in `range`, or the largest.
@@ -80,6 +91,9 @@ impl Shelf {
     pub(crate) fn give(&mut self, block: Block, len: usize) {
         self.live -= len as u64 * FLOAT;
         let pooled = block.capacity >= SMALLEST_POOLED;
+        if pooled {
+            self.used -= block.capacity;
+        }
         if pooled && self.shelved + block.capacity <= KEPT_AT_MOST {
             self.shelved += block.capacity;
             let blocks = self.by_capacity.entry(block.capacity).or_default();

@@ -2,8 +2,10 @@
 //!
 //! A training step allocates and frees the same few gigabytes every time; asking the system each time costs a
 //! page fault per 4 KiB. A dropped buffer goes to a shelf keyed by capacity and serves the next request of at
-//! least half its size. A request that nothing on the shelf is large enough for frees one buffer that would have served
-//! half of it: the new one takes over its work, so that growing batches do not leave their past behind. Contents are stale on reuse (always initialised memory, never undefined).
+//! least half its size. A request that nothing on the shelf is right for makes room before it asks the system: first goes
+//! one buffer that would have served half of it, whose work the new one takes over, then the largest ones, until buffers in use and
+//! on the shelf together are no more than were in use at one time before. Batches of changing sizes so leave nothing of their
+//! past behind. Contents are stale on reuse (always initialised memory, never undefined).
 //!
 //! A buffer may instead hold a frozen weight as bf16. Operations that read weights ask for [`CpuBuffer::floats`], the
 //! part they need, widened into a pooled scratch buffer; every other access is a mistake of the caller and panics.
@@ -25,7 +27,11 @@ pub struct Pool {
 #[derive(Default)]
 struct Shelf {
     by_capacity: BTreeMap<usize, Vec<Vec<f32>>>,
+    /// Floats on the shelf.
     floats: usize,
+    /// Floats of pooled buffers in use, by capacity, and the most there were.
+    used: usize,
+    most_used: usize,
 }
 
 enum Data {
@@ -57,6 +63,7 @@ impl Deref for Floats<'_> {
 
 /// A buffer of `len` floats, contents unspecified.
 pub(super) fn take(pool: &Arc<Pool>, len: usize) -> CpuBuffer {
+    // The shelf is not held while the system is asked.
     let mut data = pool.find(len).unwrap_or_else(|| vec![0.0; capacity(len)]);
     if data.len() < len {
         data.resize(len, 0.0);
@@ -137,13 +144,20 @@ impl CpuBuffer {
 
 impl Pool {
     fn find(&self, len: usize) -> Option<Vec<f32>> {
-        if len < SMALLEST_POOLED {
+        if capacity(len) < SMALLEST_POOLED {
             return None;
         }
         let mut shelf = self.shelf.lock().expect("no panic while the shelf is held");
         let found = shelf.pop(len..=2 * len, false);
+        shelf.used += found.as_ref().map_or(capacity(len), Vec::capacity);
+        shelf.most_used = shelf.most_used.max(shelf.used);
         if found.is_none() {
             drop(shelf.pop(len / 2..=len - 1, true));
+            while shelf.used + shelf.floats > shelf.most_used
+                && let Some(largest) = shelf.pop(0..=usize::MAX, true)
+            {
+                drop(largest);
+            }
         }
         found
     }
@@ -173,12 +187,13 @@ impl Drop for CpuBuffer {
         if capacity < SMALLEST_POOLED {
             return;
         }
-        if let Ok(mut shelf) = self.pool.shelf.lock()
-            && shelf.floats + capacity <= KEPT_AT_MOST
-        {
-            shelf.floats += capacity;
-            let data = std::mem::take(data);
-            shelf.by_capacity.entry(capacity).or_default().push(data);
+        if let Ok(mut shelf) = self.pool.shelf.lock() {
+            shelf.used -= capacity;
+            if shelf.floats + capacity <= KEPT_AT_MOST {
+                shelf.floats += capacity;
+                let data = std::mem::take(data);
+                shelf.by_capacity.entry(capacity).or_default().push(data);
+            }
         }
     }
 }
@@ -227,5 +242,27 @@ mod tests {
         // Nothing fits: 20,480 could have served more than half of it and goes, 8,192 stays.
         drop(take(&pool, 24_576));
         assert_eq!(shelved(&pool), [8192, 24_576, 65_536]);
+    }
+
+    #[test]
+    fn no_more_is_held_than_was_in_use_at_one_time() {
+        let pool = Arc::new(Pool::default());
+        let held = |pool: &Arc<Pool>| {
+            let shelf = pool.shelf.lock().expect("no panic while the shelf is held");
+            shelf.used + shelf.floats
+        };
+        drop([take(&pool, 65_536), take(&pool, 65_536)]);
+        // Neither fits any of these, and neither would have served half of one: the first stands beside one of them.
+        let first = take(&pool, 16_384);
+        assert_eq!(shelved(&pool), [65_536]);
+        let second = take(&pool, 16_384);
+        assert_eq!(shelved(&pool), [65_536]);
+        let third = take(&pool, 262_144);
+        assert!(shelved(&pool).is_empty());
+        drop((first, second, third));
+        assert_eq!(held(&pool), 2 * 16_384 + 262_144);
+        // Small ones are not counted, neither taken nor given.
+        drop([take(&pool, 1), take(&pool, 4000), take(&pool, 4096)]);
+        assert!(held(&pool) <= 2 * 16_384 + 262_144);
     }
 }
