@@ -124,41 +124,58 @@ type Rounding = fn(f32) -> f64;
 const NONE: Rounding = |x| f64::from(x);
 const TO_BF16: Rounding = |x| f64::from(bf16::widen(bf16::round(x)));
 
-/// Runs `multiply` on matrices stored either way and compares with sums in f64 over rounded operands.
-fn check(
-    exact: Rounding,
-    (m, n, k): (usize, usize, usize),
-    (a_transposed, b_transposed): (bool, bool),
-    beta: f32,
-    multiply: &dyn Fn(Job),
-) {
-    let (a, b) = (values(m * k, 1), values(k * n, 2));
-    // Rows of C lie further apart than they are wide; what is between them is nobody's.
-    let stride = n + 3;
-    let before = values(m * stride, 3);
-    // Where β is 0, C's contents must not be read.
-    let mut c = if beta == 0.0 {
-        vec![f32::NAN; m * stride]
-    } else {
-        before.clone()
-    };
-    let (a_rows, a_cols) = if a_transposed { (1, m) } else { (k, 1) };
-    let (b_rows, b_cols) = if b_transposed { (1, k) } else { (n, 1) };
-    multiply(Job {
-        m,
-        n,
-        k,
-        alpha: 0.5,
-        a: (a.as_ptr(), a_rows, a_cols),
-        b: (b.as_ptr(), b_rows, b_cols),
-        beta,
-        c: (c.as_mut_ptr(), stride),
-    });
-    for i in 0..m {
-        for j in 0..n {
-            let sum: f64 = (0..k)
+/// A product to try: its operands and its sums in f64.
+struct Case {
+    size: (usize, usize, usize),
+    a: (Vec<f32>, usize, usize),
+    b: (Vec<f32>, usize, usize),
+    sums: Vec<f64>,
+}
+
+impl Case {
+    fn new(exact: Rounding, size: (usize, usize, usize), transposed: (bool, bool)) -> Self {
+        let (m, n, k) = size;
+        let (a, b) = (values(m * k, 1), values(k * n, 2));
+        let (a_rows, a_cols) = if transposed.0 { (1, m) } else { (k, 1) };
+        let (b_rows, b_cols) = if transposed.1 { (1, k) } else { (n, 1) };
+        let sum = |at: usize| {
+            let (i, j) = (at / n, at % n);
+            (0..k)
                 .map(|p| exact(a[i * a_rows + p * a_cols]) * exact(b[p * b_rows + j * b_cols]))
-                .sum();
+                .sum()
+        };
+        Case {
+            size,
+            sums: (0..m * n).map(sum).collect(),
+            a: (a, a_rows, a_cols),
+            b: (b, b_rows, b_cols),
+        }
+    }
+
+    /// Half the product and `beta` times what C held, from `multiply` and from the sums.
+    fn check(&self, beta: f32, multiply: &dyn Fn(Job)) {
+        let (m, n, k) = self.size;
+        // Rows of C lie further apart than they are wide; what is between them is nobody's.
+        let stride = n + 3;
+        let before = values(m * stride, 3);
+        // Where β is 0, C's contents must not be read.
+        let mut c = if beta == 0.0 {
+            vec![f32::NAN; m * stride]
+        } else {
+            before.clone()
+        };
+        multiply(Job {
+            m,
+            n,
+            k,
+            alpha: 0.5,
+            a: (self.a.0.as_ptr(), self.a.1, self.a.2),
+            b: (self.b.0.as_ptr(), self.b.1, self.b.2),
+            beta,
+            c: (c.as_mut_ptr(), stride),
+        });
+        for (at, sum) in self.sums.iter().enumerate() {
+            let (i, j) = (at / n, at % n);
             let old = if beta == 0.0 {
                 0.0
             } else {
@@ -192,23 +209,37 @@ const SHAPES: [(usize, usize, usize); 14] = [
     (3, 530, 10_000),
 ];
 
-fn everywhere(exact: Rounding, multiply: &dyn Fn(Job)) {
+/// Every shape, stored in every way, with all `products`.
+fn everywhere(exact: Rounding, products: &[&dyn Fn(Job)]) {
     for shape in SHAPES {
         for transposed in [(false, false), (false, true), (true, false), (true, true)] {
+            let case = Case::new(exact, shape, transposed);
             for beta in [0.0, 1.0, 0.25] {
-                check(exact, shape, transposed, beta, multiply);
+                products
+                    .iter()
+                    .for_each(|multiply| case.check(beta, multiply));
             }
         }
     }
 }
 
+/// A kernel's product, on one thread or on all.
+///
+/// # Safety
+/// As [`Job::run`], for every job that it is given.
+unsafe fn product<K: Kernel>(parallel: bool) -> impl Fn(Job) {
+    // SAFETY: passed on to the caller.
+    move |job| unsafe { job.run::<K>(parallel) }
+}
+
 #[test]
 fn tiles_of_plain_arrays() {
-    for parallel in [false, true] {
-        // SAFETY: `check` hands over whole matrices.
-        everywhere(NONE, &|job| unsafe { job.run::<PlainF32>(parallel) });
-        // SAFETY: as above.
-        everywhere(TO_BF16, &|job| unsafe { job.run::<PlainBf16>(parallel) });
+    // SAFETY: cases hand over whole matrices.
+    unsafe {
+        let (one, all) = (product::<PlainF32>(false), product::<PlainF32>(true));
+        everywhere(NONE, &[&one, &all]);
+        let (one, all) = (product::<PlainBf16>(false), product::<PlainBf16>(true));
+        everywhere(TO_BF16, &[&one, &all]);
     }
 }
 
@@ -219,18 +250,19 @@ fn tiles_of_this_processor() {
     use x86::{Avx2, Avx512, Avx512Bf16};
     let present = [Avx2::present(), Avx512::present(), halves::fast()];
     println!("AVX2, AVX-512, AVX512-BF16: {present:?}");
-    for parallel in [false, true] {
-        // SAFETY: `check` hands over whole matrices; the instructions are there.
-        unsafe {
-            if present[0] {
-                everywhere(NONE, &|job| job.run::<Avx2>(parallel));
-            }
-            if present[1] {
-                everywhere(NONE, &|job| job.run::<Avx512>(parallel));
-            }
-            if present[2] {
-                everywhere(TO_BF16, &|job| job.run::<Avx512Bf16>(parallel));
-            }
+    // SAFETY: cases hand over whole matrices; the instructions are there.
+    unsafe {
+        if present[0] {
+            let (one, all) = (product::<Avx2>(false), product::<Avx2>(true));
+            everywhere(NONE, &[&one, &all]);
+        }
+        if present[1] {
+            let (one, all) = (product::<Avx512>(false), product::<Avx512>(true));
+            everywhere(NONE, &[&one, &all]);
+        }
+        if present[2] {
+            let (one, all) = (product::<Avx512Bf16>(false), product::<Avx512Bf16>(true));
+            everywhere(TO_BF16, &[&one, &all]);
         }
     }
 }
@@ -238,11 +270,14 @@ fn tiles_of_this_processor() {
 /// With the instructions where the processor has them, else rounded and in f32.
 #[test]
 fn products_in_bf16() {
-    everywhere(TO_BF16, &|j| {
-        let size = (j.m, j.n, j.k);
-        // SAFETY: `check` hands over whole matrices.
-        unsafe { halves::product(size, j.alpha, j.a, j.b, j.beta, j.c, Parallelism::None) }
-    });
+    everywhere(
+        TO_BF16,
+        &[&|j| {
+            let size = (j.m, j.n, j.k);
+            // SAFETY: cases hand over whole matrices.
+            unsafe { halves::product(size, j.alpha, j.a, j.b, j.beta, j.c, Parallelism::None) }
+        }],
+    );
 }
 
 /// Rows and columns at the edge of a product, on one thread, are the very sums that they are inside a larger one on many.
