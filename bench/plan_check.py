@@ -133,7 +133,7 @@ def line(result, timed):
         str(cell["length"]), cell["geometry"], str(result["largest_rows"]),
     ]  # fmt: skip
     if timed:
-        seconds = statistics.median(result["measured_seconds"])
+        seconds = statistics.mean(result["measured_seconds"])
         cells += [f"{result['predicted_seconds']:.2f}", f"{seconds:.2f}", error(result["predicted_seconds"], seconds)]
         cells += [f"{result['floor_seconds']:.2f}", f"{result['load_before']:.2f}"]
     else:
@@ -171,9 +171,9 @@ def report(args, results):
         errors = [r["predicted_bytes"] / r["measured_bytes"] - 1 for r in memory]
         lines += ["", "## Peak resident memory", "", summary(errors), "", *section(memory, False)]
     if timed:
-        errors = [r["predicted_seconds"] / statistics.median(r["measured_seconds"]) - 1 for r in timed]
-        lines += ["", "## Seconds a step", "", "Rates measured by each plan just before its run; the median of the steps, the "
-                  "first left out. " + summary(errors), "", *section(timed, True)]  # fmt: skip
+        errors = [r["predicted_seconds"] / statistics.mean(r["measured_seconds"]) - 1 for r in timed]
+        lines += ["", "## Seconds a step", "", "Rates measured by each plan just before its run; means of steps, which differ in size: predicted "
+                  "of all, measured of all but the first. " + summary(errors), "", *section(timed, True)]  # fmt: skip
     lines += ["", "`python bench/plan_check.py --model MODEL --data DATA --what memory`, and `--what time` on a quiet machine.", ""]
     path = args.results / f"{args.date}-plan.md"
     path.write_text("\n".join(lines))
@@ -232,7 +232,7 @@ def main():
             else:
                 continue
             path.write_text(json.dumps(result, indent=1) + "\n")
-            print(name(cell), error(result["predicted_bytes"], result["measured_bytes"]), flush=True)
+            print(name(cell), "memory", error(result["predicted_bytes"], result["measured_bytes"]), flush=True)
     report(args, [json.loads(path.read_text()) for path in sorted(kept.glob("*.json"))])
 
 
