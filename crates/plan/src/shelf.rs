@@ -1,10 +1,11 @@
 //! How many bytes the CPU backend's buffers keep resident: its pool (`crates/tensor/src/cpu/pool.rs`), with sizes in
 //! place of memory.
 //!
-//! The rules are the pool's: capacities in steps of an eighth of their power of two, a dropped buffer serves the next
-//! request of at least half its size or makes way for one of at most twice its size, what does not fit makes room until no more is held
-//! than was in use at one time, at most 4 GiB stay on the shelf. Memory from the system is untouched until it is written, so what counts is the longest use of each buffer, not its capacity. Change this file with the pool;
-//! `bench/plan_check.py` shows when the two part.
+//! The rules are the pool's: capacities in steps of an eighth of their power of two; a dropped buffer serves the next
+//! request of at least half its size or makes way for one of at most twice its size; a request that nothing fits makes
+//! room until no more is held than was in use at one time; at most 4 GiB stay on the shelf. Memory from the system is
+//! untouched until it is written, so what counts is the longest use of each buffer, not its capacity. Change this file
+//! with the pool; `bench/plan_check.py` shows when the two part.
 
 use std::collections::BTreeMap;
 use std::ops::RangeInclusive;

@@ -1,11 +1,11 @@
 //! Buffers that are reused instead of returned to the system.
 //!
 //! A training step allocates and frees the same few gigabytes every time; asking the system each time costs a
-//! page fault per 4 KiB. A dropped buffer goes to a shelf keyed by capacity and serves the next request of at
-//! least half its size. A request that nothing on the shelf is right for makes room before it asks the system: first goes
-//! one buffer that would have served half of it, whose work the new one takes over, then the largest ones, until buffers in use and
-//! on the shelf together are no more than were in use at one time before. Batches of changing sizes so leave nothing of their
-//! past behind. Contents are stale on reuse (always initialised memory, never undefined).
+//! page fault per 4 KiB. A dropped buffer goes to a shelf keyed by capacity and serves the next request of at least half
+//! its size. A request that nothing on the shelf is right for makes room before it asks the system: first goes one buffer
+//! that would have served half of it, whose work the new one takes over, then the largest ones, until buffers in use and
+//! on the shelf together are no more than were in use at one time before. So batches of changing sizes leave nothing of
+//! their past behind. Contents are stale on reuse (always initialised memory, never undefined).
 //!
 //! A buffer may instead hold a frozen weight as bf16. Operations that read weights ask for [`CpuBuffer::floats`], the
 //! part they need, widened into a pooled scratch buffer; every other access is a mistake of the caller and panics.
