@@ -126,6 +126,11 @@ def error(predicted, measured):
     return f"{100 * (predicted / measured - 1):+.1f} %"
 
 
+def step_seconds(result):
+    """The mean: steps differ in size, and the prediction is theirs on average."""
+    return statistics.mean(result["measured_seconds"])
+
+
 def line(result, timed):
     cell = result["cell"]
     cells = [
@@ -133,7 +138,7 @@ def line(result, timed):
         str(cell["length"]), cell["geometry"], str(result["largest_rows"]),
     ]  # fmt: skip
     if timed:
-        seconds = statistics.mean(result["measured_seconds"])
+        seconds = step_seconds(result)
         cells += [f"{result['predicted_seconds']:.2f}", f"{seconds:.2f}", error(result["predicted_seconds"], seconds)]
         cells += [f"{result['floor_seconds']:.2f}", f"{result['load_before']:.2f}"]
     else:
@@ -171,7 +176,7 @@ def report(args, results):
         errors = [r["predicted_bytes"] / r["measured_bytes"] - 1 for r in memory]
         lines += ["", "## Peak resident memory", "", summary(errors), "", *section(memory, False)]
     if timed:
-        errors = [r["predicted_seconds"] / statistics.mean(r["measured_seconds"]) - 1 for r in timed]
+        errors = [r["predicted_seconds"] / step_seconds(r) - 1 for r in timed]
         lines += ["", "## Seconds a step", "", "Rates measured by each plan just before its run; means of steps, which differ in size: predicted "
                   "of all, measured of all but the first. " + summary(errors), "", *section(timed, True)]  # fmt: skip
     lines += ["", "`python bench/plan_check.py --model MODEL --data DATA --what memory`, and `--what time` on a quiet machine.", ""]

@@ -63,7 +63,6 @@ impl Deref for Floats<'_> {
 
 /// A buffer of `len` floats, contents unspecified.
 pub(super) fn take(pool: &Arc<Pool>, len: usize) -> CpuBuffer {
-    // The shelf is not held while the system is asked.
     let mut data = pool.find(len).unwrap_or_else(|| vec![0.0; capacity(len)]);
     if data.len() < len {
         data.resize(len, 0.0);
