@@ -63,6 +63,9 @@ const MODELS: [Model; 2] = [
 /// Activation rows N.
 const N: usize = 1024;
 
+/// Rank of an adapter.
+const R: usize = 16;
+
 /// Scored rows M: the completions of [`layout`].
 const M: usize = 768;
 
@@ -208,6 +211,40 @@ mod gemm {
             .bench_local(|| {
                 let (dy, x) = (Mat::rows(&dy, 0, f).t(), Mat::rows(&x, 0, d));
                 BACKEND.gemm(Gemm::add(f, d, N), dy, x, MatMut::rows(&mut dw, 0, d));
+            });
+    }
+
+    /// An adapter's narrow products beside that projection: u = x·Aᵀ, y += u·Bᵀ; du = dy·B, dx += du·A.
+    #[divan::bench(args = &MODELS)]
+    fn adapter(bencher: Bencher<'_, '_>, &Model { d, f, .. }: &Model) {
+        let (x, a, b) = (values(N * d), values(R * d), values(f * R));
+        let (mut u, mut y, mut dx) = (values(N * R), values(N * f), values(N * d));
+        bencher
+            .counter(ItemsCount::new(2 * 2 * N * R * (d + f)))
+            .bench_local(|| {
+                let (x, t) = (Mat::rows(&x, 0, d), Mat::rows(&a, 0, d).t());
+                BACKEND.gemm(Gemm::replace(N, R, d), x, t, MatMut::rows(&mut u, 0, R));
+                let (h, t) = (Mat::rows(&u, 0, R), Mat::rows(&b, 0, R).t());
+                BACKEND.gemm(Gemm::add(N, f, R), h, t, MatMut::rows(&mut y, 0, f));
+                let (dy, b) = (Mat::rows(&y, 0, f), Mat::rows(&b, 0, R));
+                BACKEND.gemm(Gemm::replace(N, R, f), dy, b, MatMut::rows(&mut u, 0, R));
+                let (du, a) = (Mat::rows(&u, 0, R), Mat::rows(&a, 0, d));
+                BACKEND.gemm(Gemm::add(N, d, R), du, a, MatMut::rows(&mut dx, 0, d));
+            });
+    }
+
+    /// The gradients of A and B: duᵀ·x, dyᵀ·u.
+    #[divan::bench(args = &MODELS)]
+    fn adapter_gradient(bencher: Bencher<'_, '_>, &Model { d, f, .. }: &Model) {
+        let (x, u, dy) = (values(N * d), values(N * R), values(N * f));
+        let (mut da, mut db) = (values(R * d), values(f * R));
+        bencher
+            .counter(ItemsCount::new(2 * N * R * (d + f)))
+            .bench_local(|| {
+                let (du, x) = (Mat::rows(&u, 0, R).t(), Mat::rows(&x, 0, d));
+                BACKEND.gemm(Gemm::add(R, d, N), du, x, MatMut::rows(&mut da, 0, d));
+                let (dy, u) = (Mat::rows(&dy, 0, f).t(), Mat::rows(&u, 0, R));
+                BACKEND.gemm(Gemm::add(f, R, N), dy, u, MatMut::rows(&mut db, 0, R));
             });
     }
 }

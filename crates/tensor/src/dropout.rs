@@ -1,8 +1,9 @@
 //! Which elements dropout keeps: a stateless function of (seed, row, column), the same on every backend.
 //!
-//! Each row has its own SplitMix64 stream (Steele, Lea & Flood 2014) whose start is mixed from the seed and the row;
-//! column j is decided by the stream's j-th number. Any element can be asked for alone, so a backward recomputes
-//! the mask instead of keeping it, in whatever order and for whatever rows it needs.
+//! Seed and row are mixed to 64 bits (SplitMix64, Steele, Lea & Flood 2014). Column j of the row is decided by a number of 32
+//! bits mixed from the lower half and j, with the upper half added midway (the two multiplications of Wellons's hash
+//! prospector, 2018): twice as many to a vector as of 64, and a third of the operations. Any element can be asked for alone, so a
+//! backward recomputes the mask instead of keeping it, in whatever order and for whatever rows it needs.
 
 const GOLDEN: u64 = 0x9e37_79b9_7f4a_7c15;
 
@@ -34,16 +35,19 @@ impl Mask {
         }
     }
 
-    /// The start of a row's stream.
+    /// What the columns of a row are mixed with.
     #[inline(always)]
     pub(crate) fn row(self, row: usize) -> u64 {
         mix(self.seed ^ (row as u64).wrapping_mul(GOLDEN))
     }
 
-    /// Whether column `j` of the row whose stream starts at `row` is kept.
+    /// Whether column `j` of the row that gave `row` is kept.
     #[inline(always)]
     pub(crate) fn keeps(self, row: u64, j: usize) -> bool {
-        let draw = mix(row.wrapping_add((j as u64 + 1).wrapping_mul(GOLDEN)));
-        (draw >> 32) as u32 >= self.threshold
+        let (low, high) = (row as u32, (row >> 32) as u32);
+        let x = low.wrapping_add((j as u32).wrapping_mul((GOLDEN >> 32) as u32));
+        let x = (x ^ (x >> 16)).wrapping_mul(0x21f0_aaad).wrapping_add(high);
+        let x = (x ^ (x >> 15)).wrapping_mul(0xd35a_2d97);
+        x ^ (x >> 15) >= self.threshold
     }
 }

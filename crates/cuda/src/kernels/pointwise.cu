@@ -121,14 +121,18 @@ __device__ inline unsigned long long mix(unsigned long long x) {
     return x ^ (x >> 31);
 }
 
-/// The mask of `crates/tensor/src/dropout.rs`: element j of a row is kept by the j-th number of the row's own stream.
+/// The mask of `crates/tensor/src/dropout.rs`: element j of a row is kept by j mixed with 64 bits of the row's own.
 extern "C" __global__ void dropout(const float* x, const unsigned* rows, unsigned long long seed, unsigned threshold,
                                    float keep, float* y, long long n, long long d) {
     unsigned long long start = mix(seed + GOLDEN);
     EACH(e, n * d) {
         unsigned long long r = e / d, j = e % d, row = rows ? rows[r] : r;
-        unsigned long long draw = mix(mix(start ^ (row * GOLDEN)) + (j + 1) * GOLDEN);
-        y[e] = (unsigned)(draw >> 32) >= threshold ? x[e] * keep : 0.0f;
+        unsigned long long bits = mix(start ^ (row * GOLDEN));
+        unsigned draw = (unsigned)bits + (unsigned)j * (unsigned)(GOLDEN >> 32);
+        draw = (draw ^ (draw >> 16)) * 0x21f0aaadu + (unsigned)(bits >> 32);
+        draw = (draw ^ (draw >> 15)) * 0xd35a2d97u;
+        draw ^= draw >> 15;
+        y[e] = draw >= threshold ? x[e] * keep : 0.0f;
     }
 }
 

@@ -62,7 +62,7 @@ pub(super) unsafe fn product(
 fn rounded((x, row, col): RawMat, rows: usize, k: usize) -> Vec<f32> {
     let mut to = vec![0.0; rows * k];
     for (i, to) in to.chunks_exact_mut(k.max(1)).enumerate() {
-        simd(|| {
+        simd!(|| {
             for (j, to) in to.iter_mut().enumerate() {
                 // SAFETY: the caller of `product` vouches for every element of its matrices.
                 *to = bf16::widen(bf16::round(unsafe { *x.add(i * row + j * col) }));

@@ -11,7 +11,7 @@ pub(super) fn fill_zero(x: &mut [f32]) {
 
 pub(super) fn add_bias(bias: &[f32], x: &mut [f32], d: usize) {
     x.par_chunks_mut(d * rows_per_piece(d)).for_each(|piece| {
-        simd(|| {
+        simd!(|| {
             for row in piece.chunks_exact_mut(d) {
                 for (x, b) in row.iter_mut().zip(bias) {
                     *x += b;
@@ -26,7 +26,7 @@ pub(super) fn axpy(alpha: f32, x: &[f32], y: &mut [f32]) {
     y.par_chunks_mut(PIECE)
         .zip(x.par_chunks(PIECE))
         .for_each(|(y, x)| {
-            simd(|| {
+            simd!(|| {
                 for (y, x) in y.iter_mut().zip(x) {
                     *y += alpha * x;
                 }
@@ -36,7 +36,7 @@ pub(super) fn axpy(alpha: f32, x: &[f32], y: &mut [f32]) {
 
 pub(super) fn scale(alpha: f32, x: &mut [f32]) {
     x.par_chunks_mut(PIECE)
-        .for_each(|x| simd(|| x.iter_mut().for_each(|x| *x *= alpha)));
+        .for_each(|x| simd!(|| x.iter_mut().for_each(|x| *x *= alpha)));
 }
 
 /// Sums of the pieces are added in order, so the result does not depend on timing.
@@ -54,7 +54,7 @@ pub(super) fn dot(x: &[f32], y: &[f32]) -> f64 {
     let pieces = x
         .par_chunks(PIECE)
         .zip(y.par_chunks(PIECE))
-        .map(|(x, y)| simd(|| [lane_sum_f64(x.len(), |i| f64::from(x[i]) * f64::from(y[i]))]))
+        .map(|(x, y)| simd!(|| [lane_sum_f64(x.len(), |i| f64::from(x[i]) * f64::from(y[i]))]))
         .collect();
     ordered_sum(pieces)[0]
 }
@@ -96,14 +96,14 @@ pub(super) fn gram_and_add(
         None => x
             .par_chunks(PIECE)
             .zip(y.par_chunks(PIECE))
-            .map(|(x, y)| simd(|| gram(x, y)))
+            .map(|(x, y)| simd!(|| gram(x, y)))
             .collect(),
         Some(sum) => x
             .par_chunks(PIECE)
             .zip(y.par_chunks(PIECE))
             .zip(sum.par_chunks_mut(PIECE))
             .map(|((x, y), sum)| {
-                simd(|| {
+                simd!(|| {
                     for ((sum, x), y) in sum.iter_mut().zip(x).zip(y) {
                         *sum += cx * x + cy * y;
                     }
@@ -117,7 +117,7 @@ pub(super) fn gram_and_add(
 }
 
 pub(super) fn column_sum(alpha: f32, x: &[f32], d: usize, out: &mut [f32]) {
-    simd(|| {
+    simd!(|| {
         for row in x.chunks_exact(d) {
             for (o, x) in out.iter_mut().zip(row) {
                 *o += alpha * x;
@@ -148,7 +148,7 @@ pub(super) fn gelu(x: &[f32], y: &mut [f32], exact: bool) {
     y.par_chunks_mut(PIECE)
         .zip(x.par_chunks(PIECE))
         .for_each(|(y, x)| {
-            simd(|| {
+            simd!(|| {
                 if exact {
                     y.iter_mut().zip(x).for_each(|(y, &x)| *y = gelu_erf(x).0);
                 } else {
@@ -169,7 +169,7 @@ pub(super) fn gelu_backward(x: &[f32], rows: Option<&[u32]>, d: &mut [f32], f: u
     d.par_chunks_mut(f * step)
         .enumerate()
         .for_each(|(piece, d)| {
-            simd(|| {
+            simd!(|| {
                 for (i, d) in d.chunks_exact_mut(f).enumerate() {
                     let x = &x[row_of(rows, piece * step + i) * f..][..f];
                     if exact {
@@ -240,7 +240,7 @@ fn glu_by<A: Activation>(gate: &[f32], up: &[f32], y: &mut [f32]) {
         .zip(gate.par_chunks(PIECE))
         .zip(up.par_chunks(PIECE))
         .for_each(|((y, gate), up)| {
-            simd(|| {
+            simd!(|| {
                 for ((y, &z), &u) in y.iter_mut().zip(gate).zip(up) {
                     *y = A::value(z) * u;
                 }
@@ -278,7 +278,7 @@ fn glu_backward_by<A: Activation>(
         .zip(d_up.par_chunks_mut(f * step))
         .enumerate()
         .for_each(|(piece, (d_gate, d_up))| {
-            simd(|| {
+            simd!(|| {
                 let both = d_gate.chunks_exact_mut(f).zip(d_up.chunks_exact_mut(f));
                 for (i, (dg, du)) in both.enumerate() {
                     let row = row_of(rows, piece * step + i) * f;
@@ -306,13 +306,13 @@ pub(super) fn dropout(
         .zip(x.par_chunks(d * step))
         .enumerate()
         .for_each(|(piece, (y, x))| {
-            simd(|| {
+            simd!(|| {
                 let both = y.chunks_exact_mut(d).zip(x.chunks_exact(d));
                 for (i, (y, x)) in both.enumerate() {
                     let row = mask.row(row_of(rows, piece * step + i));
-                    for j in 0..d {
+                    for (j, (y, x)) in y.iter_mut().zip(x).enumerate() {
                         let keep = if mask.keeps(row, j) { scale } else { 0.0 };
-                        y[j] = keep * x[j];
+                        *y = keep * x;
                     }
                 }
             });

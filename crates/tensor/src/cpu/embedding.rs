@@ -63,7 +63,7 @@ pub(super) fn scatter_add(
     let shared = Shared::new(out);
     (0..parts).into_par_iter().for_each(|part| {
         let (from, to) = (part * d / parts, (part + 1) * d / parts);
-        simd(|| {
+        simd!(|| {
             for (r, &row) in rows.iter().enumerate() {
                 let c = coefficients.map_or(1.0, |c| c[r]);
                 // SAFETY: the row is inside `out` (asserted) and columns from..to belong to this part alone.
@@ -105,14 +105,14 @@ pub(super) fn lookup_inner(
         }
         add_rows(g, run, d, &mut sum_p);
         add_rows(g, &q[start..end], d, &mut sum_q);
-        total += f64::from(simd(|| lane_sum(d, |j| sum_p[j] * sum_q[j])));
+        total += f64::from(simd!(|| lane_sum(d, |j| sum_p[j] * sum_q[j])));
     }
     total
 }
 
 fn add_rows(g: &[f32], rows: &[(u32, usize)], d: usize, sum: &mut [f32]) {
     sum.fill(0.0);
-    simd(|| {
+    simd!(|| {
         for &(_, r) in rows {
             for (s, x) in sum.iter_mut().zip(&g[r * d..][..d]) {
                 *s += x;

@@ -154,8 +154,8 @@ fn ghost(map: &Map<'_>, pool: &Arc<Pool>) -> Vec<f64> {
                     for (j, other, count) in at(q) {
                         let k = &k[(act + r) * rows.len() + other..][..count];
                         let x = &products[(i + r) * width + j..][..count];
-                        let row = || lane_sum_f64(count, |c| f64::from(k[c]) * f64::from(x[c]));
-                        inner += simd(row);
+                        let product = |c: usize| f64::from(k[c]) * f64::from(x[c]);
+                        inner += simd!(|| lane_sum_f64(count, product));
                     }
                 }
             }

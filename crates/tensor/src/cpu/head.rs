@@ -124,7 +124,7 @@ pub(super) fn logps(
             .zip(z.par_chunks_mut(chunk.len()))
             .zip(targets)
             .for_each(|(((top, sum, target), z), &y)| {
-                simd(|| {
+                simd!(|| {
                     soften(z, softcap);
                     let old = *top;
                     *top = lane_max(z).max(old);
@@ -165,7 +165,7 @@ pub(super) fn log_squares(
             .zip(z.par_chunks_mut(chunk.len()))
             .zip(lse)
             .for_each(|((sum, z), &lse)| {
-                simd(|| {
+                simd!(|| {
                     soften(z, softcap);
                     *sum += f64::from(lane_sum(z.len(), |j| exp(2.0 * (z[j] - lse))));
                 });
@@ -200,7 +200,7 @@ pub(super) fn backward(
         g.par_chunks_mut(width).enumerate().for_each(|(s, g)| {
             match before {
                 Some(z) => g.copy_from_slice(&z[s * width..][..width]),
-                None => simd(|| soften(g, args.softcap)),
+                None => simd!(|| soften(g, args.softcap)),
             }
             let target = (targets[s] as usize).checked_sub(chunk.start);
             output_gradient(g, lse[s], seeds[s], target, args.softcap);
@@ -269,9 +269,9 @@ pub(super) fn direction(
             .enumerate()
             .for_each(|(s, ((g, moved), sum))| {
                 let target = (targets[s] as usize).checked_sub(chunk.start);
-                simd(|| soften(g, args.softcap));
+                simd!(|| soften(g, args.softcap));
                 output_gradient(g, lse[s], seeds[s], target, args.softcap);
-                *sum += simd(|| lane_sum_f64(width, |j| f64::from(g[j]) * f64::from(moved[j])));
+                *sum += simd!(|| lane_sum_f64(width, |j| f64::from(g[j]) * f64::from(moved[j])));
             });
     }
     sums
@@ -288,7 +288,7 @@ fn output_gradient(
 ) {
     let target = target.filter(|&t| t < g.len());
     let mut hit = seed;
-    simd(|| match softcap {
+    simd!(|| match softcap {
         None => {
             for g in g.iter_mut() {
                 *g = -seed * exp(*g - lse);
@@ -334,7 +334,7 @@ fn weighted_by_states(
         &mut states,
     );
     let n = gram.len();
-    simd(|| lane_sum_f64(n, |i| f64::from(gram[i]) * f64::from(states[i])))
+    simd!(|| lane_sum_f64(n, |i| f64::from(gram[i]) * f64::from(states[i])))
 }
 
 /// See [`crate::Backend::tied_inner`].
@@ -359,7 +359,7 @@ pub(super) fn tied_inner(
         0.0,
         &mut z,
     );
-    simd(|| soften(&mut z, head.softcap));
+    simd!(|| soften(&mut z, head.softcap));
     let gp = &g[p.start * d..p.end * d];
     product(
         Arithmetic::F32,

@@ -18,13 +18,16 @@ pub(super) use gemm_common::Parallelism;
 use rayon::prelude::*;
 use std::ops::Range;
 
-/// From so many rows, columns and depth on our own tiles pay.
+/// From so many rows or columns and so much depth on our own tiles pay, if there are [`NARROW`] of the other.
 #[cfg(target_arch = "x86_64")]
 const TILED_ROWS: usize = 24;
 #[cfg(target_arch = "x86_64")]
-const TILED_COLS: usize = 24;
+const NARROW: usize = 8;
 #[cfg(target_arch = "x86_64")]
-const TILED_DEPTH: usize = 32;
+const TILED_DEPTH: usize = 16;
+/// From so much depth on a product of few rows is worth being computed as the transpose.
+#[cfg(target_arch = "x86_64")]
+const TURNED_DEPTH: usize = 256;
 
 /// In which precision products are taken.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -164,7 +167,7 @@ impl Panel {
         data.par_chunks_mut((run * step).max(1))
             .enumerate()
             .for_each(|(piece, data)| {
-                simd(|| {
+                simd!(|| {
                     for (i, to) in data.chunks_exact_mut(run).enumerate() {
                         let from = first + (piece * step + i) * stride;
                         widen(&halves[from..][..run], to);
@@ -209,7 +212,7 @@ pub(super) unsafe fn raw(
     parallelism: Parallelism,
 ) {
     #[cfg(target_arch = "x86_64")]
-    if m >= TILED_ROWS && n >= TILED_COLS && k >= TILED_DEPTH {
+    if m >= TILED_ROWS && n >= NARROW && k >= TILED_DEPTH {
         let job = Job {
             m,
             n,
@@ -230,6 +233,38 @@ pub(super) unsafe fn raw(
                 return job.run::<Avx2>(parallel);
             }
         }
+    }
+    #[cfg(target_arch = "x86_64")]
+    if (NARROW..TILED_ROWS).contains(&m)
+        && n >= TILED_ROWS
+        && k >= TURNED_DEPTH
+        && (Avx512::present() || Avx2::present())
+    {
+        // Few rows: as many columns of the transpose.
+        let mut turned = vec![0f32; m * n];
+        // SAFETY: passed on to the caller.
+        unsafe {
+            let (a, b) = ((a.0, a.2, a.1), (b.0, b.2, b.1));
+            raw(
+                n,
+                m,
+                k,
+                alpha,
+                b,
+                a,
+                0.0,
+                (turned.as_mut_ptr(), m),
+                parallelism,
+            );
+            for i in 0..m {
+                let row = std::slice::from_raw_parts_mut(c.0.add(i * c.1), n);
+                for (j, c) in row.iter_mut().enumerate() {
+                    let old = if beta == 0.0 { 0.0 } else { beta * *c };
+                    *c = old + turned[j * m + i];
+                }
+            }
+        }
+        return;
     }
     let (a, a_row, a_col) = (a.0, a.1 as isize, a.2 as isize);
     let (b, b_row, b_col) = (b.0, b.1 as isize, b.2 as isize);

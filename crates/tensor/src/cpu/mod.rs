@@ -1,7 +1,7 @@
 //! The fast CPU backend: f32 storage, f64 where sums decide, threads from rayon's current pool.
 //!
 //! Large matrix products run on tiles of our own (`tiles`), others through the `gemm` crate; vector loops are plain Rust compiled
-//! once per instruction set through `pulp` (AVX-512, AVX2, NEON or none, chosen at run time). Buffers return to a pool when
+//! once per instruction set (AVX-512, AVX2 or the target's own, chosen at run time). Buffers return to a pool when
 //! dropped. Results depend on the number of threads but not on timing: the same threads give the same bits.
 //! Frozen weights may be held as bf16 and are widened as they are read (`pool.rs`, `matmul.rs`). Products may be taken in
 //! bf16 (`bf16.rs`).

@@ -12,7 +12,7 @@ pub(super) fn rms_statistics(x: &[f32], eps: f64, rstd: &mut [f32], d: usize) {
     rstd.par_chunks_mut(step)
         .zip(x.par_chunks(d * step))
         .for_each(|(rstd, x)| {
-            simd(|| {
+            simd!(|| {
                 for (rstd, x) in rstd.iter_mut().zip(x.chunks_exact(d)) {
                     let mean = lane_sum(d, |j| x[j] * x[j]) / d as f32;
                     *rstd = 1.0 / (mean + eps as f32).sqrt();
@@ -27,7 +27,7 @@ pub(super) fn layer_statistics(x: &[f32], eps: f64, mean: &mut [f32], rstd: &mut
         .zip(mean.par_chunks_mut(step))
         .zip(x.par_chunks(d * step))
         .for_each(|((rstd, mean), x)| {
-            simd(|| {
+            simd!(|| {
                 for ((rstd, mean), x) in rstd.iter_mut().zip(mean).zip(x.chunks_exact(d)) {
                     let m = lane_sum(d, |j| x[j]) / d as f32;
                     let variance = lane_sum(d, |j| (x[j] - m) * (x[j] - m)) / d as f32;
@@ -65,7 +65,7 @@ pub(super) fn apply(
         .zip(x.par_chunks(d * step))
         .enumerate()
         .for_each(|(piece, (y, x))| {
-            simd(|| {
+            simd!(|| {
                 let both = y.chunks_exact_mut(d).zip(x.chunks_exact(d));
                 for (i, (y, x)) in both.enumerate() {
                     let row = piece * step + i;
@@ -101,7 +101,7 @@ pub(super) fn backward(
 ) {
     let step = rows_per_piece(d);
     let one = |piece: usize, dy: &[f32], dx: &mut [f32], mut dw: Option<&mut [f32]>| {
-        simd(|| {
+        simd!(|| {
             for (i, (dy, dx)) in dy.chunks_exact(d).zip(dx.chunks_exact_mut(d)).enumerate() {
                 let row = row_of(rows, piece * step + i);
                 let x = &x[row * d..][..d];

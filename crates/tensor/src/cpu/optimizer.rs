@@ -19,7 +19,7 @@ pub(super) fn adamw(s: &Adamw, param: &mut [f32], grad: &[f32], m: &mut [f32], v
         .zip(m.par_chunks_mut(PIECE))
         .zip(v.par_chunks_mut(PIECE))
         .for_each(|(((param, grad), m), v)| {
-            simd(|| {
+            simd!(|| {
                 for (((p, g), m), v) in param.iter_mut().zip(grad).zip(m).zip(v) {
                     let g = g * grad_scale;
                     *m = beta1 * *m + rest1 * g;
@@ -41,7 +41,7 @@ pub(super) fn sgd(
     let pieces = param.par_chunks_mut(PIECE).zip(grad.par_chunks(PIECE));
     match momentum {
         None => pieces.for_each(|(param, grad)| {
-            simd(|| {
+            simd!(|| {
                 for (p, g) in param.iter_mut().zip(grad) {
                     *p -= learning_rate * (grad_scale * g + weight_decay * *p);
                 }
@@ -51,7 +51,7 @@ pub(super) fn sgd(
             pieces
                 .zip(buffer.par_chunks_mut(PIECE))
                 .for_each(|((param, grad), buffer)| {
-                    simd(|| {
+                    simd!(|| {
                         for ((p, g), b) in param.iter_mut().zip(grad).zip(buffer) {
                             *b = mu * *b + grad_scale * g + weight_decay * *p;
                             *p -= learning_rate * *b;
@@ -77,7 +77,7 @@ pub(super) fn lion(
         .zip(grad.par_chunks(PIECE))
         .zip(m.par_chunks_mut(PIECE))
         .for_each(|((param, grad), m)| {
-            simd(|| {
+            simd!(|| {
                 for ((p, g), m) in param.iter_mut().zip(grad).zip(m) {
                     let g = g * grad_scale;
                     let mixed = beta1 * *m + rest1 * g;
@@ -118,7 +118,7 @@ pub(super) fn adafactor(
         .zip(grad.par_chunks(run * cols))
         .map(|(row_state, grad)| {
             let mut sums = vec![0f64; cols];
-            simd(|| {
+            simd!(|| {
                 for (state, g) in row_state.iter_mut().zip(grad.chunks_exact(cols)) {
                     let sum = lane_sum_f64(cols, |j| f64::from(g[j]).powi(2));
                     *state = moved(*state, sum / cols as f64);
@@ -145,7 +145,7 @@ pub(super) fn adafactor(
         .zip(grad.par_chunks(run * cols))
         .map(|(row_state, grad)| {
             let mut total = 0.0;
-            simd(|| {
+            simd!(|| {
                 for (&r, g) in row_state.iter().zip(grad.chunks_exact(cols)) {
                     let sum = lane_sum_f64(cols, |j| (f64::from(g[j]) * col_factors[j]).powi(2));
                     total += row_factor(r).powi(2) * sum;
@@ -162,7 +162,7 @@ pub(super) fn adafactor(
         .zip(grad.par_chunks(run * cols))
         .zip(row_state.par_chunks(run))
         .for_each(|((param, grad), row_state)| {
-            simd(|| {
+            simd!(|| {
                 let both = param.chunks_exact_mut(cols).zip(grad.chunks_exact(cols));
                 for ((p, g), &r) in both.zip(row_state) {
                     let factor = (rate * row_factor(r)) as f32;
@@ -183,7 +183,7 @@ pub(super) fn adafactor_vector(s: &Adafactor, param: &mut [f32], grad: &[f32], s
         .par_chunks_mut(PIECE)
         .zip(grad.par_chunks(PIECE))
         .map(|(state, grad)| {
-            simd(|| {
+            simd!(|| {
                 for (state, &g) in state.iter_mut().zip(grad) {
                     let square = (s.grad_scale * f64::from(g)).powi(2) + s.epsilon;
                     *state = (beta2 * f64::from(*state) + (1.0 - beta2) * square) as f32;
@@ -199,7 +199,7 @@ pub(super) fn adafactor_vector(s: &Adafactor, param: &mut [f32], grad: &[f32], s
         .zip(grad.par_chunks(PIECE))
         .zip(state.par_chunks(PIECE))
         .for_each(|((param, grad), state)| {
-            simd(|| {
+            simd!(|| {
                 for ((p, &g), &v) in param.iter_mut().zip(grad).zip(state) {
                     *p = *p * keep - (rate * update(g, v)) as f32;
                 }

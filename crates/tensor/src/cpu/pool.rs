@@ -79,7 +79,7 @@ pub(super) fn take_bf16(pool: &Arc<Pool>, data: &[f32]) -> CpuBuffer {
     let mut halves = vec![0; data.len()];
     let pieces = halves.par_chunks_mut(PIECE).zip(data.par_chunks(PIECE));
     pieces.for_each(|(to, from)| {
-        simd(|| {
+        simd!(|| {
             for (to, &from) in to.iter_mut().zip(from) {
                 *to = bf16::round(from);
             }
@@ -134,7 +134,7 @@ impl CpuBuffer {
                 let from = &x[range];
                 let mut to = self.scratch(from.len());
                 let pieces = to.par_chunks_mut(PIECE).zip(from.par_chunks(PIECE));
-                pieces.for_each(|(to, from)| simd(|| widen(from, to)));
+                pieces.for_each(|(to, from)| simd!(|| widen(from, to)));
                 Floats::Widened(to)
             }
         }

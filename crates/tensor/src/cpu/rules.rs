@@ -17,8 +17,8 @@ pub fn capacity(len: usize) -> usize {
     len.next_multiple_of(step)
 }
 
-/// Query rows that attention scores at a time.
-pub const ATTENTION_BLOCK: usize = 64;
+/// Query rows that attention scores at a time: whole tiles.
+pub const ATTENTION_BLOCK: usize = 60;
 
 /// Logits of a chunk hold about this many floats (4 MiB).
 const CHUNK_FLOATS: usize = 1 << 20;

@@ -1,21 +1,94 @@
 //! Run-time choice of the instruction set for plain loops, and the vectorisable scalar functions they use.
 //!
-//! A closure given to [`simd`] is compiled for each instruction set that `pulp` knows and the best one present
-//! is called. Functions used inside are `#[inline(always)]` so that they are compiled into that copy.
+//! The closure written in [`simd!`] is compiled for each instruction set and the best one present is called. It is written out
+//! once for each, so that each has a single caller and is inlined there: a closure shared by several stays a function of its own,
+//! compiled for the lowest. Functions used inside are `#[inline(always)]` for the same reason.
 
-/// Runs `f` compiled for the best instruction set of this machine.
-#[inline(always)]
-pub(super) fn simd<R>(f: impl FnOnce() -> R) -> R {
-    pulp::Arch::new().dispatch(f)
+/// Instruction sets that plain loops are compiled for.
+#[derive(Clone, Copy)]
+pub(super) enum Level {
+    #[cfg(target_arch = "x86_64")]
+    Avx512,
+    #[cfg(target_arch = "x86_64")]
+    Avx2,
+    /// What the target has anyway: NEON on aarch64.
+    Base,
 }
 
+impl Level {
+    /// The best of this processor.
+    #[inline]
+    pub(super) fn of_this_processor() -> Self {
+        #[cfg(target_arch = "x86_64")]
+        {
+            use std::arch::is_x86_feature_detected as has;
+            static BEST: std::sync::LazyLock<Level> = std::sync::LazyLock::new(|| {
+                let avx2 = has!("avx2") && has!("fma");
+                let more = has!("avx512bw") && has!("avx512dq") && has!("avx512vl");
+                match (avx2, has!("avx512f") && more) {
+                    (true, true) => Level::Avx512,
+                    (true, false) => Level::Avx2,
+                    _ => Level::Base,
+                }
+            });
+            *BEST
+        }
+        #[cfg(not(target_arch = "x86_64"))]
+        Level::Base
+    }
+}
+
+/// Calls `f`, compiled for AVX-512.
+///
+/// # Safety
+/// The processor must have it.
+#[cfg(target_arch = "x86_64")]
+#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx2,fma")]
+pub(super) unsafe fn on_avx512<R>(f: impl FnOnce() -> R) -> R {
+    f()
+}
+
+/// Calls `f`, compiled for AVX2.
+///
+/// # Safety
+/// The processor must have it, and FMA.
+#[cfg(target_arch = "x86_64")]
+#[target_feature(enable = "avx2,fma")]
+pub(super) unsafe fn on_avx2<R>(f: impl FnOnce() -> R) -> R {
+    f()
+}
+
+/// The value of a closure without arguments, compiled for the best instruction set of this machine.
+macro_rules! simd {
+    (|| $body:expr) => {
+        match $crate::cpu::simd::Level::of_this_processor() {
+            #[cfg(target_arch = "x86_64")]
+            $crate::cpu::simd::Level::Avx512 => {
+                let f = || $body;
+                // SAFETY: the level says that the processor has it.
+                unsafe { $crate::cpu::simd::on_avx512(f) }
+            }
+            #[cfg(target_arch = "x86_64")]
+            $crate::cpu::simd::Level::Avx2 => {
+                let f = || $body;
+                // SAFETY: as above.
+                unsafe { $crate::cpu::simd::on_avx2(f) }
+            }
+            $crate::cpu::simd::Level::Base => $body,
+        }
+    };
+}
+pub(super) use simd;
+
 /// The instruction set in use.
-pub(super) fn describe() -> String {
-    format!("{:?}", pulp::Arch::new())
-        .split(['(', ' ', '{'])
-        .next()
-        .unwrap_or("scalar")
-        .to_lowercase()
+pub(super) fn describe() -> &'static str {
+    match Level::of_this_processor() {
+        #[cfg(target_arch = "x86_64")]
+        Level::Avx512 => "avx512",
+        #[cfg(target_arch = "x86_64")]
+        Level::Avx2 => "avx2",
+        Level::Base => "base",
+    }
 }
 
 /// Parallel work is cut into pieces of about this many floats.

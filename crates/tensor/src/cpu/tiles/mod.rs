@@ -19,8 +19,10 @@ use std::cell::RefCell;
 
 /// Packed panels of B hold about this many elements (16 MiB), or 512 columns where k is large.
 const BAND: usize = 1 << 22;
-/// A block of A is at most so many rows.
-const BLOCK: usize = 48;
+/// A block of A is at most so many rows: it stays in the second cache, and the panels of B are read once for all of them.
+const BLOCK: usize = 96;
+/// With so few columns, rows of A are read where they lie.
+const FEW_COLUMNS: usize = 32;
 /// The largest tile.
 const LARGEST: usize = 12 * 32;
 /// Multiply-adds that are worth waking other threads for.
@@ -78,6 +80,12 @@ pub(super) trait Kernel {
     /// `a` and `b` must hold `depth` times ROWS and COLS elements, `c` a whole tile that is nobody else's; the processor must have
     /// the kernel's instructions.
     unsafe fn tile(depth: usize, a: *const u32, b: *const u32, scale: Scale, c: Target);
+    /// The same of ROWS lanes of A where they lie, for kernels of a STEP of 1: right for an A that meets few columns, which packing
+    /// would cost as much as the product does.
+    ///
+    /// # Safety
+    /// As [`Kernel::tile`]; `a` must be valid for ROWS lanes of `depth` numbers.
+    unsafe fn tile_in_place(depth: usize, a: Strided, b: *const u32, scale: Scale, c: Target);
 }
 
 /// Lanes to pack: the first number, from a lane to the next, from a number to the next.
@@ -91,17 +99,17 @@ pub(super) struct Strided {
 /// α and β.
 #[derive(Clone, Copy)]
 pub(super) struct Scale {
-    alpha: f32,
-    beta: f32,
+    pub(super) alpha: f32,
+    pub(super) beta: f32,
 }
 
 /// A tile of C: its first number and its row stride.
 #[derive(Clone, Copy)]
-pub(super) struct Target(*mut f32, usize);
+pub(super) struct Target(pub(super) *mut f32, pub(super) usize);
 
 /// Asks for a line of C, where the processor can be asked.
 #[inline(always)]
-fn prefetch(x: *const f32) {
+pub(super) fn prefetch(x: *const f32) {
     #[cfg(target_arch = "x86_64")]
     // SAFETY: a prefetch reads nothing, and every x86-64 has it.
     unsafe {
@@ -111,7 +119,25 @@ fn prefetch(x: *const f32) {
     let _ = x;
 }
 
-/// One packed element along k: the sums of `R` rows.
+/// Where a tile reads A: the first element, from a row to the next, from an element along k to the next.
+#[derive(Clone, Copy)]
+struct Rows {
+    first: *const u32,
+    row: usize,
+    along: usize,
+}
+
+impl From<Strided> for Rows {
+    fn from(x: Strided) -> Self {
+        Rows {
+            first: x.first.cast(),
+            row: x.lane,
+            along: x.step,
+        }
+    }
+}
+
+/// One packed element along k: the sums of `R` rows, `row` apart.
 ///
 /// # Safety
 /// As [`Kernel::tile`] with a depth of one.
@@ -119,13 +145,14 @@ fn prefetch(x: *const f32) {
 unsafe fn step<L: Lanes, const R: usize>(
     mut sums: [[L::Sums; 2]; R],
     a: *const u32,
+    row: usize,
     b: *const u32,
 ) -> [[L::Sums; 2]; R] {
     // SAFETY: passed on to the caller.
     unsafe {
         let columns = [L::load(b), L::load(b.add(L::WIDTH))];
         for (i, sums) in sums.iter_mut().enumerate() {
-            let row = L::splat(a.add(i));
+            let row = L::splat(a.add(i * row));
             sums[0] = L::dot(sums[0], row, columns[0]);
             sums[1] = L::dot(sums[1], row, columns[1]);
         }
@@ -133,19 +160,21 @@ unsafe fn step<L: Lanes, const R: usize>(
     sums
 }
 
-/// See [`Kernel::tile`]; `R` rows, two vectors of columns.
+/// See [`Kernel::tile`] and [`Kernel::tile_in_place`]; `R` rows, two vectors of columns.
 ///
 /// # Safety
-/// As [`Kernel::tile`].
+/// As those.
 #[inline(always)]
 unsafe fn tile<L: Lanes, const R: usize>(
     depth: usize,
-    mut a: *const u32,
+    a: Rows,
     mut b: *const u32,
     scale: Scale,
     Target(c, stride): Target,
 ) {
-    // SAFETY: both panels hold every element below `depth`, and C's tile is whole; the rest is passed on.
+    let Rows { row, along, .. } = a;
+    let mut a = a.first;
+    // SAFETY: both operands hold every element below `depth`, and C's tile is whole; the rest is passed on.
     unsafe {
         let mut sums = [[L::zero(); 2]; R];
         for i in 0..R {
@@ -153,18 +182,19 @@ unsafe fn tile<L: Lanes, const R: usize>(
             prefetch(c.add(i * stride + L::WIDTH));
             prefetch(c.add(i * stride + 2 * L::WIDTH - 1));
         }
-        // Four at a time: what a loop itself costs is one operation in eight of the rest.
+        // Four at a time: what a loop itself costs is one operation in eight of the rest. A may end less than four strides
+        // behind its last element.
         for _ in 0..depth / 4 {
-            sums = step::<L, R>(sums, a, b);
-            sums = step::<L, R>(sums, a.add(R), b.add(2 * L::WIDTH));
-            sums = step::<L, R>(sums, a.add(2 * R), b.add(4 * L::WIDTH));
-            sums = step::<L, R>(sums, a.add(3 * R), b.add(6 * L::WIDTH));
-            a = a.add(4 * R);
+            sums = step::<L, R>(sums, a, row, b);
+            sums = step::<L, R>(sums, a.add(along), row, b.add(2 * L::WIDTH));
+            sums = step::<L, R>(sums, a.add(2 * along), row, b.add(4 * L::WIDTH));
+            sums = step::<L, R>(sums, a.add(3 * along), row, b.add(6 * L::WIDTH));
+            a = a.wrapping_add(4 * along);
             b = b.add(8 * L::WIDTH);
         }
         for _ in 0..depth % 4 {
-            sums = step::<L, R>(sums, a, b);
-            a = a.add(R);
+            sums = step::<L, R>(sums, a, row, b);
+            a = a.wrapping_add(along);
             b = b.add(2 * L::WIDTH);
         }
         for (i, sums) in sums.iter().enumerate() {
@@ -220,6 +250,63 @@ impl Buffer {
         }
         // SAFETY: a line is 16 elements, and every one was written when the lines were made.
         unsafe { std::slice::from_raw_parts_mut(self.0.as_mut_ptr().cast(), self.0.len() * 16) }
+    }
+}
+
+/// A whole operand in packed panels, one after the other, of `depth` elements along k.
+#[derive(Default)]
+pub(super) struct Panels {
+    data: Buffer,
+    depth: usize,
+    width: usize,
+}
+
+impl Panels {
+    /// Packs `n` rows of `k` numbers of a left operand.
+    ///
+    /// # Safety
+    /// Every number must be valid, and the processor must have the kernel's instructions.
+    pub(super) unsafe fn rows<K: Kernel>(&mut self, x: Strided, n: usize, k: usize) {
+        // SAFETY: passed on to the caller.
+        unsafe { self.fill(x, n, k, K::ROWS, K::pack_rows) };
+    }
+
+    /// Packs `n` columns of `k` numbers of a right operand.
+    ///
+    /// # Safety
+    /// As [`Panels::rows`].
+    pub(super) unsafe fn columns<K: Kernel>(&mut self, x: Strided, n: usize, k: usize) {
+        // SAFETY: passed on to the caller.
+        unsafe { self.fill(x, n, k, K::COLS, K::pack_cols) };
+    }
+
+    /// # Safety
+    /// As [`Panels::rows`]; `pack` packs panels of `width` lanes.
+    unsafe fn fill(
+        &mut self,
+        x: Strided,
+        n: usize,
+        k: usize,
+        width: usize,
+        pack: unsafe fn(Strided, usize, usize, &mut [u32]),
+    ) {
+        (self.depth, self.width) = (k, width);
+        let to = self.data.take(n.next_multiple_of(width) * k);
+        for (lane, to) in (0..n)
+            .step_by(width)
+            .zip(to.chunks_exact_mut((k * width).max(1)))
+        {
+            let first = x.first.wrapping_add(lane * x.lane);
+            // SAFETY: these lanes are among the `n`.
+            unsafe { pack(Strided { first, ..x }, (n - lane).min(width), k, to) };
+        }
+    }
+
+    /// A panel from element `from` of the k on.
+    pub(super) fn at(&self, panel: usize, from: usize) -> *const u32 {
+        let at = (panel * self.depth + from) * self.width;
+        debug_assert!(at <= self.data.0.len() * 16);
+        self.data.0.as_ptr().cast::<u32>().wrapping_add(at)
     }
 }
 
@@ -370,22 +457,22 @@ impl Job {
     ) {
         let mut buffer = OWN.take();
         let all = packed.cols.div_ceil(K::COLS) * K::COLS;
+        let (a, row, col) = self.a;
         for (from, deep) in self.pieces::<K>() {
             let depth = deep.div_ceil(K::STEP);
+            let lanes = |i: usize| Strided {
+                first: a.wrapping_add((start + i) * row + from * col),
+                lane: row,
+                step: col,
+            };
+            // Rows of whole tiles that are read where they lie.
+            let in_place = match K::STEP == 1 && self.n <= FEW_COLUMNS {
+                true => rows / K::ROWS * K::ROWS,
+                false => 0,
+            };
             let own = buffer.take(rows.div_ceil(K::ROWS) * depth * K::ROWS);
-            for (i, to) in (0..rows)
-                .step_by(K::ROWS)
-                .zip(own.chunks_exact_mut((depth * K::ROWS).max(1)))
-            {
-                let (a, row, col) = self.a;
-                let lanes = Strided {
-                    first: a.wrapping_add((start + i) * row + from * col),
-                    lane: row,
-                    step: col,
-                };
-                // SAFETY: the rows and the piece of k lie inside A.
-                unsafe { K::pack_rows(lanes, (rows - i).min(K::ROWS), deep, to) };
-            }
+            // SAFETY: the rows and the piece of k lie inside A.
+            unsafe { pack_block::<K>(lanes(0), in_place..rows, deep, own) };
             let scale = Scale {
                 alpha: self.alpha,
                 beta: if from == 0 { self.beta } else { 1.0 },
@@ -397,16 +484,20 @@ impl Job {
                 let b = packed.data[before + j * depth * K::COLS..].as_ptr();
                 for i in (0..rows).step_by(K::ROWS) {
                     let height = (rows - i).min(K::ROWS);
-                    let a = own[i * depth..].as_ptr();
+                    let own = own[i * depth..].as_ptr();
                     let at = (start + i) * self.c.1 + packed.first + j * K::COLS;
                     let c = Target(self.c.0.wrapping_add(at), self.c.1);
-                    // SAFETY: both panels are packed to their full size; this part of C is this task's.
-                    unsafe {
-                        if height == K::ROWS && width == K::COLS {
-                            K::tile(depth, a, b, scale, c);
-                        } else {
-                            edge::<K>(depth, a, b, scale, c, (height, width));
+                    // SAFETY: both panels are packed to their full size, or A's rows are there; this part of C is this task's.
+                    let tile = |c: Target, scale: Scale| unsafe {
+                        match i < in_place {
+                            true => K::tile_in_place(depth, lanes(i), b, scale, c),
+                            false => K::tile(depth, own, b, scale, c),
                         }
+                    };
+                    match height == K::ROWS && width == K::COLS {
+                        true => tile(c, scale),
+                        // SAFETY: these rows and columns belong to C.
+                        false => unsafe { edge::<K>(tile, scale, c, (height, width)) },
                     }
                 }
             }
@@ -415,14 +506,47 @@ impl Job {
     }
 }
 
+/// Packs rows `rows` of a block of A, `[panel][k/STEP][ROWS]`, of `k` numbers each; `x` is the block's first row.
+///
+/// # Safety
+/// As [`Kernel::pack_rows`].
+unsafe fn pack_block<K: Kernel>(
+    x: Strided,
+    rows: std::ops::Range<usize>,
+    k: usize,
+    to: &mut [u32],
+) {
+    let size = k.div_ceil(K::STEP) * K::ROWS;
+    let whole = match K::STEP == 1 && x.lane == 1 {
+        true => rows.end / K::ROWS * K::ROWS,
+        false => rows.start,
+    };
+    // Rows beside each other in memory: one sweep along k, every line read once.
+    assert!(whole <= rows.start || whole * k <= to.len());
+    for p in 0..k {
+        for i in (rows.start..whole).step_by(K::ROWS) {
+            // SAFETY: rows `i..i + ROWS` are among the block's, and their panel lies inside `to` (asserted).
+            unsafe {
+                let from = x.first.add(p * x.step + i).cast();
+                let to = to.as_mut_ptr().add(i * k + p * K::ROWS);
+                std::ptr::copy_nonoverlapping(from, to, K::ROWS);
+            }
+        }
+    }
+    for i in (whole..rows.end).step_by(K::ROWS) {
+        let first = x.first.wrapping_add(i * x.lane);
+        let to = &mut to[i / K::ROWS * size..][..size];
+        // SAFETY: passed on to the caller.
+        unsafe { K::pack_rows(Strided { first, ..x }, (rows.end - i).min(K::ROWS), k, to) };
+    }
+}
+
 /// A tile of which only `height` rows and `width` columns belong to C: computed beside it.
 ///
 /// # Safety
-/// As [`Kernel::tile`], of the part of the tile that belongs to C.
+/// They must belong to C and be nobody else's.
 unsafe fn edge<K: Kernel>(
-    depth: usize,
-    a: *const u32,
-    b: *const u32,
+    tile: impl FnOnce(Target, Scale),
     scale: Scale,
     Target(c, stride): Target,
     (height, width): (usize, usize),
@@ -437,7 +561,7 @@ unsafe fn edge<K: Kernel>(
                 std::ptr::copy_nonoverlapping(row, beside[i * K::COLS..].as_mut_ptr(), width);
             }
         }
-        K::tile(depth, a, b, scale, Target(beside.as_mut_ptr(), K::COLS));
+        tile(Target(beside.as_mut_ptr(), K::COLS), scale);
         for i in 0..height {
             let row = c.add(i * stride);
             std::ptr::copy_nonoverlapping(beside[i * K::COLS..].as_ptr(), row, width);

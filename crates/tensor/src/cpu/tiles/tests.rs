@@ -58,8 +58,13 @@ impl Kernel for PlainF32 {
         unsafe { pack_f32::<16>(x, width, k, to) }
     }
     unsafe fn tile(depth: usize, a: *const u32, b: *const u32, scale: Scale, c: Target) {
+        let (first, row, along) = (a, 1, 6);
         // SAFETY: passed on to the caller.
-        unsafe { tile::<Self, 6>(depth, a, b, scale, c) }
+        unsafe { tile::<Self, 6>(depth, Rows { first, row, along }, b, scale, c) }
+    }
+    unsafe fn tile_in_place(depth: usize, a: Strided, b: *const u32, scale: Scale, c: Target) {
+        // SAFETY: passed on to the caller.
+        unsafe { tile::<Self, 6>(depth, a.into(), b, scale, c) }
     }
 }
 
@@ -108,8 +113,12 @@ impl Kernel for PlainBf16 {
         unsafe { halves::pack::<32>(x, width, k, to) }
     }
     unsafe fn tile(depth: usize, a: *const u32, b: *const u32, scale: Scale, c: Target) {
+        let (first, row, along) = (a, 1, 12);
         // SAFETY: passed on to the caller.
-        unsafe { tile::<Self, 12>(depth, a, b, scale, c) }
+        unsafe { tile::<Self, 12>(depth, Rows { first, row, along }, b, scale, c) }
+    }
+    unsafe fn tile_in_place(_: usize, _: Strided, _: *const u32, _: Scale, _: Target) {
+        unreachable!("packed elements are pairs");
     }
 }
 
@@ -200,7 +209,7 @@ const SHAPES: [(usize, usize, usize); 14] = [
     (13, 33, 3),
     (11, 31, 64),
     (96, 64, 129),
-    (97, 65, 130),
+    (205, 65, 330),
     (5, 7, 511),
     (3, 40, 512),
     (14, 600, 1027),

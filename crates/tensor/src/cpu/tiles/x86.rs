@@ -1,7 +1,7 @@
 //! Tiles of x86-64: f32 with AVX2 and AVX-512, bf16 with AVX512-BF16.
 
 use super::super::bf16;
-use super::{Kernel, Lanes, Scale, Strided, Target, pack_f32, tile};
+use super::{Kernel, Lanes, Rows, Scale, Strided, Target, pack_f32, tile};
 use std::arch::x86_64::*;
 
 /// f32 with AVX2 and FMA: 12 of 16 registers hold sums.
@@ -145,10 +145,33 @@ macro_rules! kernel {
                     scale: Scale,
                     c: Target,
                 ) {
+                    let (first, row, along) = (a, 1, $rows);
                     // SAFETY: passed on to the caller.
-                    unsafe { tile::<$kernel, $rows>(depth, a, b, scale, c) }
+                    unsafe { tile::<$kernel, $rows>(depth, Rows { first, row, along }, b, scale, c) }
                 }
                 const { assert!($cols == 2 * <$kernel as Lanes>::WIDTH) };
+                // SAFETY: passed on to the caller.
+                unsafe { compiled(depth, a, b, scale, c) }
+            }
+            unsafe fn tile_in_place(
+                depth: usize,
+                a: Strided,
+                b: *const u32,
+                scale: Scale,
+                c: Target,
+            ) {
+                #[target_feature(enable = $features)]
+                unsafe fn compiled(
+                    depth: usize,
+                    a: Strided,
+                    b: *const u32,
+                    scale: Scale,
+                    c: Target,
+                ) {
+                    // SAFETY: passed on to the caller.
+                    unsafe { tile::<$kernel, $rows>(depth, a.into(), b, scale, c) }
+                }
+                assert_eq!($step, 1, "packed elements are pairs");
                 // SAFETY: passed on to the caller.
                 unsafe { compiled(depth, a, b, scale, c) }
             }

@@ -3,9 +3,14 @@
 //! Query rows go in blocks of [`BLOCK`]: the scores of one block against all keys it sees are one small matrix
 //! that stays in cache, so nothing of size T × T is ever stored. The forward keeps only log Σ exp per row and
 //! head; the backward recomputes each block's probabilities from it (the scheme of Dao et al. 2022, arXiv
-//! 2205.14135, without its tiling over keys). Tasks are (segment, head) forward and (group, key/value head)
+//! 2205.14135, without its tiling over keys). Tasks are (segment, key/value head) forward and (group, key/value head)
 //! backward: groups share no gradient row, so tasks write disjoint elements. With a window, a block's keys begin with
 //! the first one that its first row sees; those before are skipped.
+//!
+//! Segments of a few rows, and all on processors without our tiles, take their products head by head (below); the others as
+//! `tiled.rs` has it.
+
+mod tiled;
 
 use super::head::{soften, softening};
 use super::matmul::{Parallelism, RawMat, raw};
@@ -14,6 +19,7 @@ use super::simd::{Shared, exp, lane_max, lane_sum, rows_per_piece, simd};
 use crate::layout::{AttentionLayout, AttentionSegment, AttentionShape, Span};
 use rayon::prelude::*;
 use std::ops::Range;
+use tiled::{Scratch, Task};
 
 pub(super) fn rope(
     x: &mut [f32],
@@ -32,7 +38,7 @@ pub(super) fn rope(
         .par_chunks_mut(width * step)
         .zip(positions.par_chunks(step))
         .for_each(|(x, positions)| {
-            simd(|| {
+            simd!(|| {
                 for (row, &p) in x.chunks_exact_mut(width).zip(positions) {
                     let (cos, sin) = table[p as usize * rotary_dim..][..rotary_dim].split_at(half);
                     for head in row.chunks_exact_mut(head_dim) {
@@ -215,17 +221,41 @@ pub(super) fn forward(
             .collect(),
     );
     assert!(out.len() >= q.len() && lse.len() * shape.head_dim >= q.len());
-    let tasks: Vec<(&AttentionSegment, usize)> = layout
+    let tasks: Vec<(Task<'_>, Range<usize>)> = layout
         .segments
         .iter()
-        .flat_map(|s| (0..shape.heads).map(move |h| (s, h)))
+        .flat_map(|segment| {
+            (0..shape.kv_heads).map(move |kv| Task {
+                inputs,
+                segment,
+                kv,
+            })
+        })
+        .flat_map(Task::parts)
         .collect();
     let (out, lse) = (Shared::new(out), Shared::new(lse));
     tasks
         .par_iter()
-        .for_each_init(Vec::new, |scores, &(segment, h)| {
-            for (start, end) in blocks(segment.own.len) {
-                forward_block(inputs, segment, h, start, end, scores, out, lse);
+        .for_each_init(Scratch::default, |scratch, (task, part)| {
+            if task.tiled() {
+                // SAFETY: rows lie inside all buffers, and this task's heads and rows are nobody else's (checked and asserted).
+                unsafe { task.forward(part.clone(), scratch, (out, lse)) };
+                return;
+            }
+            let heads = shape.heads / shape.kv_heads;
+            for h in task.kv * heads..(task.kv + 1) * heads {
+                for (start, end) in blocks(task.segment.own.len) {
+                    forward_block(
+                        inputs,
+                        task.segment,
+                        h,
+                        start,
+                        end,
+                        &mut scratch.p,
+                        out,
+                        lse,
+                    );
+                }
             }
         });
 }
@@ -247,7 +277,7 @@ fn forward_block(
     inputs.scores(s, h, (start, end), keys, scores);
     for (i, row) in scores.chunks_exact_mut(count).enumerate() {
         let visible = keys.visible(s, start + i, shape);
-        let value = simd(|| softmax(row, visible, shape.softcap));
+        let value = simd!(|| softmax(row, visible, shape.softcap));
         // SAFETY: element (query row, head) belongs to this task alone (checked) and lies inside lse (asserted).
         unsafe { *lse.at((s.query + start + i) * shape.heads + h) = value };
     }
@@ -273,20 +303,30 @@ fn forward_block(
 /// Replaces the visible scores by their softmax, the rest by zero; returns log Σ exp.
 #[inline(always)]
 fn softmax(row: &mut [f32], visible: Range<usize>, softcap: Option<f64>) -> f32 {
+    hide(row, &visible);
+    let row = &mut row[visible];
+    let (top, sum) = exponentials(row, softcap);
+    let scale = 1.0 / sum;
+    row.iter_mut().for_each(|x| *x *= scale);
+    top + sum.ln()
+}
+
+/// Replaces what is not visible by zero.
+#[inline(always)]
+fn hide(row: &mut [f32], visible: &Range<usize>) {
     row[..visible.start].fill(0.0);
     row[visible.end..].fill(0.0);
-    let row = &mut row[visible];
+}
+
+/// Replaces capped scores by exp(score − top); top and their sum.
+#[inline(always)]
+fn exponentials(row: &mut [f32], softcap: Option<f64>) -> (f32, f32) {
     soften(row, softcap);
     let top = lane_max(row);
     for x in row.iter_mut() {
         *x = exp(*x - top);
     }
-    let total = lane_sum(row.len(), |j| row[j]);
-    let scale = 1.0 / total;
-    for x in row.iter_mut() {
-        *x *= scale;
-    }
-    top + total.ln()
+    (top, lane_sum(row.len(), |j| row[j]))
 }
 
 /// The outputs of the backward, written at disjoint places by the tasks.
@@ -344,19 +384,30 @@ pub(super) fn backward(
         .into_iter()
         .flat_map(|g| (0..shape.kv_heads).map(move |kv| (g, kv)))
         .collect();
-    let heads_per_key = shape.heads / shape.kv_heads;
-    tasks.par_iter().for_each_init(
-        || (Vec::new(), Vec::new()),
-        |(p, ds), &(group, kv)| {
+    let per = shape.heads / shape.kv_heads;
+    tasks
+        .par_iter()
+        .for_each_init(Scratch::default, |scratch, &(group, kv)| {
             for segment in group {
-                for h in kv * heads_per_key..(kv + 1) * heads_per_key {
+                let task = Task {
+                    inputs,
+                    segment,
+                    kv,
+                };
+                if task.tiled() {
+                    // SAFETY: rows lie inside all buffers (asserted), and the group's rows in the columns of key/value head
+                    // `kv` are this task's alone (checked).
+                    unsafe { task.backward(outputs, scratch) };
+                    continue;
+                }
+                let (p, ds) = (&mut scratch.p, &mut scratch.ds);
+                for h in kv * per..(kv + 1) * per {
                     for (start, end) in blocks(segment.own.len) {
                         backward_block(inputs, outputs, segment, h, start, end, p, ds);
                     }
                 }
             }
-        },
-    );
+        });
 }
 
 fn backward_block(
@@ -398,7 +449,10 @@ fn backward_block(
         let visible = keys.visible(s, start + i, shape);
         let lse = o.lse[(s.query + start + i) * shape.heads + h];
         let (p, ds) = (&mut p[i * count..][..count], &mut ds[i * count..][..count]);
-        simd(|| score_gradient(p, ds, visible, lse, shape));
+        hide(p, &visible);
+        hide(ds, &visible);
+        let (p, ds) = (&mut p[visible.clone()], &mut ds[visible]);
+        simd!(|| score_gradient(p, ds, lse, shape));
     }
     let (p, ds) = (p.as_ptr(), ds.as_ptr());
     for (column, span) in keys.runs(s) {
@@ -419,20 +473,9 @@ fn backward_block(
     }
 }
 
-/// From scores to p = exp(score − lse), from dp to ds = scale·p(dp − Σ p·dp); zero where the row does not see.
+/// From scores to p = exp(score − lse), from dp to ds = scale·p(dp − Σ p·dp).
 #[inline(always)]
-fn score_gradient(
-    p: &mut [f32],
-    ds: &mut [f32],
-    visible: Range<usize>,
-    lse: f32,
-    shape: AttentionShape,
-) {
-    for x in [&mut *p, &mut *ds] {
-        x[..visible.start].fill(0.0);
-        x[visible.end..].fill(0.0);
-    }
-    let (p, ds) = (&mut p[visible.clone()], &mut ds[visible]);
+fn score_gradient(p: &mut [f32], ds: &mut [f32], lse: f32, shape: AttentionShape) {
     let scale = shape.scale as f32;
     if let Some(cap) = shape.softcap {
         capped_score_gradient(p, ds, lse, scale, cap);
