@@ -568,3 +568,7 @@ impl Stack {
 fn add(to: &mut [f32], x: &[f32]) {
     to.iter_mut().zip(x).for_each(|(to, x)| *to += x);
 }
+
+#[cfg(test)]
+#[path = "tiled_tests.rs"]
+mod tests;

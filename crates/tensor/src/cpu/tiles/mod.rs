@@ -587,4 +587,4 @@ unsafe fn pack_f32<const W: usize>(x: Strided, width: usize, k: usize, to: &mut 
 }
 
 #[cfg(test)]
-mod tests;
+pub(super) mod tests;

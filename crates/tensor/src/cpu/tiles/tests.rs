@@ -17,56 +17,68 @@ unsafe fn write<const W: usize>(sums: [f32; W], alpha: f32, beta: f32, to: *mut 
     }
 }
 
-/// f32, one lane after the other, in tiles of AVX2's size and a depth that the shapes below exceed.
-struct PlainF32;
+/// f32, one lane after the other, in tiles of one processor's size and a depth that the shapes below exceed.
+macro_rules! plain_f32 {
+    ($kernel:ident, $rows:literal x $cols:literal) => {
+        pub(in super::super) struct $kernel;
 
-impl Lanes for PlainF32 {
-    type Sums = [f32; 8];
-    type Vector = [f32; 8];
-    const WIDTH: usize = 8;
-    unsafe fn zero() -> [f32; 8] {
-        [0.0; 8]
-    }
-    unsafe fn load(x: *const u32) -> [f32; 8] {
-        // SAFETY: the caller's vector.
-        std::array::from_fn(|i| f32::from_bits(unsafe { *x.add(i) }))
-    }
-    unsafe fn splat(x: *const u32) -> [f32; 8] {
-        // SAFETY: the caller's element.
-        [f32::from_bits(unsafe { *x }); 8]
-    }
-    unsafe fn dot(sums: [f32; 8], a: [f32; 8], b: [f32; 8]) -> [f32; 8] {
-        std::array::from_fn(|i| sums[i] + a[i] * b[i])
-    }
-    unsafe fn write(sums: [f32; 8], alpha: f32, beta: f32, to: *mut f32) {
-        // SAFETY: passed on to the caller.
-        unsafe { write(sums, alpha, beta, to) }
-    }
-}
+        impl Lanes for $kernel {
+            type Sums = [f32; $cols / 2];
+            type Vector = [f32; $cols / 2];
+            const WIDTH: usize = $cols / 2;
+            unsafe fn zero() -> Self::Sums {
+                [0.0; $cols / 2]
+            }
+            unsafe fn load(x: *const u32) -> Self::Vector {
+                // SAFETY: the caller's vector.
+                std::array::from_fn(|i| f32::from_bits(unsafe { *x.add(i) }))
+            }
+            unsafe fn splat(x: *const u32) -> Self::Vector {
+                // SAFETY: the caller's element.
+                [f32::from_bits(unsafe { *x }); $cols / 2]
+            }
+            unsafe fn dot(sums: Self::Sums, a: Self::Vector, b: Self::Vector) -> Self::Sums {
+                std::array::from_fn(|i| sums[i] + a[i] * b[i])
+            }
+            unsafe fn write(sums: Self::Sums, alpha: f32, beta: f32, to: *mut f32) {
+                // SAFETY: passed on to the caller.
+                unsafe { write(sums, alpha, beta, to) }
+            }
+        }
 
-impl Kernel for PlainF32 {
-    const ROWS: usize = 6;
-    const COLS: usize = 16;
-    const STEP: usize = 1;
-    const DEPTH: usize = 100;
-    unsafe fn pack_rows(x: Strided, width: usize, k: usize, to: &mut [u32]) {
-        // SAFETY: passed on to the caller.
-        unsafe { pack_f32::<6>(x, width, k, to) }
-    }
-    unsafe fn pack_cols(x: Strided, width: usize, k: usize, to: &mut [u32]) {
-        // SAFETY: passed on to the caller.
-        unsafe { pack_f32::<16>(x, width, k, to) }
-    }
-    unsafe fn tile(depth: usize, a: *const u32, b: *const u32, scale: Scale, c: Target) {
-        let (first, row, along) = (a, 1, 6);
-        // SAFETY: passed on to the caller.
-        unsafe { tile::<Self, 6>(depth, Rows { first, row, along }, b, scale, c) }
-    }
-    unsafe fn tile_in_place(depth: usize, a: Strided, b: *const u32, scale: Scale, c: Target) {
-        // SAFETY: passed on to the caller.
-        unsafe { tile::<Self, 6>(depth, a.into(), b, scale, c) }
-    }
+        impl Kernel for $kernel {
+            const ROWS: usize = $rows;
+            const COLS: usize = $cols;
+            const STEP: usize = 1;
+            const DEPTH: usize = 100;
+            unsafe fn pack_rows(x: Strided, width: usize, k: usize, to: &mut [u32]) {
+                // SAFETY: passed on to the caller.
+                unsafe { pack_f32::<$rows>(x, width, k, to) }
+            }
+            unsafe fn pack_cols(x: Strided, width: usize, k: usize, to: &mut [u32]) {
+                // SAFETY: passed on to the caller.
+                unsafe { pack_f32::<$cols>(x, width, k, to) }
+            }
+            unsafe fn tile(depth: usize, a: *const u32, b: *const u32, scale: Scale, c: Target) {
+                let (first, row, along) = (a, 1, $rows);
+                // SAFETY: passed on to the caller.
+                unsafe { tile::<Self, $rows>(depth, Rows { first, row, along }, b, scale, c) }
+            }
+            unsafe fn tile_in_place(
+                depth: usize,
+                a: Strided,
+                b: *const u32,
+                scale: Scale,
+                c: Target,
+            ) {
+                // SAFETY: passed on to the caller.
+                unsafe { tile::<Self, $rows>(depth, a.into(), b, scale, c) }
+            }
+        }
+    };
 }
+plain_f32!(PlainF32, 6 x 16); // AVX2
+plain_f32!(WideF32, 12 x 32); // AVX-512
 
 /// What `vdpbf16ps` computes, one lane after the other.
 struct PlainBf16;
@@ -247,6 +259,8 @@ fn tiles_of_plain_arrays() {
     unsafe {
         let (one, all) = (product::<PlainF32>(false), product::<PlainF32>(true));
         everywhere(NONE, &[&one, &all]);
+        let (one, all) = (product::<WideF32>(false), product::<WideF32>(true));
+        everywhere(NONE, &[&one, &all]);
         let (one, all) = (product::<PlainBf16>(false), product::<PlainBf16>(true));
         everywhere(TO_BF16, &[&one, &all]);
     }
@@ -322,6 +336,7 @@ fn one_sum_everywhere<K: Kernel>() {
 #[test]
 fn sums_do_not_depend_on_tile_or_threads() {
     one_sum_everywhere::<PlainF32>();
+    one_sum_everywhere::<WideF32>();
     one_sum_everywhere::<PlainBf16>();
     #[cfg(target_arch = "x86_64")]
     {
