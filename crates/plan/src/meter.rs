@@ -125,12 +125,15 @@ impl MeterBackend {
         }
     }
 
-    fn scores(&self, layout: &AttentionLayout, sides: usize) {
+    /// What each thread holds inside attention: blocks of scores, of which there are `scores`, and rows of the path, of which
+    /// there are `rows`.
+    fn attends(&self, layout: &AttentionLayout, shape: AttentionShape, scores: usize, rows: usize) {
         let longest = |s: &unbraid_tensor::AttentionSegment| {
             s.own.len + s.ancestors.iter().map(|a| a.len).sum::<usize>()
         };
         let keys = layout.segments.iter().map(longest).max().unwrap_or(0);
-        self.scratch(self.threads * sides * rules::ATTENTION_BLOCK * keys);
+        let each = scores * rules::ATTENTION_BLOCK + rows * shape.head_dim;
+        self.scratch(self.threads * each * keys);
     }
 }
 
@@ -455,7 +458,7 @@ impl Backend for MeterBackend {
     ) -> MeterBuffer {
         let pairs = visible_pairs(layout, shape);
         self.count(Kind::Attention, 4.0 * pairs * shape.q_width() as f64);
-        self.scores(layout, 1);
+        self.attends(layout, shape, 1, 3);
         self.empty(out.len / shape.head_dim)
     }
     fn attention_backward(
@@ -474,7 +477,7 @@ impl Backend for MeterBackend {
         // Scores again, dp, and the gradients of queries, keys and values: five products.
         let pairs = visible_pairs(layout, shape);
         self.count(Kind::Attention, 10.0 * pairs * shape.q_width() as f64);
-        self.scores(layout, 2);
+        self.attends(layout, shape, 2, 6);
     }
 
     fn head_logps(

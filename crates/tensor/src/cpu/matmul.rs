@@ -38,13 +38,18 @@ pub(super) enum Arithmetic {
     Bf16,
 }
 
+/// Whether this processor has tiles of our own.
+pub(super) fn tiled() -> bool {
+    #[cfg(target_arch = "x86_64")]
+    let present = Avx512::present() || Avx2::present();
+    #[cfg(not(target_arch = "x86_64"))]
+    let present = false;
+    present
+}
+
 /// What large f32 products run on. Part of the backend's description, for their bits depend on it.
 pub(super) fn describe() -> &'static str {
-    #[cfg(target_arch = "x86_64")]
-    if Avx512::present() || Avx2::present() {
-        return "tiles";
-    }
-    "gemm"
+    if tiled() { "tiles" } else { "gemm" }
 }
 
 /// See [`crate::Backend::gemm`].
@@ -235,36 +240,9 @@ pub(super) unsafe fn raw(
         }
     }
     #[cfg(target_arch = "x86_64")]
-    if (NARROW..TILED_ROWS).contains(&m)
-        && n >= TILED_ROWS
-        && k >= TURNED_DEPTH
-        && (Avx512::present() || Avx2::present())
-    {
-        // Few rows: as many columns of the transpose.
-        let mut turned = vec![0f32; m * n];
+    if tiled() && (NARROW..TILED_ROWS).contains(&m) && n >= TILED_ROWS && k >= TURNED_DEPTH {
         // SAFETY: passed on to the caller.
-        unsafe {
-            let (a, b) = ((a.0, a.2, a.1), (b.0, b.2, b.1));
-            raw(
-                n,
-                m,
-                k,
-                alpha,
-                b,
-                a,
-                0.0,
-                (turned.as_mut_ptr(), m),
-                parallelism,
-            );
-            for i in 0..m {
-                let row = std::slice::from_raw_parts_mut(c.0.add(i * c.1), n);
-                for (j, c) in row.iter_mut().enumerate() {
-                    let old = if beta == 0.0 { 0.0 } else { beta * *c };
-                    *c = old + turned[j * m + i];
-                }
-            }
-        }
-        return;
+        return unsafe { turned((m, n, k), alpha, a, b, beta, c, parallelism) };
     }
     let (a, a_row, a_col) = (a.0, a.1 as isize, a.2 as isize);
     let (b, b_row, b_col) = (b.0, b.1 as isize, b.2 as isize);
@@ -292,5 +270,33 @@ pub(super) unsafe fn raw(
             false,
             parallelism,
         );
+    }
+}
+
+/// The same of few rows, as a product of few columns: what it makes is the transpose.
+///
+/// # Safety
+/// As [`raw`].
+#[cfg(target_arch = "x86_64")]
+unsafe fn turned(
+    (m, n, k): (usize, usize, usize),
+    alpha: f32,
+    a: RawMat,
+    b: RawMat,
+    beta: f32,
+    (c, stride): (*mut f32, usize),
+    parallelism: Parallelism,
+) {
+    let mut turned = vec![0f32; m * n];
+    let (a, b, to) = ((a.0, a.2, a.1), (b.0, b.2, b.1), (turned.as_mut_ptr(), m));
+    // SAFETY: passed on to the caller; `turned` is `[n, m]`.
+    unsafe { raw(n, m, k, alpha, b, a, 0.0, to, parallelism) };
+    for i in 0..m {
+        // SAFETY: the caller's row of C.
+        let row = unsafe { std::slice::from_raw_parts_mut(c.add(i * stride), n) };
+        for (j, c) in row.iter_mut().enumerate() {
+            let old = if beta == 0.0 { 0.0 } else { beta * *c };
+            *c = old + turned[j * m + i];
+        }
     }
 }

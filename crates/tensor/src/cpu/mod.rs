@@ -16,6 +16,7 @@ mod matmul;
 mod norm;
 mod optimizer;
 mod pool;
+mod rope;
 pub mod rules;
 mod simd;
 mod tiles;
@@ -344,7 +345,7 @@ impl Backend for CpuBackend {
         rotary_dim: usize,
         inverse: bool,
     ) {
-        attention::rope(x, positions, table, heads, head_dim, rotary_dim, inverse);
+        rope::rope(x, positions, table, heads, head_dim, rotary_dim, inverse);
     }
     fn attention(
         &self,

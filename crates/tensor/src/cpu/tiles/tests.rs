@@ -3,6 +3,7 @@
 
 use super::super::bf16 as halves;
 use super::super::matmul::Parallelism;
+use super::pack::pack_f32;
 use super::*;
 use crate::bf16;
 

@@ -1,7 +1,8 @@
 //! Tiles of x86-64: f32 with AVX2 and AVX-512, bf16 with AVX512-BF16.
 
 use super::super::bf16;
-use super::{Kernel, Lanes, Rows, Scale, Strided, Target, pack_f32, tile};
+use super::pack::pack_f32;
+use super::{Kernel, Lanes, Rows, Scale, Strided, Target, tile};
 use std::arch::x86_64::*;
 
 /// f32 with AVX2 and FMA: 12 of 16 registers hold sums.
