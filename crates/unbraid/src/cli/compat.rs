@@ -48,7 +48,7 @@ const IGNORED: &[&str] = &[
     "gradient_checkpointing_kwargs", "half_precision_backend", "jit_mode_eval", "length_column_name",
     "liger_kernel_config", "local_rank", "low_cpu_mem_usage", "no_cuda", "pad_to_multiple_of", "padding_free", "parallelism_config",
     "precompute_ref_batch_size", "preprocessing_num_workers", "remove_unused_columns", "streaming",
-    "tf32", "torch_compile", "torch_compile_backend", "torch_compile_mode", "torch_empty_cache_steps", "torchdynamo",
+    "torch_compile", "torch_compile_backend", "torch_compile_mode", "torch_empty_cache_steps", "torchdynamo",
     "tpu_metrics_debug", "tpu_num_cores", "trust_remote_code", "use_cache", "use_cpu", "use_ipex", "use_liger", "use_liger_kernel",
     "use_mps_device",
     // Hubs, trackers and logs of others.

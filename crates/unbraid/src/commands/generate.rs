@@ -7,6 +7,7 @@ use anyhow::{Result, bail};
 use rand::SeedableRng;
 use rand_chacha::ChaCha8Rng;
 use serde_json::json;
+use unbraid_cuda::Precision;
 use unbraid_model::{LanguageModel, Sampling};
 use unbraid_preference::{Content, DatasetSource, RowKind, encode_text, load_rows};
 use unbraid_text::Tokenizer;
@@ -129,7 +130,7 @@ fn complete(
 
 /// Generates as `config` says.
 pub(super) fn run(config: &GenerateConfig, interrupt: &Interrupt) -> Result<End> {
-    load::check_machine(&config.model, false)?;
+    load::check_machine(&config.model, Precision::Float32)?;
     let source = load::open(
         &config.model.model_name_or_path,
         config.model.base_model.as_deref(),

@@ -156,23 +156,23 @@ pub(crate) fn tokenizer(path: &Path, weights: Option<&Weights>) -> Result<Tokeni
 }
 
 /// Chooses the machine and says once what becomes of number formats.
-pub(crate) fn check_machine(args: &ModelArgs, bf16: bool) -> Result<()> {
-    let precision = match bf16 {
-        true => Precision::Bf16,
-        false => Precision::Float32,
-    };
+pub(crate) fn check_machine(args: &ModelArgs, precision: Precision) -> Result<()> {
     let gpu = device::choose(args.device, precision)?;
     if args.dtype == Dtype::Bfloat16 {
         eprintln!(
             "note: dtype bfloat16: arithmetic is in float32; weights are rounded when written, and in memory where they are frozen"
         );
     }
+    let bf16 = precision == Precision::Bf16;
     if device::use_bf16(bf16 && !gpu) {
         eprintln!("note: bf16: products in bfloat16, sums and stored numbers in float32");
     } else if bf16 && !gpu {
         eprintln!(
             "note: bf16: this processor has no AVX512-BF16 and computes in float32; results are at least as precise"
         );
+    }
+    if precision == Precision::Tf32 && !gpu {
+        eprintln!("note: tf32: the CPU computes in float32; results are at least as precise");
     }
     Ok(())
 }

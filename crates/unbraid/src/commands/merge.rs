@@ -4,11 +4,12 @@ use super::{End, load, output};
 use crate::cli::MergeConfig;
 use anyhow::{Result, bail};
 use serde_json::json;
+use unbraid_cuda::Precision;
 use unbraid_model::weights::write_file_atomic;
 
 /// Merges as `config` says.
 pub(super) fn run(config: &MergeConfig) -> Result<End> {
-    load::check_machine(&config.model, false)?;
+    load::check_machine(&config.model, Precision::Float32)?;
     let name = &config.model.model_name_or_path;
     let source = load::open(name, config.model.base_model.as_deref())?;
     let Some(adapter) = &source.adapter else {

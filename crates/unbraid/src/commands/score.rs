@@ -6,6 +6,7 @@ use crate::cli::ScoreConfig;
 use anyhow::{Context, Result, bail};
 use serde::Serialize;
 use serde_json::{Value, json};
+use unbraid_cuda::Precision;
 use unbraid_preference::TokenizedPair;
 use unbraid_train::{ScoredPair, score_pairs};
 
@@ -117,7 +118,7 @@ fn summary(rows: &[Row]) -> Value {
 
 /// Scores as `config` says.
 pub(super) fn run(config: &ScoreConfig, interrupt: &Interrupt) -> Result<End> {
-    load::check_machine(&config.model, false)?;
+    load::check_machine(&config.model, Precision::Float32)?;
     let path = config.output_dir.join("scores.jsonl");
     if path.exists() && !config.overwrite_output_dir {
         bail!(

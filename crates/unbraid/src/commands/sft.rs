@@ -77,7 +77,7 @@ fn base(config: &SftConfig) -> Result<Base> {
 /// Fine-tunes as `config` says.
 pub(super) fn run(config: &SftConfig, interrupt: &Interrupt) -> Result<End> {
     let options = &config.trainer;
-    load::check_machine(&config.model, options.bf16)?;
+    load::check_machine(&config.model, options.precision())?;
     let Base {
         mut model,
         tokenizer,

@@ -17,7 +17,7 @@ use unbraid_train::{
 
 /// Trains as `config` says.
 pub(super) fn run(config: &TrainConfig, interrupt: &Interrupt) -> Result<End> {
-    load::check_machine(&config.model, config.trainer.bf16)?;
+    load::check_machine(&config.model, config.trainer.precision())?;
     let objective = objective::objective(&config.objective)?;
     objective::note_reference(config, &objective);
     let source = open(config)?;

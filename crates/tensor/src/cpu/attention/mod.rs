@@ -8,7 +8,7 @@
 //! the first one that its first row sees; those before are skipped.
 //!
 //! Segments of a few rows, and all on processors without our tiles, take their products head by head (below); the others as
-//! `tiled.rs` has it.
+//! `tiled` has it.
 
 mod tiled;
 

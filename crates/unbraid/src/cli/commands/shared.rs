@@ -7,6 +7,7 @@ use std::path::PathBuf;
 
 use clap::{ArgAction, Args};
 use serde::Serialize;
+use unbraid_cuda::Precision;
 
 use super::super::values::{
     Device, Dtype, Geometry, KeyValues, LrSchedulerType, MaxLength, Optim, Resume,
@@ -233,6 +234,10 @@ pub struct TrainerOptions {
     #[arg(long, action = ArgAction::Set, default_value = "false", help_heading = "Batches and steps")]
     pub bf16: bool,
 
+    /// On a GPU: multiply float32 in TF32, with 10 bits of fraction.
+    #[arg(long, action = ArgAction::Set, default_value = "false", help_heading = "Batches and steps")]
+    pub tf32: bool,
+
     /// Optimizer steps between two rows of metrics.jsonl; below 1: a share of the run.
     #[arg(long, value_name = "STEPS", default_value = "10", value_parser = interval, help_heading = "Logging, evaluation, saving")]
     pub logging_steps: Steps,
@@ -316,6 +321,15 @@ pub struct TrainerOptions {
 }
 
 impl TrainerOptions {
+    /// How products are taken. As in PyTorch, `tf32` speaks of what `bf16` leaves in float32.
+    pub fn precision(&self) -> Precision {
+        match (self.bf16, self.tf32) {
+            (true, _) => Precision::Bf16,
+            (false, true) => Precision::Tf32,
+            (false, false) => Precision::Float32,
+        }
+    }
+
     /// Warm-up of a run of `total` optimizer steps, in steps: `warmup_steps` if set, else `warmup_ratio` rounded up.
     #[must_use]
     pub fn warmup(&self, total: u64) -> u64 {

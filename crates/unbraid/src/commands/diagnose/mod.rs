@@ -36,13 +36,14 @@ use serde_json::{Map, Value};
 use setup::Plan;
 use std::path::Path;
 use stream::{Measuring, Progress};
+use unbraid_cuda::Precision;
 use unbraid_diagnose::Facts;
 use unbraid_model::{LanguageModel, ModelConfig};
 use unbraid_tensor::Backend as _;
 
 /// Diagnoses as `config` says.
 pub(super) fn run(config: &DiagnoseConfig, interrupt: &Interrupt) -> Result<End> {
-    load::check_machine(&config.model, false)?;
+    load::check_machine(&config.model, Precision::Float32)?;
     let plan = Plan::new(config)?;
     match &config.checkpoints {
         Some(dir) => series::run(config, dir, &plan, interrupt),
