@@ -4,6 +4,7 @@ use unbraid::cli::{
     CliError, Command, Device, Dtype, Geometry, MaxLength, Optim, Parsed, Resume, SftConfig, Steps,
     Strategy, TrainConfig, parse,
 };
+use unbraid_cuda::Precision;
 
 const TRAIN: &[&str] = &[
     "train",
@@ -152,6 +153,14 @@ fn flags_take_nothing_or_a_truth_value() {
         train_refused(&["--bf16=maybe"]),
         "invalid value \"maybe\" for --bf16: expected one of true, false"
     );
+}
+
+#[test]
+fn tf32_speaks_of_what_bf16_leaves_in_float32() {
+    let precision = |words: &[&str]| train(words).trainer.precision();
+    assert_eq!(precision(&[]), Precision::Float32);
+    assert_eq!(precision(&["--tf32", "True"]), Precision::Tf32);
+    assert_eq!(precision(&["--tf32", "--bf16"]), Precision::Bf16);
 }
 
 #[test]
