@@ -311,33 +311,25 @@ impl<'a> Task<'a> {
             from: seen.start,
             to: seen.end,
         };
-        let as_columns = |x: &[f32]| Strided {
-            first: x.as_ptr(),
-            lane: head,
-            step: 1,
-        };
-        let as_rows = |x: &[f32]| Strided {
-            first: x.as_ptr(),
-            lane: 1,
-            step: head,
-        };
         // SAFETY: the gathered rows are `[n, head]`; the rest is passed on.
         unsafe {
             self.gather(self.inputs.k, path, &mut scratch.path);
             scratch
                 .keys
-                .columns::<K>(as_columns(&scratch.path), n, head);
+                .columns::<K>(by_row(&scratch.path, head), n, head);
             if backward {
                 scratch
                     .key_rows
-                    .columns::<K>(as_rows(&scratch.path), head, n);
+                    .columns::<K>(by_column(&scratch.path, head), head, n);
             }
             self.gather(self.inputs.v, path, &mut scratch.path);
             match backward {
                 true => scratch
                     .values
-                    .columns::<K>(as_columns(&scratch.path), n, head),
-                false => scratch.values.columns::<K>(as_rows(&scratch.path), head, n),
+                    .columns::<K>(by_row(&scratch.path, head), n, head),
+                false => scratch
+                    .values
+                    .columns::<K>(by_column(&scratch.path, head), head, n),
             }
         }
     }
@@ -434,11 +426,7 @@ impl Stack {
     /// # Safety
     /// The processor must have the kernel's instructions.
     unsafe fn as_left<K: Kernel>(&mut self, head: usize) {
-        let x = Strided {
-            first: self.rows.as_ptr(),
-            lane: head,
-            step: 1,
-        };
+        let x = by_row(&self.rows, head);
         // SAFETY: the rows are `[n, head]`; the rest is passed on.
         unsafe { self.left.rows::<K>(x, self.rows.len() / head, head) };
     }
@@ -446,13 +434,27 @@ impl Stack {
     /// # Safety
     /// As [`Stack::as_left`].
     unsafe fn as_right<K: Kernel>(&mut self, head: usize) {
-        let x = Strided {
-            first: self.rows.as_ptr(),
-            lane: 1,
-            step: head,
-        };
+        let x = by_column(&self.rows, head);
         // SAFETY: as above.
         unsafe { self.right.columns::<K>(x, head, self.rows.len() / head) };
+    }
+}
+
+/// Rows of `head` numbers as lanes.
+fn by_row(rows: &[f32], head: usize) -> Strided {
+    Strided {
+        first: rows.as_ptr(),
+        lane: head,
+        step: 1,
+    }
+}
+
+/// Columns of rows of `head` numbers as lanes.
+fn by_column(rows: &[f32], head: usize) -> Strided {
+    Strided {
+        first: rows.as_ptr(),
+        lane: 1,
+        step: head,
     }
 }
 
