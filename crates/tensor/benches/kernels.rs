@@ -70,6 +70,7 @@ const R: usize = 16;
 const M: usize = 768;
 
 static BACKEND: LazyLock<CpuBackend> = LazyLock::new(CpuBackend::new);
+static IN_BF16: LazyLock<CpuBackend> = LazyLock::new(CpuBackend::with_bf16_products);
 
 type Buffer = <CpuBackend as Backend>::Buffer;
 
@@ -161,7 +162,41 @@ mod gemm {
             });
     }
 
-    /// The same two with the weight kept as bf16: what a frozen base costs.
+    /// The three with operands rounded to bf16.
+    #[divan::bench(args = &MODELS)]
+    fn forward_in_bf16(bencher: Bencher<'_, '_>, &Model { d, f, .. }: &Model) {
+        let (x, w, mut y) = (values(N * d), values(f * d), values(N * f));
+        bencher
+            .counter(ItemsCount::new(2 * N * d * f))
+            .bench_local(|| {
+                let (x, w) = (Mat::rows(&x, 0, d), Mat::rows(&w, 0, d).t());
+                IN_BF16.gemm(Gemm::replace(N, f, d), x, w, MatMut::rows(&mut y, 0, f));
+            });
+    }
+
+    #[divan::bench(args = &MODELS)]
+    fn input_gradient_in_bf16(bencher: Bencher<'_, '_>, &Model { d, f, .. }: &Model) {
+        let (dy, w, mut dx) = (values(N * f), values(f * d), values(N * d));
+        bencher
+            .counter(ItemsCount::new(2 * N * d * f))
+            .bench_local(|| {
+                let (dy, w) = (Mat::rows(&dy, 0, f), Mat::rows(&w, 0, d));
+                IN_BF16.gemm(Gemm::replace(N, d, f), dy, w, MatMut::rows(&mut dx, 0, d));
+            });
+    }
+
+    #[divan::bench(args = &MODELS)]
+    fn weight_gradient_in_bf16(bencher: Bencher<'_, '_>, &Model { d, f, .. }: &Model) {
+        let (dy, x, mut dw) = (values(N * f), values(N * d), values(f * d));
+        bencher
+            .counter(ItemsCount::new(2 * N * d * f))
+            .bench_local(|| {
+                let (dy, x) = (Mat::rows(&dy, 0, f).t(), Mat::rows(&x, 0, d));
+                IN_BF16.gemm(Gemm::add(f, d, N), dy, x, MatMut::rows(&mut dw, 0, d));
+            });
+    }
+
+    /// Forward and input gradient with the weight kept as bf16: what a frozen base costs.
     #[divan::bench(args = &MODELS)]
     fn forward_bf16(bencher: Bencher<'_, '_>, &Model { d, f, .. }: &Model) {
         let (x, w, mut y) = (values(N * d), halves(f * d), values(N * f));

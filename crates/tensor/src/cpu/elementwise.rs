@@ -307,6 +307,8 @@ pub(super) fn dropout(
         .enumerate()
         .for_each(|(piece, (y, x))| {
             simd!(|| {
+                // Own copies: what lies behind a reference could change with every write to y, and the loop stays scalar.
+                let (mask, scale) = (mask, scale);
                 let both = y.chunks_exact_mut(d).zip(x.chunks_exact(d));
                 for (i, (y, x)) in both.enumerate() {
                     let row = mask.row(row_of(rows, piece * step + i));

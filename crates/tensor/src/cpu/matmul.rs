@@ -9,8 +9,8 @@ use super::rules::panel_rows;
 use super::simd::{rows_per_piece, simd};
 #[cfg(target_arch = "x86_64")]
 use super::tiles::{
-    Job,
-    x86::{Avx2, Avx512},
+    Job, Kernel,
+    x86::{Avx2, Avx512, Avx512Narrow},
 };
 use super::{CpuBuffer, bf16};
 use crate::arguments::{Gemm, Mat, MatMut};
@@ -231,6 +231,9 @@ pub(super) unsafe fn raw(
         let parallel = !matches!(parallelism, Parallelism::None);
         // SAFETY: passed on to the caller; the instructions are there.
         unsafe {
+            if Avx512::present() && n <= Avx512Narrow::COLS {
+                return job.run::<Avx512Narrow>(parallel);
+            }
             if Avx512::present() {
                 return job.run::<Avx512>(parallel);
             }

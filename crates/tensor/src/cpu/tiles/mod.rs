@@ -22,10 +22,11 @@ use std::cell::RefCell;
 
 /// Packed panels of B hold about this many elements (16 MiB), or 512 columns where k is large.
 const BAND: usize = 1 << 22;
-/// A block of A is at most so many rows: it stays in the second cache, and the panels of B are read once for all of them.
-const BLOCK: usize = 96;
 /// With so few columns, rows of A are read where they lie.
 const FEW_COLUMNS: usize = 32;
+/// Numbers that are a multiple of this apart share a set of the first cache, which keeps [`WAYS`] lines of each set.
+const SET: usize = 1024;
+const WAYS: usize = 8;
 /// The largest tile.
 const LARGEST: usize = 12 * 32;
 /// Multiply-adds that are worth waking other threads for.
@@ -58,13 +59,15 @@ pub(super) trait Lanes {
 pub(super) trait Kernel {
     /// Rows of a tile.
     const ROWS: usize;
-    /// Columns of a tile, two vectors.
+    /// Columns of a tile: one vector or two.
     const COLS: usize;
     /// Neighbours along k in one packed element.
     const STEP: usize;
     /// Packed elements along k between two writes of C: a panel of B this deep stays in the first cache, most of it where that
     /// is 32 KiB and tiles are of AVX-512.
     const DEPTH: usize;
+    /// A block of A is at most so many rows: it stays in the second cache, and the panels of B are read once for all of them.
+    const BLOCK: usize;
 
     /// Packs a panel of A: `width` lanes (rows of A) of `k` numbers into `to` `[k/STEP, ROWS]`; missing lanes and a missing last
     /// neighbour become zeros.
@@ -132,35 +135,40 @@ impl From<Strided> for Rows {
     }
 }
 
-/// One packed element along k: the sums of `R` rows, `row` apart.
+/// One packed element along k: the sums of `R` rows, `row` apart, and `V` vectors of columns.
 ///
 /// # Safety
 /// As [`Kernel::tile`] with a depth of one.
 #[inline(always)]
-unsafe fn step<L: Lanes, const R: usize>(
-    mut sums: [[L::Sums; 2]; R],
+unsafe fn step<L: Lanes, const R: usize, const V: usize>(
+    mut sums: [[L::Sums; V]; R],
     a: *const u32,
     row: usize,
     b: *const u32,
-) -> [[L::Sums; 2]; R] {
+) -> [[L::Sums; V]; R] {
     // SAFETY: passed on to the caller.
     unsafe {
-        let columns = [L::load(b), L::load(b.add(L::WIDTH))];
+        // Loops, not `from_fn`: a closure would not be compiled for the kernel's instructions.
+        let mut columns = [L::load(b); V];
+        for (v, columns) in columns.iter_mut().enumerate().skip(1) {
+            *columns = L::load(b.add(v * L::WIDTH));
+        }
         for (i, sums) in sums.iter_mut().enumerate() {
             let row = L::splat(a.add(i * row));
-            sums[0] = L::dot(sums[0], row, columns[0]);
-            sums[1] = L::dot(sums[1], row, columns[1]);
+            for (sums, columns) in sums.iter_mut().zip(columns) {
+                *sums = L::dot(*sums, row, columns);
+            }
         }
     }
     sums
 }
 
-/// See [`Kernel::tile`] and [`Kernel::tile_in_place`]; `R` rows, two vectors of columns.
+/// See [`Kernel::tile`] and [`Kernel::tile_in_place`]; `R` rows, `V` vectors of columns.
 ///
 /// # Safety
 /// As those.
 #[inline(always)]
-unsafe fn tile<L: Lanes, const R: usize>(
+unsafe fn tile<L: Lanes, const R: usize, const V: usize>(
     depth: usize,
     a: Rows,
     mut b: *const u32,
@@ -171,31 +179,33 @@ unsafe fn tile<L: Lanes, const R: usize>(
     let mut a = a.first;
     // SAFETY: both operands hold every element below `depth`, and C's tile is whole; the rest is passed on.
     unsafe {
-        let mut sums = [[L::zero(); 2]; R];
+        let mut sums = [[L::zero(); V]; R];
         for i in 0..R {
-            prefetch(c.add(i * stride));
-            prefetch(c.add(i * stride + L::WIDTH));
-            prefetch(c.add(i * stride + 2 * L::WIDTH - 1));
+            for v in 0..V {
+                prefetch(c.add(i * stride + v * L::WIDTH));
+            }
+            prefetch(c.add(i * stride + V * L::WIDTH - 1));
         }
         // Four at a time: what a loop itself costs is one operation in eight of the rest. A may end less than four strides
         // behind its last element.
         for _ in 0..depth / 4 {
-            sums = step::<L, R>(sums, a, row, b);
-            sums = step::<L, R>(sums, a.add(along), row, b.add(2 * L::WIDTH));
-            sums = step::<L, R>(sums, a.add(2 * along), row, b.add(4 * L::WIDTH));
-            sums = step::<L, R>(sums, a.add(3 * along), row, b.add(6 * L::WIDTH));
+            sums = step::<L, R, V>(sums, a, row, b);
+            sums = step::<L, R, V>(sums, a.add(along), row, b.add(V * L::WIDTH));
+            sums = step::<L, R, V>(sums, a.add(2 * along), row, b.add(2 * V * L::WIDTH));
+            sums = step::<L, R, V>(sums, a.add(3 * along), row, b.add(3 * V * L::WIDTH));
             a = a.wrapping_add(4 * along);
-            b = b.add(8 * L::WIDTH);
+            b = b.add(4 * V * L::WIDTH);
         }
         for _ in 0..depth % 4 {
-            sums = step::<L, R>(sums, a, row, b);
+            sums = step::<L, R, V>(sums, a, row, b);
             a = a.wrapping_add(along);
-            b = b.add(2 * L::WIDTH);
+            b = b.add(V * L::WIDTH);
         }
         for (i, sums) in sums.iter().enumerate() {
             let c = c.add(i * stride);
-            L::write(sums[0], scale.alpha, scale.beta, c);
-            L::write(sums[1], scale.alpha, scale.beta, c.add(L::WIDTH));
+            for (v, sums) in sums.iter().enumerate() {
+                L::write(*sums, scale.alpha, scale.beta, c.add(v * L::WIDTH));
+            }
         }
     }
 }
@@ -256,6 +266,12 @@ impl Job {
             unsafe { self.tasks::<K>(&packed, parallel) };
         }
         SHARED.set(buffer);
+    }
+
+    /// Whether rows of A are read where they lie: where there are few columns, unless a tile's rows drive each other from the cache.
+    fn reads_in_place<K: Kernel>(&self) -> bool {
+        let (_, row, _) = self.a;
+        K::STEP == 1 && self.n <= FEW_COLUMNS && (K::ROWS <= WAYS || row % SET != 0)
     }
 
     /// Pieces of k between two writes of C: the first number and the count. At least one, so that C is scaled also where k is 0.
@@ -332,7 +348,7 @@ impl Job {
         };
         // As many blocks for one thread as for the next, and their tiles shared out evenly: threads end together.
         let tiles = self.m.div_ceil(K::ROWS).max(1);
-        let blocks = tiles.div_ceil(BLOCK / K::ROWS).next_multiple_of(threads);
+        let blocks = tiles.div_ceil(K::BLOCK / K::ROWS).next_multiple_of(threads);
         let blocks = blocks.min(tiles);
         let first_row = |block: usize| (block * tiles / blocks * K::ROWS).min(self.m);
         let panels = packed.cols.div_ceil(K::COLS);
@@ -381,7 +397,7 @@ impl Job {
                 step: col,
             };
             // Rows of whole tiles that are read where they lie.
-            let in_place = match K::STEP == 1 && self.n <= FEW_COLUMNS {
+            let in_place = match self.reads_in_place::<K>() {
                 true => rows / K::ROWS * K::ROWS,
                 false => 0,
             };

@@ -20,15 +20,15 @@ unsafe fn write<const W: usize>(sums: [f32; W], alpha: f32, beta: f32, to: *mut 
 
 /// f32, one lane after the other, in tiles of one processor's size and a depth that the shapes below exceed.
 macro_rules! plain_f32 {
-    ($kernel:ident, $rows:literal x $cols:literal) => {
+    ($kernel:ident, $rows:literal x $cols:literal of $vectors:literal) => {
         pub(in super::super) struct $kernel;
 
         impl Lanes for $kernel {
-            type Sums = [f32; $cols / 2];
-            type Vector = [f32; $cols / 2];
-            const WIDTH: usize = $cols / 2;
+            type Sums = [f32; $cols / $vectors];
+            type Vector = [f32; $cols / $vectors];
+            const WIDTH: usize = $cols / $vectors;
             unsafe fn zero() -> Self::Sums {
-                [0.0; $cols / 2]
+                [0.0; $cols / $vectors]
             }
             unsafe fn load(x: *const u32) -> Self::Vector {
                 // SAFETY: the caller's vector.
@@ -36,7 +36,7 @@ macro_rules! plain_f32 {
             }
             unsafe fn splat(x: *const u32) -> Self::Vector {
                 // SAFETY: the caller's element.
-                [f32::from_bits(unsafe { *x }); $cols / 2]
+                [f32::from_bits(unsafe { *x }); $cols / $vectors]
             }
             unsafe fn dot(sums: Self::Sums, a: Self::Vector, b: Self::Vector) -> Self::Sums {
                 std::array::from_fn(|i| sums[i] + a[i] * b[i])
@@ -52,6 +52,7 @@ macro_rules! plain_f32 {
             const COLS: usize = $cols;
             const STEP: usize = 1;
             const DEPTH: usize = 100;
+            const BLOCK: usize = 96;
             unsafe fn pack_rows(x: Strided, width: usize, k: usize, to: &mut [u32]) {
                 // SAFETY: passed on to the caller.
                 unsafe { pack_f32::<$rows>(x, width, k, to) }
@@ -63,7 +64,9 @@ macro_rules! plain_f32 {
             unsafe fn tile(depth: usize, a: *const u32, b: *const u32, scale: Scale, c: Target) {
                 let (first, row, along) = (a, 1, $rows);
                 // SAFETY: passed on to the caller.
-                unsafe { tile::<Self, $rows>(depth, Rows { first, row, along }, b, scale, c) }
+                unsafe {
+                    tile::<Self, $rows, $vectors>(depth, Rows { first, row, along }, b, scale, c)
+                }
             }
             unsafe fn tile_in_place(
                 depth: usize,
@@ -73,13 +76,14 @@ macro_rules! plain_f32 {
                 c: Target,
             ) {
                 // SAFETY: passed on to the caller.
-                unsafe { tile::<Self, $rows>(depth, a.into(), b, scale, c) }
+                unsafe { tile::<Self, $rows, $vectors>(depth, a.into(), b, scale, c) }
             }
         }
     };
 }
-plain_f32!(PlainF32, 6 x 16); // AVX2
-plain_f32!(WideF32, 12 x 32); // AVX-512
+plain_f32!(PlainF32, 6 x 16 of 2); // AVX2
+plain_f32!(WideF32, 12 x 32 of 2); // AVX-512
+plain_f32!(NarrowF32, 24 x 16 of 1); // AVX-512, few columns
 
 /// What `vdpbf16ps` computes, one lane after the other.
 struct PlainBf16;
@@ -117,6 +121,7 @@ impl Kernel for PlainBf16 {
     const COLS: usize = 32;
     const STEP: usize = 2;
     const DEPTH: usize = 192;
+    const BLOCK: usize = 96;
     unsafe fn pack_rows(x: Strided, width: usize, k: usize, to: &mut [u32]) {
         // SAFETY: passed on to the caller.
         unsafe { halves::pack::<12>(x, width, k, to) }
@@ -128,7 +133,7 @@ impl Kernel for PlainBf16 {
     unsafe fn tile(depth: usize, a: *const u32, b: *const u32, scale: Scale, c: Target) {
         let (first, row, along) = (a, 1, 12);
         // SAFETY: passed on to the caller.
-        unsafe { tile::<Self, 12>(depth, Rows { first, row, along }, b, scale, c) }
+        unsafe { tile::<Self, 12, 2>(depth, Rows { first, row, along }, b, scale, c) }
     }
     unsafe fn tile_in_place(_: usize, _: Strided, _: *const u32, _: Scale, _: Target) {
         unreachable!("packed elements are pairs");
@@ -213,8 +218,9 @@ impl Case {
     }
 }
 
-/// Around the tiles, the blocks of rows, the depths; rows too few for the threads; a band of columns that is full (of k = 10,000).
-const SHAPES: [(usize, usize, usize); 14] = [
+/// Around the tiles, the blocks of rows, the depths; rows too few for the threads; few columns, and rows of A that share
+/// sets of the cache; a band of columns that is full (of k = 10,000).
+const SHAPES: [(usize, usize, usize); 15] = [
     (1, 1, 1),
     (6, 16, 3),
     (12, 32, 2),
@@ -228,6 +234,7 @@ const SHAPES: [(usize, usize, usize); 14] = [
     (14, 600, 1027),
     (2, 2050, 5),
     (200, 3, 1),
+    (50, 13, 1024),
     (3, 530, 10_000),
 ];
 
@@ -262,6 +269,8 @@ fn tiles_of_plain_arrays() {
         everywhere(NONE, &[&one, &all]);
         let (one, all) = (product::<WideF32>(false), product::<WideF32>(true));
         everywhere(NONE, &[&one, &all]);
+        let (one, all) = (product::<NarrowF32>(false), product::<NarrowF32>(true));
+        everywhere(NONE, &[&one, &all]);
         let (one, all) = (product::<PlainBf16>(false), product::<PlainBf16>(true));
         everywhere(TO_BF16, &[&one, &all]);
     }
@@ -271,7 +280,7 @@ fn tiles_of_plain_arrays() {
 #[cfg(target_arch = "x86_64")]
 #[test]
 fn tiles_of_this_processor() {
-    use x86::{Avx2, Avx512, Avx512Bf16};
+    use x86::{Avx2, Avx512, Avx512Bf16, Avx512Narrow};
     let present = [Avx2::present(), Avx512::present(), halves::fast()];
     println!("AVX2, AVX-512, AVX512-BF16: {present:?}");
     // SAFETY: cases hand over whole matrices; the instructions are there.
@@ -282,6 +291,13 @@ fn tiles_of_this_processor() {
         }
         if present[1] {
             let (one, all) = (product::<Avx512>(false), product::<Avx512>(true));
+            everywhere(NONE, &[&one, &all]);
+        }
+        if present[1] {
+            let (one, all) = (
+                product::<Avx512Narrow>(false),
+                product::<Avx512Narrow>(true),
+            );
             everywhere(NONE, &[&one, &all]);
         }
         if present[2] {
@@ -338,15 +354,19 @@ fn one_sum_everywhere<K: Kernel>() {
 fn sums_do_not_depend_on_tile_or_threads() {
     one_sum_everywhere::<PlainF32>();
     one_sum_everywhere::<WideF32>();
+    one_sum_everywhere::<NarrowF32>();
     one_sum_everywhere::<PlainBf16>();
     #[cfg(target_arch = "x86_64")]
     {
-        use x86::{Avx2, Avx512, Avx512Bf16};
+        use x86::{Avx2, Avx512, Avx512Bf16, Avx512Narrow};
         if Avx2::present() {
             one_sum_everywhere::<Avx2>();
         }
         if Avx512::present() {
             one_sum_everywhere::<Avx512>();
+            one_sum_everywhere::<Avx512Narrow>();
+            // Whether a product has few columns does not change them either.
+            const { assert!(Avx512::DEPTH == Avx512Narrow::DEPTH) };
         }
         if halves::fast() {
             one_sum_everywhere::<Avx512Bf16>();

@@ -9,6 +9,8 @@ use std::arch::x86_64::*;
 pub(in super::super) struct Avx2;
 /// f32 with AVX-512: 24 of 32 registers hold sums.
 pub(in super::super) struct Avx512;
+/// The same for products of few columns.
+pub(in super::super) struct Avx512Narrow;
 /// Pairs of bf16 with AVX512-BF16.
 pub(in super::super) struct Avx512Bf16;
 
@@ -113,12 +115,13 @@ impl Lanes for Avx512Bf16 {
 
 /// A [`Kernel`] of one set of instructions: its tile and its packing are compiled for them.
 macro_rules! kernel {
-    ($kernel:ident, $features:literal, $rows:literal x $cols:literal, $step:literal, $depth:literal, $($pack:ident)::+) => {
+    ($kernel:ident of $lanes:ident, $features:literal, $rows:literal x $cols:literal, $step:literal, $depth:literal, $block:literal, $($pack:ident)::+) => {
         impl Kernel for $kernel {
             const ROWS: usize = $rows;
             const COLS: usize = $cols;
             const STEP: usize = $step;
             const DEPTH: usize = $depth;
+            const BLOCK: usize = $block;
             unsafe fn pack_rows(x: Strided, width: usize, k: usize, to: &mut [u32]) {
                 #[target_feature(enable = $features)]
                 unsafe fn pack(x: Strided, width: usize, k: usize, to: &mut [u32]) {
@@ -138,6 +141,7 @@ macro_rules! kernel {
                 unsafe { pack(x, width, k, to) }
             }
             unsafe fn tile(depth: usize, a: *const u32, b: *const u32, scale: Scale, c: Target) {
+                const VECTORS: usize = $cols / <$lanes as Lanes>::WIDTH;
                 #[target_feature(enable = $features)]
                 unsafe fn compiled(
                     depth: usize,
@@ -148,9 +152,9 @@ macro_rules! kernel {
                 ) {
                     let (first, row, along) = (a, 1, $rows);
                     // SAFETY: passed on to the caller.
-                    unsafe { tile::<$kernel, $rows>(depth, Rows { first, row, along }, b, scale, c) }
+                    unsafe { tile::<$lanes, $rows, VECTORS>(depth, Rows { first, row, along }, b, scale, c) }
                 }
-                const { assert!($cols == 2 * <$kernel as Lanes>::WIDTH) };
+                const { assert!($cols == VECTORS * <$lanes as Lanes>::WIDTH) };
                 // SAFETY: passed on to the caller.
                 unsafe { compiled(depth, a, b, scale, c) }
             }
@@ -161,6 +165,7 @@ macro_rules! kernel {
                 scale: Scale,
                 c: Target,
             ) {
+                const VECTORS: usize = $cols / <$lanes as Lanes>::WIDTH;
                 #[target_feature(enable = $features)]
                 unsafe fn compiled(
                     depth: usize,
@@ -170,7 +175,7 @@ macro_rules! kernel {
                     c: Target,
                 ) {
                     // SAFETY: passed on to the caller.
-                    unsafe { tile::<$kernel, $rows>(depth, a.into(), b, scale, c) }
+                    unsafe { tile::<$lanes, $rows, VECTORS>(depth, a.into(), b, scale, c) }
                 }
                 assert_eq!($step, 1, "packed elements are pairs");
                 // SAFETY: passed on to the caller.
@@ -179,9 +184,11 @@ macro_rules! kernel {
         }
     };
 }
-kernel!(Avx2, "avx2,fma", 6 x 16, 1, 320, pack_transposing);
-kernel!(Avx512, "avx512f,avx2,fma", 12 x 32, 1, 192, pack_transposing);
-kernel!(Avx512Bf16, "avx512f,avx512bf16", 12 x 32, 2, 192, bf16::pack);
+// Depths and blocks are those that were fastest on Zen 3 (AVX2) and Zen 4 (AVX-512).
+kernel!(Avx2 of Avx2, "avx2,fma", 6 x 16, 1, 320, 96, pack_transposing);
+kernel!(Avx512 of Avx512, "avx512f,avx2,fma", 12 x 32, 1, 288, 144, pack_transposing);
+kernel!(Avx512Narrow of Avx512, "avx512f,avx2,fma", 24 x 16, 1, 288, 144, pack_transposing);
+kernel!(Avx512Bf16 of Avx512Bf16, "avx512f,avx512bf16", 12 x 32, 2, 192, 144, pack_pairs);
 
 /// [`Kernel::pack_rows`] of f32: lanes beside each other are copied, lanes along k transposed eight numbers at a time.
 ///
@@ -209,12 +216,19 @@ unsafe fn pack_transposing<const W: usize>(x: Strided, width: usize, k: usize, t
         for p in (0..whole).step_by(8) {
             let mut l = 0;
             while l + 8 <= W {
-                transpose_8(at(l, p), x.lane, to.add(p * W + l), W);
+                let mut rows = [_mm256_setzero_ps(); 8];
+                for (i, row) in rows.iter_mut().enumerate() {
+                    *row = _mm256_loadu_ps(at(l + i, p));
+                }
+                transpose_8(rows, to.add(p * W + l), W);
                 l += 8;
             }
             if l + 4 <= W {
-                transpose_4(at(l, p), x.lane, to.add(p * W + l), W);
-                transpose_4(at(l, p + 4), x.lane, to.add((p + 4) * W + l), W);
+                let mut rows = [_mm256_setzero_ps(); 4];
+                for (i, row) in rows.iter_mut().enumerate() {
+                    *row = _mm256_loadu_ps(at(l + i, p));
+                }
+                transpose_4(rows, to.add(p * W + l), W);
                 l += 4;
             }
             for l in l..W {
@@ -231,20 +245,87 @@ unsafe fn pack_transposing<const W: usize>(x: Strided, width: usize, k: usize, t
     }
 }
 
-/// Eight numbers of eight lanes, `lane` apart, to eight rows of `w`.
+/// [`Kernel::pack_rows`] of pairs in bf16: lanes beside each other two numbers at a time, lanes along k transposed eight pairs at
+/// a time. Subnormal numbers become zeros, as in the products themselves.
 ///
 /// # Safety
-/// All 64 must be valid on both sides; the processor must have AVX.
+/// As [`Kernel::pack_rows`]; the processor must have AVX512-BF16.
 #[inline(always)]
-unsafe fn transpose_8(x: *const f32, lane: usize, to: *mut f32, w: usize) {
+unsafe fn pack_pairs<const W: usize>(x: Strided, width: usize, k: usize, to: &mut [u32]) {
+    let mut done = 0;
+    if width == W && (x.lane == 1 || x.step == 1) {
+        assert!(to.len() >= k / 2 * W);
+        let to = to.as_mut_ptr();
+        // SAFETY: all reads have lane < W and number < k, all writes are below k/2·W.
+        unsafe {
+            if x.lane == 1 {
+                done = k / 2;
+                for p in 0..done {
+                    for l in (0..W).step_by(16) {
+                        let mask = !0 >> (16 - (W - l).min(16));
+                        let at = x.first.add(2 * p * x.step + l);
+                        let even = halves(_mm512_maskz_loadu_ps(mask, at));
+                        let odd = halves(_mm512_maskz_loadu_ps(mask, at.add(x.step)));
+                        let odd = _mm512_slli_epi32::<16>(_mm512_cvtepu16_epi32(odd));
+                        let pairs = _mm512_or_si512(_mm512_cvtepu16_epi32(even), odd);
+                        _mm512_mask_storeu_epi32(to.add(p * W + l).cast(), mask, pairs);
+                    }
+                }
+            } else {
+                done = k / 16 * 8;
+                let at = |l: usize, p: usize| x.first.wrapping_add(l * x.lane + 2 * p);
+                for p in (0..done).step_by(8) {
+                    for l in (0..W / 8 * 8).step_by(8) {
+                        let mut rows = [_mm256_setzero_ps(); 8];
+                        for (i, row) in rows.iter_mut().enumerate() {
+                            *row = _mm256_castsi256_ps(halves(_mm512_loadu_ps(at(l + i, p))));
+                        }
+                        transpose_8(rows, to.add(p * W + l).cast(), W);
+                    }
+                    for l in (W / 8 * 8..W).step_by(4) {
+                        let mut rows = [_mm256_setzero_ps(); 4];
+                        for (i, row) in rows.iter_mut().enumerate() {
+                            *row = _mm256_castsi256_ps(halves(_mm512_loadu_ps(at(l + i, p))));
+                        }
+                        transpose_4(rows, to.add(p * W + l).cast(), W);
+                    }
+                }
+                const { assert!(W % 4 == 0) };
+            }
+        }
+    }
+    let first = x.first.wrapping_add(2 * done * x.step);
     // SAFETY: passed on to the caller.
     unsafe {
-        // Loops, not `from_fn`: a closure would not be compiled for AVX.
-        let mut rows = [_mm256_setzero_ps(); 8];
-        for (l, row) in rows.iter_mut().enumerate() {
-            *row = _mm256_loadu_ps(x.add(l * lane));
-        }
-        // Two lanes, then four, then all eight beside each other.
+        bf16::pack::<W>(
+            Strided { first, ..x },
+            width,
+            k - 2 * done,
+            &mut to[done * W..],
+        )
+    };
+}
+
+/// Sixteen numbers rounded to bf16, to nearest and ties to even.
+///
+/// # Safety
+/// The processor must have AVX512-BF16.
+#[inline(always)]
+unsafe fn halves(x: __m512) -> __m256i {
+    // The two vector types are the same 32 bytes.
+    // SAFETY: passed on to the caller.
+    unsafe { std::mem::transmute::<__m256bh, __m256i>(_mm512_cvtneps_pbh(x)) }
+}
+
+/// Eight elements of eight lanes to eight rows of `w`. Bits are moved, nothing is computed.
+///
+/// # Safety
+/// All 64 must be valid behind `to`; the processor must have AVX.
+#[inline(always)]
+unsafe fn transpose_8(rows: [__m256; 8], to: *mut f32, w: usize) {
+    // SAFETY: passed on to the caller.
+    unsafe {
+        // Loops, not `from_fn`: a closure would not be compiled for AVX. Two lanes, then four, then all eight beside each other.
         let (mut twos, mut fours) = ([_mm256_setzero_ps(); 8], [_mm256_setzero_ps(); 8]);
         for i in 0..4 {
             twos[2 * i] = _mm256_unpacklo_ps(rows[2 * i], rows[2 * i + 1]);
@@ -265,29 +346,29 @@ unsafe fn transpose_8(x: *const f32, lane: usize, to: *mut f32, w: usize) {
     }
 }
 
-/// Four numbers of four lanes, `lane` apart, to four rows of `w`.
+/// Eight elements of four lanes to eight rows of `w`, as [`transpose_8`].
 ///
 /// # Safety
-/// All 16 must be valid on both sides.
+/// All 32 must be valid behind `to`; the processor must have AVX.
 #[inline(always)]
-unsafe fn transpose_4(x: *const f32, lane: usize, to: *mut f32, w: usize) {
+unsafe fn transpose_4(rows: [__m256; 4], to: *mut f32, w: usize) {
     // SAFETY: passed on to the caller.
     unsafe {
-        let mut rows = [_mm_setzero_ps(); 4];
-        for (l, row) in rows.iter_mut().enumerate() {
-            *row = _mm_loadu_ps(x.add(l * lane));
+        let twos = [
+            _mm256_unpacklo_ps(rows[0], rows[1]),
+            _mm256_unpackhi_ps(rows[0], rows[1]),
+            _mm256_unpacklo_ps(rows[2], rows[3]),
+            _mm256_unpackhi_ps(rows[2], rows[3]),
+        ];
+        let fours = [
+            _mm256_shuffle_ps::<0x44>(twos[0], twos[2]),
+            _mm256_shuffle_ps::<0xee>(twos[0], twos[2]),
+            _mm256_shuffle_ps::<0x44>(twos[1], twos[3]),
+            _mm256_shuffle_ps::<0xee>(twos[1], twos[3]),
+        ];
+        for (i, &four) in fours.iter().enumerate() {
+            _mm_storeu_ps(to.add(i * w), _mm256_castps256_ps128(four));
+            _mm_storeu_ps(to.add((i + 4) * w), _mm256_extractf128_ps::<1>(four));
         }
-        let (low, high) = (
-            _mm_unpacklo_ps(rows[0], rows[1]),
-            _mm_unpackhi_ps(rows[0], rows[1]),
-        );
-        let (low_2, high_2) = (
-            _mm_unpacklo_ps(rows[2], rows[3]),
-            _mm_unpackhi_ps(rows[2], rows[3]),
-        );
-        _mm_storeu_ps(to, _mm_movelh_ps(low, low_2));
-        _mm_storeu_ps(to.add(w), _mm_movehl_ps(low_2, low));
-        _mm_storeu_ps(to.add(2 * w), _mm_movelh_ps(high, high_2));
-        _mm_storeu_ps(to.add(3 * w), _mm_movehl_ps(high_2, high));
     }
 }

@@ -142,7 +142,8 @@ impl<'a> Task<'a> {
             origin,
             base,
             end: seen.end,
-            stride: (seen.end - base + K::ROWS).next_multiple_of(K::COLS),
+            // An odd number of lines: rows below each other share no set of the cache.
+            stride: (seen.end - base + K::ROWS).next_multiple_of(K::COLS) | 16,
         }
     }
 
