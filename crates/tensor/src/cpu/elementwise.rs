@@ -1,6 +1,6 @@
 //! Elementwise loops and reductions: bias, axpy, dot products in f64, activations with their derivatives.
 
-use super::simd::{PIECE, exp, lane_sum_f64, rows_per_piece, sigmoid, simd};
+use super::simd::{PIECE, exp, lane_sum_2, normal_cdf, rows_per_piece, sigmoid, simd};
 use crate::arguments::Gate;
 use crate::dropout::Mask;
 use rayon::prelude::*;
@@ -54,7 +54,7 @@ pub(super) fn dot(x: &[f32], y: &[f32]) -> f64 {
     let pieces = x
         .par_chunks(PIECE)
         .zip(y.par_chunks(PIECE))
-        .map(|(x, y)| simd!(|| [lane_sum_f64(x.len(), |i| f64::from(x[i]) * f64::from(y[i]))]))
+        .map(|(x, y)| simd!(|| [lane_sum_2(x, y, |x, y| f64::from(x) * f64::from(y))]))
         .collect();
     ordered_sum(pieces)[0]
 }
@@ -62,7 +62,7 @@ pub(super) fn dot(x: &[f32], y: &[f32]) -> f64 {
 /// (Σxx, Σyy, Σxy) in f64 of one piece.
 #[inline(always)]
 fn gram(x: &[f32], y: &[f32]) -> [f64; 3] {
-    const LANES: usize = 8;
+    const LANES: usize = 16;
     let mut sums = [[0f64; LANES]; 3];
     let (xs, ys) = (x.chunks_exact(LANES), y.chunks_exact(LANES));
     let rest = xs.remainder().iter().zip(ys.remainder());
@@ -139,7 +139,7 @@ fn gelu_tanh(x: f32) -> (f32, f32) {
 
 #[inline(always)]
 fn gelu_erf(x: f32) -> (f32, f32) {
-    let cdf = 0.5 * libm::erfcf(-x * std::f32::consts::FRAC_1_SQRT_2);
+    let cdf = normal_cdf(x);
     let density = 0.398_942_3 * exp(-0.5 * x * x);
     (x * cdf, cdf + x * density)
 }

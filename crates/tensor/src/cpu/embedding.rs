@@ -1,7 +1,7 @@
 //! Look-ups and their transposes, and the inner products of look-up gradients.
 
 use super::CpuBuffer;
-use super::simd::{Shared, lane_sum, rows_per_piece, simd};
+use super::simd::{Shared, lane_sum_2, rows_per_piece, simd};
 use crate::bf16;
 use rayon::prelude::*;
 use std::ops::Range;
@@ -105,7 +105,7 @@ pub(super) fn lookup_inner(
         }
         add_rows(g, run, d, &mut sum_p);
         add_rows(g, &q[start..end], d, &mut sum_q);
-        total += f64::from(simd!(|| lane_sum(d, |j| sum_p[j] * sum_q[j])));
+        total += f64::from(simd!(|| lane_sum_2(&sum_p, &sum_q, |p, q| p * q)));
     }
     total
 }

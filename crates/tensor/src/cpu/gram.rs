@@ -17,7 +17,7 @@ use super::elementwise;
 use super::matmul::{Parallelism, raw};
 use super::pool::{self, CpuBuffer, Pool};
 use super::rules::{ProbeSizes, Way};
-use super::simd::{lane_sum_f64, simd};
+use super::simd::{lane_sum_2, simd};
 use crate::layout::Span;
 use rayon::prelude::*;
 use std::ops::Range;
@@ -154,8 +154,7 @@ fn ghost(map: &Map<'_>, pool: &Arc<Pool>) -> Vec<f64> {
                     for (j, other, count) in at(q) {
                         let k = &k[(act + r) * rows.len() + other..][..count];
                         let x = &products[(i + r) * width + j..][..count];
-                        let product = |c: usize| f64::from(k[c]) * f64::from(x[c]);
-                        inner += simd!(|| lane_sum_f64(count, product));
+                        inner += simd!(|| lane_sum_2(k, x, |k, x| f64::from(k) * f64::from(x)));
                     }
                 }
             }

@@ -10,7 +10,7 @@
 use super::matmul::{self, Arithmetic};
 use super::pool::Floats;
 use super::rules::head_chunk;
-use super::simd::{exp, lane_max, lane_sum, lane_sum_f64, simd, tanh};
+use super::simd::{exp, lane_max, lane_sum, lane_sum_2, simd, tanh};
 use super::{CpuBackend, CpuBuffer, embedding};
 use crate::arguments::HeadBackward;
 use rayon::prelude::*;
@@ -130,7 +130,7 @@ pub(super) fn logps(
                     *top = lane_max(z).max(old);
                     let now = *top;
                     *sum *= f64::from(exp(old - now));
-                    *sum += f64::from(lane_sum(z.len(), |j| exp(z[j] - now)));
+                    *sum += f64::from(lane_sum(z, |z| exp(z - now)));
                 });
                 if chunk.contains(&(y as usize)) {
                     *target = z[y as usize - chunk.start];
@@ -167,7 +167,7 @@ pub(super) fn log_squares(
             .for_each(|((sum, z), &lse)| {
                 simd!(|| {
                     soften(z, softcap);
-                    *sum += f64::from(lane_sum(z.len(), |j| exp(2.0 * (z[j] - lse))));
+                    *sum += f64::from(lane_sum(z, |z| exp(2.0 * (z - lse))));
                 });
             });
     }
@@ -271,7 +271,7 @@ pub(super) fn direction(
                 let target = (targets[s] as usize).checked_sub(chunk.start);
                 simd!(|| soften(g, args.softcap));
                 output_gradient(g, lse[s], seeds[s], target, args.softcap);
-                *sum += simd!(|| lane_sum_f64(width, |j| f64::from(g[j]) * f64::from(moved[j])));
+                *sum += simd!(|| lane_sum_2(g, moved, |g, m| f64::from(g) * f64::from(m)));
             });
     }
     sums
@@ -333,8 +333,7 @@ fn weighted_by_states(
         0.0,
         &mut states,
     );
-    let n = gram.len();
-    simd!(|| lane_sum_f64(n, |i| f64::from(gram[i]) * f64::from(states[i])))
+    simd!(|| lane_sum_2(gram, &states, |g, s| f64::from(g) * f64::from(s)))
 }
 
 /// See [`crate::Backend::tied_inner`].

@@ -3,7 +3,7 @@
 use super::CpuBuffer;
 use super::elementwise::row_of;
 use super::pool::Floats;
-use super::simd::{lane_sum, rows_per_piece, simd};
+use super::simd::{lane_sum, lane_sum_2, lane_sum_3, rows_per_piece, simd};
 use crate::arguments::NormCache;
 use rayon::prelude::*;
 
@@ -14,7 +14,7 @@ pub(super) fn rms_statistics(x: &[f32], eps: f64, rstd: &mut [f32], d: usize) {
         .for_each(|(rstd, x)| {
             simd!(|| {
                 for (rstd, x) in rstd.iter_mut().zip(x.chunks_exact(d)) {
-                    let mean = lane_sum(d, |j| x[j] * x[j]) / d as f32;
+                    let mean = lane_sum(x, |x| x * x) / d as f32;
                     *rstd = 1.0 / (mean + eps as f32).sqrt();
                 }
             });
@@ -29,8 +29,8 @@ pub(super) fn layer_statistics(x: &[f32], eps: f64, mean: &mut [f32], rstd: &mut
         .for_each(|((rstd, mean), x)| {
             simd!(|| {
                 for ((rstd, mean), x) in rstd.iter_mut().zip(mean).zip(x.chunks_exact(d)) {
-                    let m = lane_sum(d, |j| x[j]) / d as f32;
-                    let variance = lane_sum(d, |j| (x[j] - m) * (x[j] - m)) / d as f32;
+                    let m = lane_sum(x, |x| x) / d as f32;
+                    let variance = lane_sum(x, |x| (x - m) * (x - m)) / d as f32;
                     *mean = m;
                     *rstd = 1.0 / (variance + eps as f32).sqrt();
                 }
@@ -107,9 +107,9 @@ pub(super) fn backward(
                 let x = &x[row * d..][..d];
                 let rstd = cache.rstd[row];
                 let mean = cache.mean.as_ref().map_or(0.0, |m| m[row]);
-                let along = lane_sum(d, |j| dy[j] * w[j] * (x[j] - mean)) * rstd / d as f32;
+                let along = lane_sum_3(dy, w, x, |dy, w, x| dy * w * (x - mean)) * rstd / d as f32;
                 let centre = match cache.mean {
-                    Some(_) => lane_sum(d, |j| dy[j] * w[j]) / d as f32,
+                    Some(_) => lane_sum_2(dy, w, |dy, w| dy * w) / d as f32,
                     None => 0.0,
                 };
                 for j in 0..d {

@@ -1,6 +1,6 @@
 //! Optimizer steps: one sweep over a parameter with its gradient and state.
 
-use super::simd::{PIECE, lane_sum_f64, rows_per_piece, simd};
+use super::simd::{PIECE, lane_sum, lane_sum_2, rows_per_piece, simd};
 use crate::arguments::{Adafactor, Adamw};
 use rayon::prelude::*;
 
@@ -120,7 +120,7 @@ pub(super) fn adafactor(
             let mut sums = vec![0f64; cols];
             simd!(|| {
                 for (state, g) in row_state.iter_mut().zip(grad.chunks_exact(cols)) {
-                    let sum = lane_sum_f64(cols, |j| f64::from(g[j]).powi(2));
+                    let sum = lane_sum(g, |g| f64::from(g).powi(2));
                     *state = moved(*state, sum / cols as f64);
                     for (sum, &g) in sums.iter_mut().zip(g) {
                         *sum += f64::from(g).powi(2);
@@ -147,7 +147,7 @@ pub(super) fn adafactor(
             let mut total = 0.0;
             simd!(|| {
                 for (&r, g) in row_state.iter().zip(grad.chunks_exact(cols)) {
-                    let sum = lane_sum_f64(cols, |j| (f64::from(g[j]) * col_factors[j]).powi(2));
+                    let sum = lane_sum_2(g, &col_factors, |g, c: f64| (f64::from(g) * c).powi(2));
                     total += row_factor(r).powi(2) * sum;
                 }
             });
@@ -188,7 +188,7 @@ pub(super) fn adafactor_vector(s: &Adafactor, param: &mut [f32], grad: &[f32], s
                     let square = (s.grad_scale * f64::from(g)).powi(2) + s.epsilon;
                     *state = (beta2 * f64::from(*state) + (1.0 - beta2) * square) as f32;
                 }
-                lane_sum_f64(grad.len(), |i| update(grad[i], state[i]).powi(2))
+                lane_sum_2(grad, state, |g, s| update(g, s).powi(2))
             })
         })
         .collect();

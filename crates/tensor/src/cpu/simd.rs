@@ -4,6 +4,9 @@
 //! once for each, so that each has a single caller and is inlined there: a closure shared by several stays a function of its own,
 //! compiled for the lowest. Functions used inside are `#[inline(always)]` for the same reason.
 
+use std::iter::Sum;
+use std::ops::AddAssign;
+
 /// Instruction sets that plain loops are compiled for.
 #[derive(Clone, Copy)]
 pub(super) enum Level {
@@ -138,45 +141,69 @@ pub(super) fn sigmoid(x: f32) -> f32 {
     1.0 / (1.0 + exp(-x))
 }
 
-const LANES: usize = 16;
-
-/// Σ f(i) over 0..n in `LANES` partial sums, so that it vectorises; the order is fixed.
+/// The normal distribution function Φ(x) = erfc(−x/√2)/2, absolute error about 2e-7 and relative error in the lower tail about 1e-5
+/// down to x = −9: the rational exponent of Press et al., Numerical Recipes, §6.2 (erfc to 1.2e-7).
 #[inline(always)]
-pub(super) fn lane_sum(n: usize, f: impl Fn(usize) -> f32) -> f32 {
-    let mut sums = [0f32; LANES];
-    let whole = n - n % LANES;
-    let mut i = 0;
-    while i < whole {
-        for (l, sum) in sums.iter_mut().enumerate() {
-            *sum += f(i + l);
-        }
-        i += LANES;
-    }
-    let mut rest = 0.0;
-    for i in whole..n {
-        rest += f(i);
-    }
-    sums.iter().sum::<f32>() + rest
+pub(super) fn normal_cdf(x: f32) -> f32 {
+    let z = x.abs() * std::f32::consts::FRAC_1_SQRT_2;
+    let t = 1.0 / (1.0 + 0.5 * z);
+    let p = 0.170_872_77;
+    let p = p * t - 0.822_152_23;
+    let p = p * t + 1.488_515_87;
+    let p = p * t - 1.135_203_98;
+    let p = p * t + 0.278_868_07;
+    let p = p * t - 0.186_288_06;
+    let p = p * t + 0.096_784_18;
+    let p = p * t + 0.374_091_96;
+    let p = p * t + 1.000_023_68;
+    let p = p * t - 1.265_512_23;
+    let tail = 0.5 * t * exp(p - z * z);
+    if x > 0.0 { 1.0 - tail } else { tail }
 }
 
-/// The same in f64.
-#[inline(always)]
-pub(super) fn lane_sum_f64(n: usize, f: impl Fn(usize) -> f64) -> f64 {
-    let mut sums = [0f64; LANES];
-    let whole = n - n % LANES;
-    let mut i = 0;
-    while i < whole {
-        for (l, sum) in sums.iter_mut().enumerate() {
-            *sum += f(i + l);
+/// Partial sums of [`lane_sum`] and partial maxima of [`lane_max`].
+const LANES: usize = 32;
+
+/// Σ f(x…) over the elements of slices of one length in [`LANES`] partial sums, in fixed order. Blocks of a length known to the
+/// compiler have no bounds to check, and become vectors.
+macro_rules! lane_sums {
+    ($(#[$doc:meta])* $name:ident($($x:ident: $kind:ident),+)) => {
+        $(#[$doc])*
+        #[inline(always)]
+        pub(super) fn $name<$($kind: Copy,)+ S: Copy + Default + AddAssign + Sum>(
+            $($x: &[$kind],)+
+            f: impl Fn($($kind),+) -> S,
+        ) -> S {
+            let lengths = [$($x.len()),+];
+            assert!(lengths.iter().all(|&n| n == lengths[0]), "lengths {lengths:?}");
+            let mut sums = [S::default(); LANES];
+            let ($($x,)+) = ($($x.as_chunks::<LANES>(),)+);
+            for i in 0..lengths[0] / LANES {
+                let ($($x,)+) = ($(&$x.0[i],)+);
+                for l in 0..LANES {
+                    sums[l] += f($($x[l]),+);
+                }
+            }
+            let mut total = sums.into_iter().sum::<S>();
+            for i in 0..lengths[0] % LANES {
+                total += f($($x.1[i]),+);
+            }
+            total
         }
-        i += LANES;
-    }
-    let mut rest = 0.0;
-    for i in whole..n {
-        rest += f(i);
-    }
-    sums.iter().sum::<f64>() + rest
+    };
 }
+lane_sums!(
+    /// Σ f(x).
+    lane_sum(x: X)
+);
+lane_sums!(
+    /// Σ f(x, y).
+    lane_sum_2(x: X, y: Y)
+);
+lane_sums!(
+    /// Σ f(x, y, z).
+    lane_sum_3(x: X, y: Y, z: Z)
+);
 
 /// Largest element; −∞ for none.
 #[inline(always)]
@@ -244,12 +271,33 @@ mod tests {
     }
 
     #[test]
+    fn normal_cdf_is_accurate_in_the_middle_and_in_the_tail() {
+        let (mut absolute, mut relative) = (0f64, 0f64);
+        for i in -90_000..=90_000 {
+            let x = i as f32 * 1e-4;
+            let expected = 0.5 * libm::erfc(-f64::from(x) * std::f64::consts::FRAC_1_SQRT_2);
+            let error = (f64::from(normal_cdf(x)) - expected).abs();
+            absolute = absolute.max(error);
+            relative = relative.max(error / expected);
+        }
+        assert!(absolute < 2.5e-7, "worst absolute error {absolute:e}");
+        assert!(relative < 1.2e-5, "worst relative error {relative:e}");
+        assert_eq!(normal_cdf(f32::INFINITY), 1.0);
+        assert!(normal_cdf(f32::NEG_INFINITY) < 1e-38);
+        assert!(normal_cdf(f32::NAN).is_nan());
+    }
+
+    #[test]
     fn lane_sums_cover_every_element() {
-        for n in [0, 1, 15, 16, 17, 33] {
+        for n in [0, 1, 31, 32, 33, 65] {
             let expected = (0..n).sum::<usize>();
-            assert_eq!(lane_sum(n, |i| i as f32), expected as f32);
-            assert_eq!(lane_sum_f64(n, |i| i as f64), expected as f64);
             let x: Vec<f32> = (0..n).map(|i| i as f32).collect();
+            assert_eq!(lane_sum(&x, |x| x), expected as f32);
+            assert_eq!(
+                lane_sum_2(&x, &x, |x, y| f64::from(x + y)),
+                2.0 * expected as f64
+            );
+            assert_eq!(lane_sum_3(&x, &x, &x, |x, y, z| x + y - z), expected as f32);
             assert_eq!(
                 lane_max(&x),
                 if n == 0 {

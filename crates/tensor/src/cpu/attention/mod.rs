@@ -15,7 +15,7 @@ mod tiled;
 use super::head::{soften, softening};
 use super::matmul::{Parallelism, RawMat, raw};
 use super::rules::ATTENTION_BLOCK as BLOCK;
-use super::simd::{Shared, exp, lane_max, lane_sum, simd};
+use super::simd::{Shared, exp, lane_max, lane_sum, lane_sum_2, simd};
 use crate::layout::{AttentionLayout, AttentionSegment, AttentionShape, Span};
 use rayon::prelude::*;
 use std::ops::Range;
@@ -292,7 +292,7 @@ fn exponentials(row: &mut [f32], softcap: Option<f64>) -> (f32, f32) {
     for x in row.iter_mut() {
         *x = exp(*x - top);
     }
-    (top, lane_sum(row.len(), |j| row[j]))
+    (top, lane_sum(row, |p| p))
 }
 
 /// The outputs of the backward, written at disjoint places by the tasks.
@@ -450,7 +450,7 @@ fn score_gradient(p: &mut [f32], ds: &mut [f32], lse: f32, shape: AttentionShape
     for x in p.iter_mut() {
         *x = exp(*x - lse);
     }
-    let mean = lane_sum(p.len(), |j| p[j] * ds[j]);
+    let mean = lane_sum_2(p, ds, |p, ds| p * ds);
     for (d, p) in ds.iter_mut().zip(p.iter()) {
         *d = scale * p * (*d - mean);
     }
@@ -461,7 +461,7 @@ fn score_gradient(p: &mut [f32], ds: &mut [f32], lse: f32, shape: AttentionShape
 #[inline(always)]
 fn capped_score_gradient(t: &mut [f32], ds: &mut [f32], lse: f32, scale: f32, cap: f64) {
     soften(t, Some(cap));
-    let mean = lane_sum(t.len(), |j| exp(t[j] - lse) * ds[j]);
+    let mean = lane_sum_2(t, ds, |t, ds| exp(t - lse) * ds);
     for (d, t) in ds.iter_mut().zip(t) {
         let (p, slope) = (exp(*t - lse), softening(*t, Some(cap)));
         *d = scale * p * (*d - mean) * slope;
