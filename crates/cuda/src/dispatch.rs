@@ -2,6 +2,7 @@
 
 use crate::backend::CudaBackend;
 use crate::buffer::{CudaBuffer, CudaIndex};
+use std::borrow::Cow;
 use std::mem::ManuallyDrop;
 use std::ops::Range;
 use unbraid_tensor::cpu::CpuBuffer;
@@ -207,6 +208,9 @@ impl Backend for AnyBackend {
     }
     fn download(&self, buffer: &AnyBuffer) -> Vec<f32> {
         on!(self, b(buffer) => b.download(buffer))
+    }
+    fn view<'a>(&self, buffer: &'a AnyBuffer) -> Cow<'a, [f32]> {
+        on!(self, b(buffer) => b.view(buffer))
     }
     fn download_f64(&self, buffer: &AnyBuffer) -> Vec<f64> {
         on!(self, b(buffer) => b.download_f64(buffer))

@@ -10,6 +10,7 @@ use crate::lora::Adapter;
 use crate::weights::{StoredDtype, Weights, save_safetensors};
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
+use std::borrow::Cow;
 use std::path::Path;
 use unbraid_tensor::Backend;
 
@@ -306,10 +307,10 @@ impl<B: Backend> Parameters<B> {
     }
 
     /// One parameter in the checkpoint's orientation.
-    pub fn export(&self, backend: &B, id: ParamId) -> Vec<f32> {
-        let (spec, data) = (&self.specs[id.0], backend.download(&self.values[id.0]));
+    pub fn export(&self, backend: &B, id: ParamId) -> Cow<'_, [f32]> {
+        let (spec, data) = (&self.specs[id.0], backend.view(&self.values[id.0]));
         if spec.transposed {
-            transpose(&data, spec.shape[1], spec.shape[0])
+            transpose(&data, spec.shape[1], spec.shape[0]).into()
         } else {
             data
         }

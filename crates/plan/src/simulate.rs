@@ -108,7 +108,7 @@ pub struct Phases {
     pub reference: u64,
     /// Optimizer steps.
     pub steps: u64,
-    /// Writing the model, with one tensor in f32.
+    /// Writing the model, with one tensor in the orientation of the file.
     pub save: u64,
     /// Log-probs of the reference, on the host while it scores.
     pub reference_cache: u64,
@@ -279,12 +279,15 @@ fn model(backend: &Arc<MeterBackend>, config: &ModelConfig, storage: Storage) ->
     LanguageModel::with_values(Arc::clone(backend), config.clone(), storage, value)
 }
 
-/// Bytes of the largest parameter of a kind in f32, as it is read or written one at a time; a transposed one is there
-/// in both orientations.
-fn largest(model: &Model, kind: ParamKind) -> u64 {
-    let specs = model.params.specs.iter().filter(|spec| spec.kind == kind);
-    let bytes = specs.map(|spec| spec.len() as u64 * FLOAT * (1 + u64::from(spec.transposed)));
-    bytes.max().unwrap_or(0)
+/// Bytes of the largest parameter of a kind that is written in another orientation than it lies in memory; the others are
+/// written from where they lie.
+fn largest_turned(model: &Model, kind: ParamKind) -> u64 {
+    let specs = model.params.specs.iter();
+    let turned = specs.filter(|spec| spec.kind == kind && spec.transposed);
+    turned
+        .map(|spec| spec.len() as u64 * FLOAT)
+        .max()
+        .unwrap_or(0)
 }
 
 /// Bytes at the largest moment of reading the weights in order: a page of the mapped file counts once it is read.
@@ -514,7 +517,7 @@ fn walk(
         Some(_) => ParamKind::Adapter,
         None => ParamKind::Base,
     };
-    phases.save = backend.resident() + largest(model, kind);
+    phases.save = backend.resident() + largest_turned(model, kind);
 
     if !overview.largest.is_empty() {
         let runs = shape.task.runs(shape.pairs, &overview.largest);

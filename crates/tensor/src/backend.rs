@@ -9,6 +9,7 @@
 
 use crate::arguments::{Adafactor, Adamw, Gate, Gemm, HeadBackward, Mat, MatMut, NormCache};
 use crate::layout::{AttentionLayout, AttentionShape, Span};
+use std::borrow::Cow;
 use std::ops::Range;
 
 /// A machine that holds buffers and runs operations on them.
@@ -38,6 +39,10 @@ pub trait Backend: Send + Sync + 'static {
     fn upload_bf16(&self, data: &[f32]) -> Self::Buffer;
     /// The contents, rounded to f32.
     fn download(&self, buffer: &Self::Buffer) -> Vec<f32>;
+    /// The same, where they lie if that is in reach.
+    fn view<'a>(&self, buffer: &'a Self::Buffer) -> Cow<'a, [f32]> {
+        self.download(buffer).into()
+    }
     /// The contents in f64.
     fn download_f64(&self, buffer: &Self::Buffer) -> Vec<f64>;
     /// Number of floats.

@@ -202,7 +202,7 @@ impl<B: Backend> Optimizer<B> {
         let fetch = |k: usize| {
             let (i, buffer) = sources[k];
             Ok(match buffer {
-                Some(buffer) => backend.download(buffer),
+                Some(buffer) => backend.view(buffer),
                 None => params.export(backend, ParamId(i)),
             })
         };

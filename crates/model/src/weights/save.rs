@@ -61,10 +61,10 @@ impl StoredDtype {
 /// # Errors
 /// What `fetch` returns; [`ModelError::SaveLength`] where it gives another number of values than
 /// the shape has; [`ModelError::DuplicateTensor`]; [`ModelError::Io`] naming the file.
-pub fn save_safetensors(
+pub fn save_safetensors<V: AsRef<[f32]>>(
     dir: &Path,
     tensors: &[(String, Vec<usize>)],
-    mut fetch: impl FnMut(usize) -> Result<Vec<f32>, ModelError>,
+    mut fetch: impl FnMut(usize) -> Result<V, ModelError>,
     dtype: StoredDtype,
     max_shard_bytes: u64,
 ) -> Result<(), ModelError> {
@@ -103,10 +103,10 @@ pub fn save_safetensors(
 ///
 /// # Errors
 /// As [`save_safetensors`].
-pub fn save_safetensors_file(
+pub fn save_safetensors_file<V: AsRef<[f32]>>(
     path: &Path,
     tensors: &[(String, Vec<usize>)],
-    mut fetch: impl FnMut(usize) -> Result<Vec<f32>, ModelError>,
+    mut fetch: impl FnMut(usize) -> Result<V, ModelError>,
     dtype: StoredDtype,
 ) -> Result<(), ModelError> {
     refuse_duplicates(path, tensors)?;
@@ -150,12 +150,12 @@ fn plan(tensors: &[(String, Vec<usize>)], dtype: StoredDtype, cap: u64) -> Vec<R
     shards
 }
 
-fn write_shard(
+fn write_shard<V: AsRef<[f32]>>(
     out: &mut impl Write,
     path: &Path,
     tensors: &[(String, Vec<usize>)],
     range: Range<usize>,
-    fetch: &mut impl FnMut(usize) -> Result<Vec<f32>, ModelError>,
+    fetch: &mut impl FnMut(usize) -> Result<V, ModelError>,
     dtype: StoredDtype,
 ) -> Result<(), ModelError> {
     let io = |source| ModelError::Io {
@@ -170,6 +170,7 @@ fn write_shard(
     for i in range {
         let (name, shape) = &tensors[i];
         let values = fetch(i)?;
+        let values = values.as_ref();
         if values.len() != shape.iter().product::<usize>() {
             return Err(ModelError::SaveLength {
                 name: name.clone(),
@@ -177,7 +178,7 @@ fn write_shard(
                 got: values.len(),
             });
         }
-        write_values(out, &values, dtype).map_err(io)?;
+        write_values(out, values, dtype).map_err(io)?;
     }
     out.flush().map_err(io)
 }

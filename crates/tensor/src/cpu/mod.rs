@@ -27,6 +27,7 @@ use crate::dropout::Mask;
 use crate::layout::{AttentionLayout, AttentionShape, Span};
 use matmul::Arithmetic;
 pub use pool::CpuBuffer;
+use std::borrow::Cow;
 use std::ops::Range;
 use std::sync::Arc;
 
@@ -101,6 +102,12 @@ impl Backend for CpuBackend {
     }
     fn download(&self, buffer: &CpuBuffer) -> Vec<f32> {
         buffer.floats(0..buffer.len()).to_vec()
+    }
+    fn view<'a>(&self, buffer: &'a CpuBuffer) -> Cow<'a, [f32]> {
+        match buffer.halves() {
+            None => Cow::Borrowed(buffer),
+            Some(_) => self.download(buffer).into(),
+        }
     }
     fn download_f64(&self, buffer: &CpuBuffer) -> Vec<f64> {
         let floats = buffer.floats(0..buffer.len());
