@@ -1,6 +1,8 @@
 //! Matrix products in bf16: operands rounded to eight bits of significand (to nearest, ties to even), products and sums in
 //! f32. What is stored stays f32.
 //!
+//! Products of a narrow operand (adapters) stay in f32: to round and pack the other would cost more than the product.
+//!
 //! Processors with AVX512-BF16 multiply two neighbouring k at once (`vdpbf16ps`): the tile of `tiles` packs them as one `u32`.
 //! Without the instructions the operands are rounded and multiplied in f32: the same numbers but for the order of sums,
 //! without the speed.
@@ -22,7 +24,15 @@ pub(super) fn fast() -> bool {
     }
 }
 
-/// `C ← α·A·B + β·C` with A and B rounded to bf16.
+/// A product with at most so many rows, columns or numbers to sum stays in f32.
+const NARROW: usize = 16;
+
+/// Whether a product is taken in bf16.
+pub(super) fn rounds((m, n, k): (usize, usize, usize)) -> bool {
+    m.min(n).min(k) > NARROW
+}
+
+/// `C ← α·A·B + β·C` with A and B rounded to bf16, unless the product is narrow.
 ///
 /// # Safety
 /// As [`raw`].
@@ -35,6 +45,10 @@ pub(super) unsafe fn product(
     c: (*mut f32, usize),
     parallelism: Parallelism,
 ) {
+    if !rounds((m, n, k)) {
+        // SAFETY: passed on to the caller.
+        return unsafe { raw(m, n, k, alpha, a, b, beta, c, parallelism) };
+    }
     #[cfg(target_arch = "x86_64")]
     if fast() {
         let job = super::tiles::Job {
