@@ -290,7 +290,7 @@ unsafe fn pack_pairs<const W: usize>(x: Strided, width: usize, k: usize, to: &mu
                         transpose_4(rows, to.add(p * W + l).cast(), W);
                     }
                 }
-                const { assert!(W % 4 == 0) };
+                const { assert!(W.is_multiple_of(4)) };
             }
         }
     }
