@@ -34,7 +34,7 @@ fn gemm(b: &CpuBackend, a: &[f64], w: &[f64], [m, n, k]: [usize; 3]) -> Vec<f64>
 fn products_of_bf16_numbers_are_those_of_f32() {
     let (exact, rounding) = (CpuBackend::new(), CpuBackend::with_bf16_products());
     println!("{}", rounding.describe());
-    for shape @ [m, n, k] in [[1, 1, 1], [7, 5, 33], [130, 70, 700]] {
+    for shape @ [m, n, k] in [[1, 17, 33], [7, 20, 33], [130, 70, 700]] {
         let mut random = Random::new(90);
         let (a, w) = (random.values(m * k), random.values(n * k));
         let of = |b, a: &[f64], w: &[f64]| gemm(b, a, w, shape);
@@ -46,6 +46,23 @@ fn products_of_bf16_numbers_are_those_of_f32() {
         let near = distance(&of(&rounding, &a, &w), &of(&exact, &a, &w));
         assert!(near > 1e-5 && near < 2f64.powi(-8), "{shape:?}: {near:e}");
     }
+}
+
+#[test]
+fn narrow_weights_stay_in_f32_and_few_rows_do_not() {
+    let (exact, rounding) = (CpuBackend::new(), CpuBackend::with_bf16_products());
+    let mut random = Random::new(92);
+    let (a, w) = (random.values(40 * 64), random.values(64 * 64));
+    for [n, k] in [[16, 64], [64, 16]] {
+        let (a, w) = (&a[..40 * k], &w[..n * k]);
+        let of = |b| gemm(b, a, w, [40, n, k]);
+        assert_eq!(of(&rounding), of(&exact), "{n}x{k}");
+    }
+    // A row alone is what it is among others, but for the order of its sum.
+    let few = gemm(&rounding, &a[..3 * 64], &w, [3, 64, 64]);
+    let many = gemm(&rounding, &a, &w, [40, 64, 64]);
+    let apart = distance(&few, &many[..3 * 64]);
+    assert!(apart < 1e-6, "{apart:e}");
 }
 
 #[test]

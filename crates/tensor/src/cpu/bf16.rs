@@ -24,15 +24,17 @@ pub(super) fn fast() -> bool {
     }
 }
 
-/// A product with at most so many rows, columns or numbers to sum stays in f32.
+/// A product whose weight has a side of at most so many stays in f32.
 const NARROW: usize = 16;
 
-/// Whether a product is taken in bf16.
-pub(super) fn rounds((m, n, k): (usize, usize, usize)) -> bool {
-    m.min(n).min(k) > NARROW
+/// Whether a product is taken in bf16. The number of tokens has no say, or a row's numbers would depend on the batch around it:
+/// tokens are the rows of A where A lies row after row, and what is summed over where it is a transpose.
+pub(super) fn rounds((m, n, k): (usize, usize, usize), (_, a_row, _): RawMat) -> bool {
+    let inner = if a_row == 1 { m } else { k };
+    n.min(inner) > NARROW
 }
 
-/// `C ← α·A·B + β·C` with A and B rounded to bf16, unless the product is narrow.
+/// `C ← α·A·B + β·C` with A and B rounded to bf16, unless [`rounds`] says no.
 ///
 /// # Safety
 /// As [`raw`].
@@ -45,7 +47,7 @@ pub(super) unsafe fn product(
     c: (*mut f32, usize),
     parallelism: Parallelism,
 ) {
-    if !rounds((m, n, k)) {
+    if !rounds((m, n, k), a) {
         // SAFETY: passed on to the caller.
         return unsafe { raw(m, n, k, alpha, a, b, beta, c, parallelism) };
     }

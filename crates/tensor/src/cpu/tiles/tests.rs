@@ -146,13 +146,13 @@ fn values(n: usize, seed: usize) -> Vec<f32> {
     (0..n).map(|i| (2.0 * at(i).fract() - 1.0) as f32).collect()
 }
 
-/// What a product of a size makes of an operand.
-type Rounding = fn((usize, usize, usize)) -> fn(f32) -> f64;
-const NONE: Rounding = |_| |x| f64::from(x);
-const TO_BF16: Rounding = |_| |x| f64::from(bf16::widen(bf16::round(x)));
-const TO_BF16_UNLESS_NARROW: Rounding = |size| match halves::rounds(size) {
-    true => TO_BF16(size),
-    false => NONE(size),
+/// What a product of a size and an A makes of an operand.
+type Rounding = fn((usize, usize, usize), RawMat) -> fn(f32) -> f64;
+const NONE: Rounding = |_, _| |x| f64::from(x);
+const TO_BF16: Rounding = |_, _| |x| f64::from(bf16::widen(bf16::round(x)));
+const TO_BF16_UNLESS_NARROW: Rounding = |size, a| match halves::rounds(size, a) {
+    true => TO_BF16(size, a),
+    false => NONE(size, a),
 };
 
 /// A product to try: its operands and its sums in f64.
@@ -166,10 +166,10 @@ struct Case {
 impl Case {
     fn new(rounding: Rounding, size: (usize, usize, usize), transposed: (bool, bool)) -> Self {
         let (m, n, k) = size;
-        let exact = rounding(size);
         let (a, b) = (values(m * k, 1), values(k * n, 2));
         let (a_rows, a_cols) = if transposed.0 { (1, m) } else { (k, 1) };
         let (b_rows, b_cols) = if transposed.1 { (1, k) } else { (n, 1) };
+        let exact = rounding(size, (a.as_ptr(), a_rows, a_cols));
         let sum = |at: usize| {
             let (i, j) = (at / n, at % n);
             (0..k)
