@@ -1,7 +1,7 @@
 //! Matrix products in bf16: operands rounded to eight bits of significand (to nearest, ties to even), products and sums in
 //! f32. What is stored stays f32.
 //!
-//! Products of a narrow operand (adapters) stay in f32: to round and pack the other would cost more than the product.
+//! Products with a narrow weight (adapters) stay in f32: to round and pack the other operand would cost more than the product.
 //!
 //! Processors with AVX512-BF16 multiply two neighbouring k at once (`vdpbf16ps`): the tile of `tiles` packs them as one `u32`.
 //! Without the instructions the operands are rounded and multiplied in f32: the same numbers but for the order of sums,

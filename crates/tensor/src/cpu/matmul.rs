@@ -231,11 +231,11 @@ pub(super) unsafe fn raw(
         let parallel = !matches!(parallelism, Parallelism::None);
         // SAFETY: passed on to the caller; the instructions are there.
         unsafe {
-            if Avx512::present() && n <= Avx512Narrow::COLS {
-                return job.run::<Avx512Narrow>(parallel);
-            }
             if Avx512::present() {
-                return job.run::<Avx512>(parallel);
+                return match n <= Avx512Narrow::COLS {
+                    true => job.run::<Avx512Narrow>(parallel),
+                    false => job.run::<Avx512>(parallel),
+                };
             }
             if Avx2::present() {
                 return job.run::<Avx2>(parallel);

@@ -297,8 +297,6 @@ fn tiles_of_this_processor() {
         if present[1] {
             let (one, all) = (product::<Avx512>(false), product::<Avx512>(true));
             everywhere(NONE, &[&one, &all]);
-        }
-        if present[1] {
             let (one, all) = (
                 product::<Avx512Narrow>(false),
                 product::<Avx512Narrow>(true),
