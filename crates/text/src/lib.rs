@@ -13,6 +13,7 @@
 mod chat_template;
 mod error;
 mod gguf;
+mod jinja;
 mod label;
 mod save;
 mod source;
