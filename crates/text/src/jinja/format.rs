@@ -128,6 +128,10 @@ impl Fields<'_> {
     fn value(&mut self, vm: &mut Vm, name: &str) -> Result<Value> {
         let end = name.find(['.', '[']).unwrap_or(name.len());
         let (first, mut rest) = name.split_at(end);
+        // Only a field that is quite empty is numbered.
+        if first.is_empty() && !rest.is_empty() {
+            return Err(Fail::new("format: no value named ''"));
+        }
         let digits = first.bytes().all(|byte| byte.is_ascii_digit());
         let mut value = if digits {
             let automatic = first.is_empty();
@@ -177,6 +181,9 @@ impl Fields<'_> {
         Ok(value)
     }
 }
+
+/// The widest number with separators between its digits.
+const MAX_GROUPED: usize = 4096;
 
 /// A format specification: `[[fill]align][sign][#][0][width][grouping][.precision][type]`.
 struct Spec {
@@ -406,6 +413,11 @@ impl Spec {
             vm.budget.text(self.width)?;
             let other = sign.len() + rest.len();
             let grouped_length = |count: usize| count + (count - 1) / group;
+            if self.width > MAX_GROUPED {
+                return Err(Fail::new(format!(
+                    "a grouped number wider than {MAX_GROUPED} characters"
+                )));
+            }
             if fill == '0' && align == '=' {
                 let mut count = digits.len();
                 while grouped_length(count) + other < self.width {

@@ -188,6 +188,14 @@ fn indent(vm: &mut Vm, value: &Value, args: Args) -> Result<Value> {
 fn truncate(vm: &mut Vm, value: &Value, args: Args) -> Result<Value> {
     let names = ["length", "killwords", "end", "leeway"];
     let [length, killwords, end, leeway] = args.bind("truncate", names, 0)?;
+    // Whatever has a length passes through where it is short enough.
+    if let Some(count) = value.length()
+        && !matches!(value, Value::Str(_))
+        && count <= 255
+        && length.is_none()
+    {
+        return Ok(value.clone());
+    }
     let own = text("truncate", value)?;
     vm.budget.text(own.len())?;
     let end = end.unwrap_or_else(|| Value::from("..."));

@@ -29,6 +29,8 @@ pub(super) struct Text {
 pub(super) struct Items {
     pub items: Vec<Value>,
     pub depth: u32,
+    /// Whether Python could hash a tuple of these.
+    pub hashable: bool,
     /// A pair of `groupby`, which also has the attributes `grouper` and `list`.
     pub group: bool,
 }
@@ -86,6 +88,8 @@ impl Range {
 pub(super) struct Loop {
     pub items: Vec<Value>,
     pub index: Cell<usize>,
+    /// How deep the items nest, and one more.
+    pub depth: u32,
     pub depth0: usize,
     pub changed: RefCell<Option<Vec<Value>>>,
     /// What `loop(...)` runs again, and where, in a recursive loop.
@@ -202,7 +206,7 @@ impl Value {
             Self::View(_, dict) => dict.depth + 1,
             Self::Lazy(lazy) => lazy.depth,
             Self::Method(bound) => bound.0.depth() + 1,
-            Self::Loop(state) => state.items.iter().map(Self::depth).max().unwrap_or(0) + 1,
+            Self::Loop(state) => state.depth,
             _ => 0,
         }
     }
@@ -320,7 +324,9 @@ impl Value {
             Self::List(_) | Self::Dict(_) | Self::View(View::Keys | View::Items, _) => Err(
                 Fail::new(format!("unhashable type: '{}'", self.type_name())),
             ),
-            Self::Tuple(items) => items.items.iter().try_for_each(Self::hashable),
+            Self::Tuple(items) if !items.hashable => {
+                Err(Fail::new("unhashable type within a tuple"))
+            }
             _ => Ok(()),
         }
     }
@@ -329,9 +335,11 @@ impl Value {
 impl Items {
     fn new(items: Vec<Value>) -> Result<Self> {
         let depth = nested(items.iter().map(Value::depth).max())?;
+        let hashable = items.iter().all(|item| item.hashable().is_ok());
         Ok(Self {
             items,
             depth,
+            hashable,
             group: false,
         })
     }

@@ -12,17 +12,17 @@ use super::arguments::Args;
 use super::syntax::{
     Action, Arguments, Comparison, Const, Expr, ForLoop, Kind, Macro, Statement, Target,
 };
-use super::value::{Function, Loop, Value};
+use super::value::{Function, Loop, Value, nested};
 use super::{Fail, Result, attributes, filters, iterate, ops, repr, tests};
 
 /// The longest text that a template makes, in bytes; the output's limit too.
-pub(super) const MAX_TEXT: usize = 64 << 20;
+pub(super) const MAX_TEXT: usize = 32 << 20;
 
 /// All bytes that a rendering reads and makes in texts and lists.
-const MAX_BYTES: u64 = 1 << 30;
+const MAX_BYTES: u64 = 1 << 29;
 
 /// All steps of a rendering. A conversation of a thousand turns takes well under a tenth of it.
-const MAX_STEPS: u64 = 10_000_000;
+const MAX_STEPS: u64 = 5_000_000;
 
 /// How deep evaluation may nest, macros that call themselves included.
 const MAX_NESTING: u32 = 2_000;
@@ -359,7 +359,9 @@ impl Vm {
             return Ok(());
         }
         let again = each.recursive.then(|| (Arc::clone(each), Rc::clone(scope)));
+        let depth = nested(items.iter().map(Value::depth).max())?;
         let state = Rc::new(Loop {
+            depth,
             items,
             index: Cell::new(0),
             depth0,
