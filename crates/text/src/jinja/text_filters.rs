@@ -188,16 +188,6 @@ fn indent(vm: &mut Vm, value: &Value, args: Args) -> Result<Value> {
 fn truncate(vm: &mut Vm, value: &Value, args: Args) -> Result<Value> {
     let names = ["length", "killwords", "end", "leeway"];
     let [length, killwords, end, leeway] = args.bind("truncate", names, 0)?;
-    // Whatever has a length passes through where it is short enough.
-    if let Some(count) = value.length()
-        && !matches!(value, Value::Str(_))
-        && count <= 255
-        && length.is_none()
-    {
-        return Ok(value.clone());
-    }
-    let own = text("truncate", value)?;
-    vm.budget.text(own.len())?;
     let end = end.unwrap_or_else(|| Value::from("..."));
     let end = text("truncate", &end)?;
     let length = length.map_or(Ok(255), |length| integer("truncate", &length))?;
@@ -209,9 +199,14 @@ fn truncate(vm: &mut Vm, value: &Value, args: Args) -> Result<Value> {
     if room < 0 || leeway < 0 {
         return Err(Fail::new("truncate: length and leeway are too small"));
     }
-    if char_count(own) as i128 <= length.saturating_add(leeway) {
+    // Whatever has a length passes through where it is short enough.
+    if let Some(count) = value.length()
+        && count as i128 <= length.saturating_add(leeway)
+    {
         return Ok(value.clone());
     }
+    let own = text("truncate", value)?;
+    vm.budget.text(own.len())?;
     let room = usize::try_from(room).unwrap_or(usize::MAX);
     let kept: String = own.chars().take(room).collect();
     let kept = if flag(killwords.as_ref()) {

@@ -496,12 +496,17 @@ impl Vm {
                 attributes::item(self, &of, &key)?
             }
             Kind::Slice(of, bounds) => {
+                let constant = matches!(of.kind, Kind::Const(_));
                 let of = self.eval(of, scope)?;
                 let mut values = [None, None, None];
                 for (slot, bound) in values.iter_mut().zip(bounds.iter()) {
                     if let Some(bound) = bound {
                         *slot = Some(self.eval(bound, scope)?);
                     }
+                }
+                // Jinja2 folds a constant, and gives undefined where Python raises.
+                if constant && of.as_str().is_none() {
+                    return Ok(Value::undefined("a constant that has no items"));
                 }
                 ops::slice(self, &of, &values)?
             }
