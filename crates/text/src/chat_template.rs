@@ -29,6 +29,7 @@ pub struct Message {
 #[derive(Debug, Clone)]
 pub struct ChatTemplate {
     source: String,
+    file: String,
     template: Template,
 }
 
@@ -38,11 +39,17 @@ impl ChatTemplate {
     /// # Errors
     /// [`TextError::TemplateSyntax`] when it is not valid Jinja, or nests too deep.
     pub fn compile(source: &str) -> Result<Self> {
+        Self::compile_from(source, "chat template")
+    }
+
+    /// Compiles a template; errors name the file that it stands in.
+    pub(crate) fn compile_from(source: &str, file: &str) -> Result<Self> {
         let template = Template::parse(source).map_err(|error| TextError::TemplateSyntax {
-            reason: error.to_string(),
+            reason: format!("{file}: {error}"),
         })?;
         Ok(Self {
             source: source.to_owned(),
+            file: file.to_owned(),
             template,
         })
     }
@@ -84,7 +91,7 @@ impl ChatTemplate {
         self.template
             .render(variables)
             .map_err(|error| TextError::TemplateRender {
-                reason: error.to_string(),
+                reason: format!("{}: {error}", self.file),
                 roles: roles(variables),
             })
     }

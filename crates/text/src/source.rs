@@ -41,6 +41,8 @@ pub(crate) struct Settings {
     pub add_eos: Option<bool>,
     /// The chat template's source.
     pub chat_template: Option<String>,
+    /// The file that the chat template stands in.
+    pub chat_template_file: String,
 }
 
 /// Reads every tokenizer file that a directory has.
@@ -188,6 +190,7 @@ impl Settings {
                 reason: format!("chat_template.jinja is not UTF-8: {error}"),
             })?;
             settings.chat_template = Some(text.to_owned());
+            settings.chat_template_file = "chat_template.jinja".to_owned();
         }
         settings.add_class_defaults();
         Ok(settings)
@@ -211,6 +214,7 @@ impl Settings {
             add_bos: flag(what, config, "add_bos_token")?,
             add_eos: flag(what, config, "add_eos_token")?,
             chat_template: chat_template(what, config)?,
+            chat_template_file: what.to_owned(),
         })
     }
 

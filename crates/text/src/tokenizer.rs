@@ -96,6 +96,7 @@ impl Tokenizer {
                 template.clone().into_bytes(),
             ));
             settings.chat_template = Some(template);
+            settings.chat_template_file = "chat_template.jinja".to_owned();
         }
         Self::build("tokenizer.json", json, settings, files)
     }
@@ -150,7 +151,7 @@ impl Tokenizer {
         let chat_template = settings
             .chat_template
             .as_deref()
-            .map(ChatTemplate::compile)
+            .map(|source| ChatTemplate::compile_from(source, &settings.chat_template_file))
             .transpose()?;
         Ok(Self {
             bos: id("bos_token"),

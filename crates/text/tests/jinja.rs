@@ -97,3 +97,29 @@ fn deep_tuples_as_keys_are_hashed_in_no_time() {
     let source = "{% set ns = namespace(s=(1,)) %}{% for i in range(100) %}{% set ns.s = (ns.s, ns.s) %}{% endfor %}{{ {ns.s: 1}|length }}";
     assert_eq!(render(source, &Map::new()).unwrap(), "1");
 }
+
+#[test]
+fn errors_name_the_file_and_the_line() {
+    let dir = tempfile::tempdir().unwrap();
+    let tiny = concat!(
+        env!("CARGO_MANIFEST_DIR"),
+        "/tests/parity/tiny/tokenizer.json"
+    );
+    std::fs::copy(tiny, dir.path().join("tokenizer.json")).unwrap();
+    let template = dir.path().join("chat_template.jinja");
+    std::fs::write(&template, format!("a\n{{{{ 1{} }}}}", "+1".repeat(6000))).unwrap();
+    let error = unbraid_text::Tokenizer::from_dir(dir.path()).unwrap_err();
+    let error = error.to_string();
+    assert!(
+        error.contains("chat_template.jinja: an expression of more than 400 steps (line 2)"),
+        "{error}"
+    );
+    std::fs::write(&template, "a\n{{ x.y }}").unwrap();
+    let tokenizer = unbraid_text::Tokenizer::from_dir(dir.path()).unwrap();
+    let error = tokenizer.apply_chat_template(&[], false).unwrap_err();
+    let error = error.to_string();
+    assert!(
+        error.contains("chat_template.jinja: 'x' is undefined (line 2)"),
+        "{error}"
+    );
+}
