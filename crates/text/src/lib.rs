@@ -1,7 +1,7 @@
 //! Text in and out of a language model: tokenizer and chat template.
 //!
 //! Wraps the `tokenizers` library (with its pure-Rust regular expressions, so that nothing has to be installed)
-//! and renders chat templates with `minijinja` as `transformers` renders them with Jinja2. A tokenizer comes from
+//! and renders chat templates as `transformers` renders them with Jinja2 (`jinja/`). A tokenizer comes from
 //! a directory in Hugging Face layout, from the bytes of its parts, or from the vocabulary stored in a GGUF file;
 //! it is written back so that `transformers.AutoTokenizer` opens it.
 //!
