@@ -88,6 +88,7 @@ fn shape(pairs: &[TokenizedPair]) -> RunShape<'_> {
             geometry_every: None,
             update_every: None,
             gram_every: None,
+            attribution: None,
             best: None,
         },
         threads: 2,

@@ -21,6 +21,7 @@
 //!
 //! Left out: anything that needs a model.
 
+mod attribution;
 mod compare;
 mod compare_diagnoses;
 mod compare_figures;

@@ -12,6 +12,7 @@ use std::path::{Path, PathBuf};
 
 use serde_json::Value;
 
+use crate::attribution::{self, Attribution};
 use crate::error::{ReportError, Result};
 use crate::method::Method;
 use crate::settings::Settings;
@@ -148,6 +149,8 @@ pub(crate) struct RunRecord {
     pub(crate) settings: Settings,
     /// `token_mask.jsonl`; empty without a mask.
     pub(crate) masked: Vec<MaskedPair>,
+    /// `attribution.json`, when present.
+    pub(crate) attribution: Option<Attribution>,
     /// `summary.json` as text, when present.
     pub(crate) summary: Option<String>,
     /// What a reader must know about gaps in the records.
@@ -189,12 +192,15 @@ impl RunRecord {
         notes.extend(settings.note.clone());
         let (masked, note) = token_mask::read(dir);
         notes.extend(note);
+        let (attribution, note) = attribution::read(dir);
+        notes.extend(note);
         Ok(Self {
             dir: dir.to_path_buf(),
             train,
             eval,
             settings,
             masked,
+            attribution,
             summary: read_summary(dir)?,
             notes,
         })

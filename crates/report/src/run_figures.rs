@@ -28,6 +28,11 @@ pub(crate) fn figures(
     };
     maker.log_probs();
     maker.change();
+    let command = maker.command.clone();
+    let attribution = run.attribution.as_ref();
+    maker
+        .figures
+        .extend(attribution.map(|found| found.figure(command.as_ref())));
     maker.learning();
     maker.divergence();
     maker.mask();
@@ -149,12 +154,9 @@ impl Maker<'_> {
     }
 
     fn change(&mut self) {
-        // Where the same pairs were scored again, batches of ever other pairs would only add noise to the picture.
+        // Only of the same pairs: batches of ever other pairs have no change.
         let basis = Basis::of(self.run);
-        let (split, since) = match basis {
-            Basis::HeldOut => (EVAL, "nats since the first evaluation"),
-            Basis::Training => (TRAIN, "nats since the first tenth of the rows"),
-        };
+        let (split, since) = (EVAL, "nats since the first evaluation");
         let mut change = Panel::over_steps(
             "Change of the log-prob",
             &format!("{since}, {}", basis.label(self.run)),
@@ -162,15 +164,9 @@ impl Maker<'_> {
         change.guide = true;
         for (name, role) in [("chosen", Role::Chosen), ("rejected", Role::Rejected)] {
             let key = format!("change/{name}");
-            if basis.rows(self.run).has(&key) {
-                let smooth = if basis == Basis::Training {
-                    self.window(&key)
-                } else {
-                    0
-                };
-                change
-                    .series
-                    .push(Series::new(name, role, split, "step", &key).smoothed(smooth));
+            if basis == Basis::HeldOut && self.run.eval.has(&key) {
+                let series = Series::new(name, role, split, "step", &key);
+                change.series.push(series);
             }
         }
         let mut rewards = Panel::over_steps("Implicit reward", "relative to the reference");

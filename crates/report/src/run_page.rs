@@ -98,8 +98,13 @@ fn verdict_html(run: &RunRecord) -> String {
         Mood::Bad => "bad",
         Mood::Still => "still",
     };
+    let why: String = verdict
+        .why
+        .iter()
+        .map(|why| format!("<p class=\"basis\">{}</p>", escape(why)))
+        .collect();
     format!(
-        "<section class=\"verdict {class}\" aria-label=\"Verdict\"><p class=\"sentence\">{}</p><p class=\"basis\">Rests \
+        "<section class=\"verdict {class}\" aria-label=\"Verdict\"><p class=\"sentence\">{}</p>{why}<p class=\"basis\">Rests \
          on {}.</p></section>\n",
         escape(&verdict.sentence),
         escape(&verdict.basis)
@@ -109,9 +114,39 @@ fn verdict_html(run: &RunRecord) -> String {
 fn tiles_html(run: &RunRecord) -> String {
     let basis = Basis::of(run);
     let mut html = String::from("<dl class=\"tiles\">\n");
+    let watched = run
+        .attribution
+        .as_ref()
+        .filter(|_| basis == Basis::Training);
+    if let Some(attribution) = watched {
+        for (label, before, after, change) in attribution.rows() {
+            let label = format!("{}, {}", capitalised(label), attribution.watched());
+            let ends = format!(
+                "{} <span class=\"arrow\">→</span> {}",
+                number(before),
+                number(after)
+            );
+            html += &tile(
+                &label,
+                &ends,
+                &format!("{} nats", change.replace('-', "\u{2212}")),
+            );
+        }
+    }
+    // Log-probs of two training batches are of different completions: their difference says nothing.
+    let sides = match basis {
+        Basis::HeldOut => [
+            ("Chosen log-prob", "logps/chosen", " nats"),
+            ("Rejected log-prob", "logps/rejected", " nats"),
+        ],
+        Basis::Training => [
+            ("Chosen reward", "rewards/chosen", ""),
+            ("Rejected reward", "rewards/rejected", ""),
+        ],
+    };
     let rows = [
-        ("Chosen log-prob", "logps/chosen", " nats"),
-        ("Rejected log-prob", "logps/rejected", " nats"),
+        sides[0],
+        sides[1],
         ("Reward margin", "rewards/margins", ""),
         ("Reward accuracy", "rewards/accuracies", "%"),
         ("Loss", "loss", ""),
@@ -165,9 +200,9 @@ fn trend_tile(label: &str, trend: Trend, unit: &str) -> String {
             format!("{:+.0} points", 100.0 * trend.change()).replace('-', "\u{2212}"),
         ),
         _ => (
-            number(trend.start),
-            number(trend.end),
-            format!("{}{unit}", signed(trend.change())),
+            number(trend.shown(trend.start)),
+            number(trend.shown(trend.end)),
+            format!("{}{unit}", signed(trend.shown(trend.change()))),
         ),
     };
     tile(

@@ -1,4 +1,4 @@
-//! The summary in the terminal: at most twelve lines of at most about eighty characters, plain ASCII digits, no colour.
+//! The summary in the terminal: one screen of lines of at most about eighty characters, plain ASCII digits, no colour.
 
 use std::fmt::Write as _;
 use std::path::Path;
@@ -11,11 +11,11 @@ use crate::verdict::{Basis, FURTHER, Geometry, Trend, further_trend, judge, perc
 /// Longest line of the verdict.
 const WIDTH: usize = 80;
 
-/// What happened in a run, in at most twelve lines: start → end of chosen, rejected, margin and accuracy, shares of
+/// What happened in a run, in one screen: start → end of chosen, rejected, margin and accuracy, shares of
 /// cases, and a verdict derived from the numbers only. Log-probs in nats per completion. No newline at the end.
 ///
-/// Held-out pairs are used when the run has two evaluations or more, otherwise the first and the last tenth of the
-/// logged training batches.
+/// Held-out pairs are used when the run has two evaluations or more, otherwise the completions that attribution watched,
+/// otherwise the rewards of the first and the last tenth of the logged training batches.
 ///
 /// # Errors
 /// As [`write_run_report`](crate::write_run_report), except that nothing is written.
@@ -27,11 +27,30 @@ pub fn terminal_summary(run_dir: &Path) -> Result<String> {
         run.name(),
         run.last_step(),
         method(&run),
-        basis.label(&run)
+        measured_on(&run, basis)
     )];
+    let watched = run
+        .attribution
+        .as_ref()
+        .filter(|_| basis == Basis::Training);
+    for (label, before, after, change) in watched.iter().flat_map(|found| found.rows()) {
+        let (start, end) = (four_digits(before), four_digits(after));
+        lines.push(format!("  {label:<18}{start:>11} -> {end:<11} {change}"));
+    }
+    // Log-probs of two training batches are of different completions: their difference says nothing.
+    let sides = match basis {
+        Basis::HeldOut => [
+            ("chosen log-prob", "logps/chosen"),
+            ("rejected log-prob", "logps/rejected"),
+        ],
+        Basis::Training => [
+            ("chosen reward", "rewards/chosen"),
+            ("rejected reward", "rewards/rejected"),
+        ],
+    };
     let rows = [
-        ("chosen log-prob", "logps/chosen"),
-        ("rejected log-prob", "logps/rejected"),
+        sides[0],
+        sides[1],
         ("reward margin", "rewards/margins"),
         ("reward accuracy", "rewards/accuracies"),
         ("loss", "loss"),
@@ -59,12 +78,21 @@ pub fn terminal_summary(run_dir: &Path) -> Result<String> {
     }
     if let Some(verdict) = judge(&run, basis) {
         lines.extend(wrapped(&verdict.sentence));
+        lines.extend(verdict.why.iter().flat_map(|why| wrapped(why)));
     }
     Ok(lines
         .iter()
         .map(|line| printable(line))
         .collect::<Vec<_>>()
         .join("\n"))
+}
+
+/// What the run was measured on, for the first line.
+fn measured_on(run: &RunRecord, basis: Basis) -> String {
+    match (&run.attribution, basis) {
+        (Some(attribution), Basis::Training) => attribution.watched(),
+        _ => basis.label(run).to_string(),
+    }
 }
 
 /// First → last and the change of one column.
@@ -76,9 +104,9 @@ fn trend_line(label: &str, key: &str, trend: Trend) -> String {
             format!("{:+.0} points", 100.0 * trend.change()),
         ),
         _ => (
-            four_digits(trend.start),
-            four_digits(trend.end),
-            signed(trend.change()),
+            four_digits(trend.shown(trend.start)),
+            four_digits(trend.shown(trend.end)),
+            signed(trend.shown(trend.change())),
         ),
     };
     format!("  {label:<18}{start:>11} -> {end:<11} {change}")

@@ -11,6 +11,7 @@
 //! touches). The cause is named only where gradients were measured: entanglement when they point the same way and
 //! most measured pairs move together to first order.
 
+use crate::attribution::Attribution;
 use crate::record::{Rows, RunRecord};
 
 /// On the same pairs, a mean log-prob that moved less than this (nats) did not move.
@@ -42,6 +43,16 @@ impl Trend {
     /// End minus start.
     pub(crate) fn change(self) -> f64 {
         self.end - self.start
+    }
+
+    /// One of the trend's numbers as it is shown: 0 where it is rounding beside the others.
+    pub(crate) fn shown(self, value: f64) -> f64 {
+        let scale = self.start.abs().max(self.end.abs());
+        if value.abs() < 1e-6 * scale {
+            0.0
+        } else {
+            value
+        }
     }
 
     /// Direction beyond the noise.
@@ -171,6 +182,8 @@ pub(crate) struct Verdict {
     pub(crate) mood: Mood,
     /// What it rests on, for a reader.
     pub(crate) basis: String,
+    /// Why, sentence by sentence, where the run attributed its held-out changes.
+    pub(crate) why: Vec<String>,
 }
 
 /// Means over all steps with geometry.
@@ -210,13 +223,38 @@ impl Geometry {
 
 /// Judges a run on the given rows. `None` when it logged neither log-probs nor rewards.
 pub(crate) fn judge(run: &RunRecord, basis: Basis) -> Option<Verdict> {
-    let (quantity, rests_on) = evidence(run, basis)?;
-    let trend = |side: &str| {
-        let key = format!("{quantity}/{side}");
-        let enough = basis.rows(run).finite(&key).len() > 1;
-        enough.then(|| basis.trend(run, &key)).flatten()
+    let why = run.attribution.as_ref().map(Attribution::sentences);
+    let why = why.unwrap_or_default();
+    let watched = run
+        .attribution
+        .as_ref()
+        .filter(|_| basis == Basis::Training);
+    let (trends, rests_on) = match watched {
+        Some(attribution) => {
+            let trend = |(start, end): (f64, f64)| {
+                Some(Trend {
+                    start,
+                    end,
+                    noise: STILL_NATS,
+                })
+            };
+            let rests = format!(
+                "log-probs of the same {}, before the first step against after the last",
+                attribution.watched()
+            );
+            (attribution.ends().map(trend), rests)
+        }
+        None => {
+            let (quantity, rests_on) = evidence(run, basis)?;
+            let trend = |side: &str| {
+                let key = format!("{quantity}/{side}");
+                let enough = basis.rows(run).finite(&key).len() > 1;
+                enough.then(|| basis.trend(run, &key)).flatten()
+            };
+            (["chosen", "rejected"].map(trend), rests_on)
+        }
     };
-    let (mood, sentence) = match (trend("chosen"), trend("rejected")) {
+    let (mood, sentence) = match trends.into() {
         (Some(chosen), Some(rejected)) => both_sides(run, chosen, rejected),
         (Some(chosen), None) => one_side(["Chosen", "rejected"], chosen, Direction::Rose),
         (None, Some(rejected)) => one_side(["Rejected", "chosen"], rejected, Direction::Fell),
@@ -225,6 +263,7 @@ pub(crate) fn judge(run: &RunRecord, basis: Basis) -> Option<Verdict> {
                 sentence: "One logged step only: nothing to compare it with.".to_string(),
                 mood: Mood::Still,
                 basis: "a single row".to_string(),
+                why,
             });
         }
     };
@@ -232,6 +271,7 @@ pub(crate) fn judge(run: &RunRecord, basis: Basis) -> Option<Verdict> {
         sentence,
         mood,
         basis: rests_on,
+        why,
     })
 }
 
@@ -255,7 +295,10 @@ fn both_sides(run: &RunRecord, chosen: Trend, rejected: Trend) -> (Mood, String)
         let grew = chosen.change() > rejected.change();
         (
             Mood::Entangled,
-            together(verb, grew, case, &geometry, run.unpaired()),
+            match run.attribution {
+                Some(_) => format!("{}.", both_moved(verb, grew)),
+                None => together(verb, grew, case, &geometry, run.unpaired()),
+            },
         )
     };
     match (chosen.direction(), rejected.direction()) {
@@ -338,6 +381,15 @@ fn evidence(run: &RunRecord, basis: Basis) -> Option<(&'static str, String)> {
     }
 }
 
+fn both_moved(verb: &str, margin_grew: bool) -> String {
+    let margin = if margin_grew {
+        ""
+    } else {
+        ", and the margin shrank"
+    };
+    format!("Chosen and rejected both {verb}{margin}")
+}
+
 /// Both moved the same way: is it entanglement? `case` is the index of the matching case in [`Geometry::cases`].
 fn together(
     verb: &str,
@@ -346,12 +398,7 @@ fn together(
     geometry: &Geometry,
     unpaired: bool,
 ) -> String {
-    let margin = if margin_grew {
-        ""
-    } else {
-        ", and the margin shrank"
-    };
-    let opening = format!("Chosen and rejected both {verb}{margin}");
+    let opening = both_moved(verb, margin_grew);
     match (geometry.cosine, geometry.cases) {
         (None, _) if unpaired => format!(
             "{opening}; rows without partners have no pair of gradients that could show why."
@@ -360,13 +407,16 @@ fn together(
             format!("{opening}; this run measured no gradients, so the records do not show why.")
         }
         (Some(cosine), _) if cosine <= 0.0 => format!(
-            "{opening}, although the two gradients of a pair do not pull together (mean cosine {cosine:.2}): look at \
-             the other pairs of the batch and at the optimizer."
+            "{opening}, although the two gradients of a pair do not pull together (mean cosine {cosine:.2}): the records do \
+             not show why; --attribute measures it."
         ),
         (Some(cosine), Some(cases)) if cases[case] < 0.5 => format!(
-            "{opening}, though only {} of the measured pairs would do so by their own gradients (mean cosine \
-             {cosine:.2}): other pairs of the batch or the optimizer add to it.",
-            percent(cases[case])
+            "{opening}, though {} of the measured pairs would do so by their own gradients in one step (mean cosine \
+             {cosine:.2}): the records do not show why; --attribute measures it.",
+            match percent(cases[case]).as_str() {
+                "0 %" => "none".to_string(),
+                share => format!("only {share}"),
+            }
         ),
         (Some(cosine), _) => format!("{opening}: gradient entanglement (mean cosine {cosine:.2})."),
     }

@@ -5,6 +5,7 @@
 //! likelihood. Scoring without training is [`score_pairs`]. Draws nothing on the screen: callers pass an
 //! [`Observer`].
 
+mod attribution;
 mod checkpoint;
 mod error;
 mod metrics;
@@ -25,6 +26,7 @@ mod step_rows;
 mod trainer;
 mod unpaired_task;
 
+pub use attribution::{AttributionPlan, Parts, ProbeSource, Probes, Push, SideParts};
 pub use checkpoint::Files;
 pub use error::TrainError;
 pub use metrics::{Averages, MetricsFile};

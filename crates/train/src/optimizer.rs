@@ -62,7 +62,7 @@ impl OptimizerKind {
 }
 
 /// The shape of a parameter as it is held: a matrix that the model's file holds transposed is `[out, in]` here.
-fn held_shape(spec: &ParamSpec) -> Vec<usize> {
+pub(crate) fn held_shape(spec: &ParamSpec) -> Vec<usize> {
     match spec.shape[..] {
         [rows, cols] if spec.transposed => vec![cols, rows],
         _ => spec.shape.clone(),
@@ -76,11 +76,11 @@ const CLIP_THRESHOLD: f64 = 1.0;
 
 /// An optimizer's settings and state.
 pub struct Optimizer<B: Backend> {
-    kind: OptimizerKind,
-    weight_decay: f64,
-    step: u64,
+    pub(crate) kind: OptimizerKind,
+    pub(crate) weight_decay: f64,
+    pub(crate) step: u64,
     /// For each parameter its buffers, as [`OptimizerKind`] lists them; none for a frozen one.
-    state: Vec<Vec<B::Buffer>>,
+    pub(crate) state: Vec<Vec<B::Buffer>>,
 }
 
 impl<B: Backend> Optimizer<B> {
@@ -110,6 +110,24 @@ impl<B: Backend> Optimizer<B> {
         }
     }
 
+    /// Adafactor's hyper-parameters in this step.
+    pub(crate) fn adafactor(
+        step: u64,
+        learning_rate: f64,
+        weight_decay: f64,
+        grad_scale: f64,
+    ) -> Adafactor {
+        Adafactor {
+            learning_rate,
+            decay_rate: DECAY_RATE,
+            epsilon: EPSILON,
+            clip_threshold: CLIP_THRESHOLD,
+            weight_decay,
+            step,
+            grad_scale,
+        }
+    }
+
     /// One step with `gradients · grad_scale`.
     pub fn step(
         &mut self,
@@ -127,15 +145,7 @@ impl<B: Backend> Optimizer<B> {
             let decay = if spec.decay { self.weight_decay } else { 0.0 };
             let shape = held_shape(spec);
             let (value, state) = (&mut params.values[i], &mut self.state[i][..]);
-            let adafactor = Adafactor {
-                learning_rate,
-                decay_rate: DECAY_RATE,
-                epsilon: EPSILON,
-                clip_threshold: CLIP_THRESHOLD,
-                weight_decay: decay,
-                step: self.step,
-                grad_scale,
-            };
+            let adafactor = Self::adafactor(self.step, learning_rate, decay, grad_scale);
             match (self.kind, state) {
                 (
                     OptimizerKind::AdamW {

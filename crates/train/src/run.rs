@@ -4,6 +4,7 @@
 //! gradient norm (before clipping) of its own step. A run that goes on from a checkpoint does from there what the
 //! uninterrupted run does, bit for bit, so that weights and rows (but for the throughput) end up the same.
 
+use crate::attribution::{Taken, Watched, write_sums};
 use crate::checkpoint::{Files, OPTIMIZER, TRAINER_STATE, clear_leftovers, verify};
 use crate::error::TrainError;
 use crate::metrics::{Averages, MetricsFile};
@@ -35,6 +36,8 @@ struct Run<'a, B: Backend> {
     predictions: StepRows,
     /// `gram.jsonl`.
     grams: StepRows,
+    /// `attribution.jsonl`.
+    attributions: StepRows,
     /// Where it stands; the time of its window is up to `window_start`.
     state: TrainerState,
     window_start: Instant,
@@ -69,6 +72,7 @@ pub fn run<B: Backend>(
         metrics: MetricsFile::create(&path, &state.history)?,
         predictions: StepRows::cut_back(files.output_dir.join("predictions.jsonl"), state.step)?,
         grams: StepRows::cut_back(files.output_dir.join("gram.jsonl"), state.step)?,
+        attributions: StepRows::cut_back(files.output_dir.join("attribution.jsonl"), state.step)?,
         origin: files.resume.as_ref().map(|c| c.path().to_owned()),
         window_start: Instant::now(),
         model,
@@ -193,12 +197,33 @@ impl<B: Backend> Run<'_, B> {
         }
         let explain = measures(self.settings.update_every, step) && self.task.explains_updates();
         let snapshot = explain.then(|| Snapshot::take(&*backend, &self.model.params));
+        let settings = self.settings;
+        let attributed = settings.attribution.as_ref();
+        let attributed = attributed.filter(|plan| plan.due(step, self.plan.total));
+        let watched = attributed.map(|plan| {
+            let (model, probes) = (&*self.model, &plan.probes);
+            (
+                plan,
+                Watched::before(model, probes, &self.optimizer, plan.keep),
+            )
+        });
         let params = &mut self.model.params;
         self.optimizer
             .step(&backend, params, gradients, rate, scale);
         let seconds = started.elapsed().as_secs_f64();
         if measure {
             metrics.merge(&self.task.after_step(self.model, rate, scale));
+        }
+        if let Some((plan, watched)) = watched {
+            let record = watched.after(
+                self.model,
+                &*self.task,
+                (&plan.probes, plan.keep),
+                (&self.optimizer, gradients),
+                Taken { rate, scale },
+            );
+            metrics.merge(&record.metrics);
+            self.attributions.write(step, record.rows)?;
         }
         if let Some(mut snapshot) = snapshot {
             // The gradients are used up: Δθ may lie in their memory.
@@ -379,6 +404,7 @@ impl<B: Backend> Run<'_, B> {
         self.observer.before_save(step);
         self.predictions.sync()?;
         self.grams.sync()?;
+        self.attributions.sync()?;
         self.state.saved.retain(|&earlier| earlier < step);
         self.state.saved.push(step);
         let mut state = self.state.clone();
@@ -434,6 +460,9 @@ impl<B: Backend> Run<'_, B> {
             restore_masters(&*Arc::clone(&model.backend), &mut model.params, &optimizer)?;
         }
         files.save_model(model, &files.output_dir)?;
+        if let Some(plan) = &self.settings.attribution {
+            write_sums(&files.output_dir, plan, self.plan.total)?;
+        }
         self.task.finish(model, &files.output_dir)?;
         // Last of all: a directory that has it holds a finished run.
         let text = format!("{json:#}\n");

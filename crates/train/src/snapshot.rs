@@ -38,6 +38,11 @@ impl<B: Backend> Snapshot<B> {
         }
     }
 
+    /// The trainable parameters' numbers and values.
+    pub(crate) fn values(&self) -> &[(ParamId, B::Buffer)] {
+        &self.values
+    }
+
     /// Lets the model's parameters and these change places.
     pub fn swap(&mut self, params: &mut Parameters<B>) {
         for (id, value) in &mut self.values {

@@ -2,6 +2,7 @@
 //!
 //! What one step minimises is a [`Task`]; the loop knows only gradients and metrics.
 
+use crate::attribution::{AttributionPlan, Push};
 use crate::error::TrainError;
 use crate::metrics::Averages;
 use crate::optimizer::OptimizerKind;
@@ -69,6 +70,13 @@ pub trait Task<B: Backend> {
         _grad_scale: f64,
     ) -> StepRecord {
         StepRecord::default()
+    }
+
+    /// What each example of the last step pushes along two directions q: Σ c⟨g, q⟩ over its completions, where −∇ℓ = Σ c g
+    /// is the loss that the step went down, in parts by whose gradient g is. The model has the parameters from before the
+    /// step. Empty for a task that has no sides.
+    fn pushes(&self, _model: &LanguageModel<B>, _directions: &[Gradients<B>; 2]) -> Vec<Push> {
+        Vec::new()
     }
 
     /// Metrics of the held-out examples, without prefix; `None` when there are none, and as soon as `stop` (asked
@@ -178,6 +186,8 @@ pub struct Settings {
     pub update_every: Option<u64>,
     /// Record the batch Gram matrix in the first step and every so many steps: [`Task::batch_gram`].
     pub gram_every: Option<u64>,
+    /// Which steps are attributed, on which probes; `None` for none.
+    pub attribution: Option<AttributionPlan>,
     /// Which checkpoint is the best one, if it matters.
     pub best: Option<BestModel>,
 }

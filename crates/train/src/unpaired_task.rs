@@ -5,12 +5,14 @@
 //! There are no pairs, so no geometry. Metrics are TRL's: rewards and log-probs of liked (`chosen`) and disliked
 //! (`rejected`) rows apart, and `kl`.
 
+use crate::attribution::{Push, SideParts};
 use crate::error::TrainError;
 use crate::metrics::Averages;
 use crate::pack::draw_seed;
 use crate::reference::{ReferenceCache, SequenceKey};
 use crate::score::ROWS_PER_BATCH;
 use crate::trainer::Task;
+use unbraid_geometry::DirectionSink;
 use unbraid_model::{
     Accumulate, Batch, Forest, GradientPlan, Gradients, Keep, LanguageModel, Sequence,
 };
@@ -56,6 +58,16 @@ pub struct UnpairedTask<'a> {
     pub eval_batch: usize,
     /// Seed of the adapter's dropout.
     pub dropout_seed: Option<u64>,
+    /// What the last step did with its rows.
+    pub stepped: Vec<SteppedRows>,
+}
+
+/// Rows of a micro-batch as they entered the step.
+pub struct SteppedRows {
+    rows: Vec<usize>,
+    /// ∂ℓ/∂log π of each, its share in the step's loss included.
+    seeds: Vec<f64>,
+    dropout_seed: Option<u64>,
 }
 
 fn pack<'a>(sequences: impl Iterator<Item = &'a TokenizedSequence>) -> Forest {
@@ -172,6 +184,7 @@ impl<B: Backend> Task<B> for UnpairedTask<'_> {
         _measure: bool,
     ) -> Result<Averages, TrainError> {
         let mut metrics = Averages::default();
+        self.stepped.clear();
         for (k, rows) in micro_batches.iter().enumerate() {
             let z = self.reference_point(model, &self.train, rows, &mut metrics);
             let sequences = rows.iter().map(|&i| &self.train.examples[i].sequence);
@@ -182,10 +195,16 @@ impl<B: Backend> Task<B> for UnpairedTask<'_> {
             let coefficients =
                 self.losses(&self.train, rows, &policy, z, &mut metrics, "training")?;
             let share = 1.0 / (micro_batches.len() * rows.len()) as f64;
+            let own: Vec<f64> = coefficients.iter().map(|c| c * share).collect();
             let mut seeds = vec![0.0; batch.targets()];
-            for (response, c) in batch.forest.responses.iter().zip(coefficients) {
-                seeds[response.targets.clone()].fill(c * share);
+            for (response, c) in batch.forest.responses.iter().zip(&own) {
+                seeds[response.targets.clone()].fill(*c);
             }
+            self.stepped.push(SteppedRows {
+                rows: rows.clone(),
+                seeds: own,
+                dropout_seed: dropout,
+            });
             let plan = GradientPlan::summed(&*model.backend, &batch.forest);
             model.backward(&batch, &plan, forward, &seeds, &mut Accumulate(gradients));
         }
@@ -194,6 +213,40 @@ impl<B: Backend> Task<B> for UnpairedTask<'_> {
 
     fn after_step(&mut self, _: &LanguageModel<B>, _: f64, _: f64) -> Averages {
         Averages::default()
+    }
+
+    fn pushes(&self, model: &LanguageModel<B>, directions: &[Gradients<B>; 2]) -> Vec<Push> {
+        let mut pushes = Vec::new();
+        for stepped in &self.stepped {
+            let sequences = stepped
+                .rows
+                .iter()
+                .map(|&i| &self.train.examples[i].sequence);
+            let batch = Batch::new(&*model.backend, pack(sequences));
+            let forward = model.forward_training(&batch, self.keep, stepped.dropout_seed);
+            let plan = GradientPlan::per_response(&*model.backend, &batch.forest);
+            let along = directions.iter().map(|q| &q.values[..]).collect();
+            let mut sink = DirectionSink::along(along, stepped.rows.len());
+            let ones = vec![1.0; batch.targets()];
+            model.backward(&batch, &plan, forward, &ones, &mut sink);
+            for (r, (&i, seed)) in stepped.rows.iter().zip(&stepped.seeds).enumerate() {
+                let example = &self.train.examples[i];
+                let on = [0, 1].map(|direction| {
+                    let push = -seed * sink.changes[direction * stepped.rows.len() + r];
+                    let mut parts = SideParts::default();
+                    match example.desirable {
+                        true => parts.chosen_side = push,
+                        false => parts.rejected_side = push,
+                    }
+                    parts
+                });
+                pushes.push(Push {
+                    index: example.index,
+                    on,
+                });
+            }
+        }
+        pushes
     }
 
     fn evaluate(

@@ -470,6 +470,7 @@ fn train(update_every: Option<u64>, gram_every: Option<u64>) -> (Rows, tempfile:
         geometry_every: Some(2),
         update_every,
         gram_every,
+        attribution: None,
         best: None,
     };
     let plan = TrainingPlan {

@@ -10,6 +10,7 @@
 mod batch_gram;
 mod evaluate;
 mod moving_reference;
+mod pushes;
 mod remedy;
 mod scored;
 mod shares;
@@ -18,6 +19,7 @@ mod step;
 mod token_weights;
 mod update;
 
+use crate::attribution::Push;
 use crate::error::TrainError;
 use crate::metrics::Averages;
 use crate::pack::{ROWS_AT_ONCE, draw_seed, pack_pairs, runs_within};
@@ -25,6 +27,7 @@ use crate::record::PairRecord;
 use crate::score::ScoredPair;
 use crate::snapshot::Snapshot;
 use crate::trainer::{StepRecord, Task};
+use pushes::SteppedRun;
 use scored::Scored;
 use std::path::Path;
 use token_weights::{Constant, TokenWeights};
@@ -174,8 +177,22 @@ struct SteppedPair {
     d_l: f64,
     /// Factor of this pair's loss in the step's loss.
     share: f64,
+    /// k of its likelihood term, as it was used.
+    likelihood: f64,
+    /// Whether d_w holds k too: it does where every token counts once.
+    likelihood_in_d_w: bool,
     /// What was measured of it, in a measured step.
     measured: Option<Measured>,
+}
+
+impl SteppedPair {
+    /// d_w of the margin alone.
+    fn margin_d_w(&self) -> f64 {
+        match self.likelihood_in_d_w {
+            true => self.d_w - self.likelihood,
+            false => self.d_w,
+        }
+    }
 }
 
 struct Measured {
@@ -195,6 +212,8 @@ pub struct PreferenceTask<'a, B: Backend> {
     /// Texts of tokens, one each, for what the run writes for people; without it no tokens are shown.
     pub decode: Option<Decode<'a>>,
     stepped: Vec<SteppedPair>,
+    /// Which of them were computed together.
+    runs: Vec<SteppedRun>,
     /// Micro-batches of the last step.
     micro_batches: usize,
     records: Vec<PairRecord>,
@@ -242,6 +261,7 @@ impl<'a, B: Backend> PreferenceTask<'a, B> {
             moving,
             decode: None,
             stepped: Vec::new(),
+            runs: Vec::new(),
             micro_batches: 0,
             records: Vec::new(),
         }
@@ -358,6 +378,7 @@ impl<B: Backend> Task<B> for PreferenceTask<'_, B> {
     ) -> Result<Averages, TrainError> {
         let mut metrics = Averages::default();
         self.stepped.clear();
+        self.runs.clear();
         self.micro_batches = micro_batches.len();
         self.records.clear();
         let mut drawn = 0;
@@ -436,6 +457,10 @@ impl<B: Backend> Task<B> for PreferenceTask<'_, B> {
         grad_scale: f64,
     ) -> StepRecord {
         self.explain_update(model, snapshot, delta, learning_rate * grad_scale)
+    }
+
+    fn pushes(&self, model: &LanguageModel<B>, directions: &[Gradients<B>; 2]) -> Vec<Push> {
+        self.pushes_of_step(model, directions)
     }
 
     fn on_step_end(&mut self, model: &LanguageModel<B>, step: u64) -> Result<(), TrainError> {

@@ -1,5 +1,6 @@
 //! One micro-batch: forward, objective, measurement, remedy, backward.
 
+use super::pushes::{SteppedRun, likelihood_shares};
 use super::scored::pair_targets;
 use super::{
     Judged, Measured, PreferenceTask, Scored, Side, SteppedPair, TokenMask, clusters, targets,
@@ -66,6 +67,8 @@ impl<B: Backend> PreferenceTask<'_, B> {
             .measure
             .then(|| self.before(model, &batch, step, &scored));
 
+        let likelihood = self.likelihood_of(&scored, &judged);
+        let d_w_before: Vec<f64> = judged.losses.iter().map(|loss| loss.d_w).collect();
         let (losses, grams) = self.walk_back(
             model,
             &batch,
@@ -75,13 +78,21 @@ impl<B: Backend> PreferenceTask<'_, B> {
             &factors,
             (gradients, step),
         );
+        let likelihood = likelihood_shares(&scored, likelihood, &d_w_before, &losses);
         let measured = before.zip(grams.as_ref());
+        let first = self.stepped.len();
+        self.runs.push(SteppedRun {
+            pairs: first..first + step.examples.len(),
+            dropout_seed: step.dropout_seed,
+        });
         for (i, &example) in step.examples.iter().enumerate() {
             self.stepped.push(SteppedPair {
                 example,
                 d_w: losses[i].d_w,
                 d_l: losses[i].d_l,
                 share: factors[i],
+                likelihood: likelihood[i],
+                likelihood_in_d_w: !scored.weighted,
                 measured: measured.as_ref().map(|(before, grams)| Measured {
                     gram: grams[i],
                     before: before[i],
@@ -93,6 +104,19 @@ impl<B: Backend> PreferenceTask<'_, B> {
             self.log_pairs(step, &scored, &losses, grams.as_deref());
         }
         Ok(())
+    }
+
+    /// k of each pair's likelihood term, with the factor that WPO gives the pair.
+    fn likelihood_of(&self, scored: &Scored, judged: &Judged) -> Vec<f64> {
+        if scored.weighted {
+            return judged.likelihood.clone();
+        }
+        let plain = self
+            .settings
+            .objective
+            .likelihood_coefficients(&scored.logps);
+        let pairs = plain.into_iter().zip(&scored.pair_weights);
+        pairs.map(|(k, weight)| k * weight).collect()
     }
 
     /// Adds the gradient of judged pairs, after the remedy; their final coefficients, and what was measured of them.

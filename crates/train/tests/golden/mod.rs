@@ -134,6 +134,7 @@ pub fn train<B: Backend>(
         geometry_every,
         update_every: None,
         gram_every: None,
+        attribution: None,
         best: None,
     };
     let batch = t["pairs_per_step"].as_u64().unwrap() as usize / accumulation;

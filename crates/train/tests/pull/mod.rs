@@ -174,6 +174,7 @@ pub fn case() -> Case {
             geometry_every: Some(2),
             update_every: None,
             gram_every: None,
+            attribution: None,
             best: None,
         },
         plan: TrainingPlan { sampler, total: 12 },

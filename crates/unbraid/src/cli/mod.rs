@@ -32,8 +32,9 @@ pub use commands::{
 pub use error::{CliError, Place};
 pub use recipe::to_recipe;
 pub use values::{
-    Device, Dtype, FDivergence, Geometry, KeyValues, LrSchedulerType, MaxLength, NpoScale, Optim,
-    Parameters, Remedy, Resume, SamplingStrategy, Semantics, Steps, Strategy, TokenMask,
+    Attribute, Device, Dtype, FDivergence, Geometry, KeyValues, LrSchedulerType, MaxLength,
+    NpoScale, Optim, Parameters, Remedy, Resume, SamplingStrategy, Semantics, Steps, Strategy,
+    TokenMask,
 };
 
 /// A command line, resolved.

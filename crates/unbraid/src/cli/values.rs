@@ -403,6 +403,42 @@ impl Geometry {
     }
 }
 
+/// How often a training run attributes its held-out changes: `off`, `auto` (as often as a tenth of the time allows),
+/// `every` step or each Nth.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Attribute {
+    /// Never.
+    Off,
+    /// At most a tenth of the run's time, but at least five steps.
+    Auto,
+    /// Each `N`th optimizer step. Never 0.
+    EachNth(u64),
+}
+
+impl FromStr for Attribute {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        if text == "auto" {
+            return Ok(Self::Auto);
+        }
+        let geometry = Geometry::from_str(text);
+        let geometry = geometry.map_err(|_| "expected auto, off, every or a number of steps")?;
+        Ok(geometry.steps().map_or(Self::Off, Self::EachNth))
+    }
+}
+
+impl Serialize for Attribute {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        match self {
+            Self::Off => serializer.serialize_str("off"),
+            Self::Auto => serializer.serialize_str("auto"),
+            Self::EachNth(1) => serializer.serialize_str("every"),
+            Self::EachNth(n) => serializer.serialize_u64(*n),
+        }
+    }
+}
+
 impl Serialize for Geometry {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         match self {

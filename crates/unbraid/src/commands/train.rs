@@ -11,8 +11,8 @@ use unbraid_preference::{TokenizedPair, TokenizedSequence, data_fingerprint};
 use unbraid_tensor::Backend;
 use unbraid_text::Tokenizer;
 use unbraid_train::{
-    MovingReference, PreferenceSettings, PreferenceTask, ReferenceCache, ReferencedPairs, Remedy,
-    TokenMask, score_reference,
+    MovingReference, PreferenceSettings, PreferenceTask, Probes, ReferenceCache, ReferencedPairs,
+    Remedy, TokenMask, score_reference,
 };
 
 /// Trains as `config` says.
@@ -74,7 +74,15 @@ fn paired(
     let plan = training::plan(options, config.model.seed, lengths.collect());
     let mut facts = resume_facts(config, &source, data_fingerprint(&train))?;
     let start = training::start(config, options, &plan, &facts)?;
-    let start = start.explaining_updates(config.update_every);
+    let per_step = options.per_device_train_batch_size * options.gradient_accumulation_steps;
+    let tokens = train.pairs.iter().map(pair_tokens).sum::<usize>() as f64;
+    let step_tokens = per_step as f64 * tokens / train.pairs.len().max(1) as f64;
+    let attribution = training::attribution(config, &plan, step_tokens, |count| {
+        Probes::of_pairs(eval, &train.pairs, &plan, count)
+    });
+    let start = start
+        .explaining_updates(config.update_every)
+        .attributing(attribution);
     let reads_reference = objective.needs_reference() && !config.objective.reference_free;
     let mut settings = task_settings(config, objective, remedy);
 
@@ -122,6 +130,11 @@ fn paired(
     training::run(
         &mut model, &mut task, &plan, start, common, beside, interrupt,
     )
+}
+
+/// Tokens that a pair's forward pass computes: its prompt once.
+fn pair_tokens(pair: &TokenizedPair) -> usize {
+    pair.chosen.ids.len() + pair.rejected.completion().len()
 }
 
 /// What is minimised, and how; the adapter's dropout and a token mask come with the model.

@@ -9,8 +9,8 @@
 use super::lock::DirLock;
 use super::{End, Interrupt, load, output, progress::TrainingProgress, tracking::Tracking};
 use crate::cli::{
-    Geometry, KeyValues, ModelArgs, Optim, Resume, SamplingStrategy, Steps, Strategy,
-    TrainerOptions,
+    Attribute, Geometry, KeyValues, ModelArgs, Optim, Resume, SamplingStrategy, Steps, Strategy,
+    TrainConfig, TrainerOptions,
 };
 use anyhow::{Context, Result, anyhow, bail};
 use serde::Serialize;
@@ -21,8 +21,8 @@ use unbraid_model::{Keep, LanguageModel};
 use unbraid_tensor::Backend;
 use unbraid_text::Tokenizer;
 use unbraid_train::{
-    BestModel, Cadence, Checkpoint, Files, OptimizerKind, Outcome, RunIdentity, Sampler,
-    SamplingOrder, Schedule, ScheduleKind, Settings, Task, TrainingPlan,
+    AttributionPlan, BestModel, Cadence, Checkpoint, Files, OptimizerKind, Outcome, Probes,
+    RunIdentity, Sampler, SamplingOrder, Schedule, ScheduleKind, Settings, Task, TrainingPlan,
 };
 
 /// The order of examples and the number of steps.
@@ -98,6 +98,7 @@ pub(crate) fn settings(options: &TrainerOptions, plan: &TrainingPlan) -> Result<
         geometry_every: options.geometry.steps(),
         update_every: None,
         gram_every: options.gram_every.steps(),
+        attribution: None,
         best: best_model(options),
     })
 }
@@ -123,7 +124,7 @@ const FREE_TO_CHANGE: &[&str] = &[
     "overwrite_output_dir", "run_name", "report_to", "log_pairs", "resume_from_checkpoint",
     "device", "threads", "gradient_checkpointing", "per_device_eval_batch_size", "precompute_ref_log_probs",
     "logging_steps", "logging_first_step", "eval_strategy", "eval_steps", "eval_on_start", "save_strategy", "save_steps",
-    "save_total_limit", "load_best_model_at_end", "metric_for_best_model", "greater_is_better", "gram_every", "update_every",
+    "save_total_limit", "load_best_model_at_end", "metric_for_best_model", "greater_is_better", "gram_every", "update_every", "attribute", "attribute_probes",
     "eval_geometry",
     "optim", "optim_args", "adam_beta1", "adam_beta2", "adam_epsilon", "momentum", "lr_scheduler_type",
     "lr_scheduler_kwargs", "warmup_ratio", "warmup_steps", "num_train_epochs", "max_steps", "geometry", "json",
@@ -144,6 +145,40 @@ impl Start {
         self.settings.update_every = every.steps().filter(|_| measures);
         self
     }
+
+    /// The same with held-out changes attributed.
+    pub(crate) fn attributing(mut self, plan: Option<AttributionPlan>) -> Self {
+        self.settings.attribution = plan;
+        self
+    }
+}
+
+/// Which steps of a run are attributed, on which completions; says so. `step_tokens` are a step's tokens on average,
+/// prompts once; `probes` gives that many completions to watch.
+pub(crate) fn attribution(
+    config: &TrainConfig,
+    plan: &TrainingPlan,
+    step_tokens: f64,
+    probes: impl FnMut(usize) -> Probes,
+) -> Option<AttributionPlan> {
+    let every = match config.attribute {
+        Attribute::Off => return None,
+        Attribute::Auto if config.trainer.geometry == Geometry::Off => return None,
+        Attribute::Auto => None,
+        Attribute::EachNth(n) => Some(n),
+    };
+    let count = config.attribute_probes;
+    let mut chosen = AttributionPlan::new(every, count, plan, step_tokens, probes)?;
+    chosen.keep = keep(&config.trainer);
+    eprintln!(
+        "attribution: {} {}, every {} of {} steps, about {:.0} % of the time of training (--attribute off: none)",
+        chosen.probes.rows.len(),
+        chosen.probes.source.describe(),
+        chosen.every,
+        plan.total,
+        100.0 * chosen.share_of_time,
+    );
+    Some(chosen)
 }
 
 /// Decides from where the run starts and makes its output directory; says what is passed over and why.

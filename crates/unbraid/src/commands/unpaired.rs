@@ -10,7 +10,7 @@ use unbraid_preference::{
     DatasetSource, RowKind, UnpairedDataset, load_rows, tokenize_unpaired, unpaired_fingerprint,
 };
 use unbraid_text::Tokenizer;
-use unbraid_train::{ReferencedExamples, UnpairedTask};
+use unbraid_train::{Probes, ReferencedExamples, UnpairedTask};
 
 /// Whether the training rows are judged completions and no pairs: the first row says.
 pub(super) fn rows_are_unpaired(config: &TrainConfig) -> Result<bool> {
@@ -144,7 +144,14 @@ pub(super) fn run(
     let lengths = training_rows.examples.iter().map(|e| e.sequence.ids.len());
     let plan = training::plan(options, config.model.seed, lengths.collect());
     let facts = train::resume_facts(config, source, unpaired_fingerprint(&training_rows))?;
-    let start = training::start(config, options, &plan, &facts)?;
+    let per_step = options.per_device_train_batch_size * options.gradient_accumulation_steps;
+    let examples = &training_rows.examples;
+    let tokens = examples.iter().map(|e| e.sequence.ids.len()).sum::<usize>() as f64;
+    let step_tokens = per_step as f64 * tokens / examples.len().max(1) as f64;
+    let attribution = training::attribution(config, &plan, step_tokens, |count| {
+        Probes::of_examples(eval, examples, &plan, count)
+    });
+    let start = training::start(config, options, &plan, &facts)?.attributing(attribution);
 
     let sequences: Vec<_> = all
         .iter()
@@ -171,6 +178,7 @@ pub(super) fn run(
         keep: training::keep(options),
         eval_batch,
         dropout_seed: adapt::dropout_seed(&model, config.model.seed),
+        stepped: Vec::new(),
     };
     drop(known);
     let generation = source.generation_config();

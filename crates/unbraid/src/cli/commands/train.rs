@@ -4,8 +4,8 @@ use clap::{ArgAction, Args};
 use serde::Serialize;
 
 use super::super::values::{
-    FDivergence, Geometry, NpoScale, Remedy, Semantics, TokenMask, count, finite, flip_probability,
-    non_empty, non_negative, positive, positive_share, share, whole,
+    Attribute, FDivergence, Geometry, NpoScale, Remedy, Semantics, TokenMask, count, finite,
+    flip_probability, non_empty, non_negative, positive, positive_share, share, whole,
 };
 use super::shared::{DataArgs, LoraArgs, ModelArgs, TrainerOptions};
 
@@ -52,6 +52,22 @@ pub struct TrainConfig {
         help_heading = "Geometry"
     )]
     pub update_every: Geometry,
+
+    /// Attribute the held-out log-probs' change to its causes in attribution.jsonl: whose gradients, momentum, decay; auto
+    /// measures as often as a tenth of the run's time allows (at least five steps), or each Nth step, every, off. Needs
+    /// three copies of the trained parameters in memory. With geometry off, auto is off.
+    #[arg(
+        long,
+        value_name = "N",
+        default_value = "auto",
+        help_heading = "Geometry"
+    )]
+    pub attribute: Attribute,
+
+    /// Completions that attribution watches, held-out ones where there are any; default: 32, fewer in short runs.
+    #[arg(long, value_name = "N", value_parser = count, help_heading = "Geometry")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub attribute_probes: Option<usize>,
 
     /// Measure the geometry of the first N held-out pairs at every evaluation; 0: of none.
     #[arg(long, value_name = "N", default_value = "0", value_parser = whole::<usize>, help_heading = "Geometry")]
