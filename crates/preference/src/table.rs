@@ -155,7 +155,7 @@ impl Table {
             if !self.text.loads(field.name()) {
                 continue;
             }
-            let value = match cell(column.as_ref(), at) {
+            let value = match cell(field, column.as_ref(), at) {
                 Ok(value) => value,
                 Err(_) if !self.text.reads(field.name()) => Value::Null,
                 Err(reason) => {

@@ -5,26 +5,17 @@
 //! (`bos_token`, `eos_token`, ...), the functions `raise_exception` and `strftime_now` and a `tojson` that does not
 //! escape HTML. The same is set up here on `minijinja`, with Python's string and list methods.
 //! `{% generation %}` blocks only mark spans for assistant masks; they are rendered as their content.
-//! Left out: tools and documents (`none`), and messages with images.
+//! Messages are whole (`message.rs`); what else a row gives is in `inputs.rs`. Left out: messages with images.
 //! Source: `transformers/utils/chat_template_utils.py`, version 5. Tested in `tests/chat_template.rs`.
 
 use std::collections::BTreeMap;
 
+use crate::error::{Result, TextError};
+use crate::inputs::TemplateInputs;
+use crate::message::Message;
 use minijinja::syntax::SyntaxConfig;
 use minijinja::value::{Kwargs, Serde, Value};
 use minijinja::{Environment, Error, ErrorKind, Output, State, UndefinedBehavior};
-use serde::{Deserialize, Serialize};
-
-use crate::error::{Result, TextError};
-
-/// One turn of a conversation.
-#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
-pub struct Message {
-    /// Who speaks: `system`, `user`, `assistant`, or what else the template knows.
-    pub role: String,
-    /// What is said.
-    pub content: String,
-}
 
 /// A compiled chat template.
 #[derive(Clone)]
@@ -84,13 +75,15 @@ impl ChatTemplate {
         &self.source
     }
 
-    /// Renders a conversation. `special_tokens` are variables such as `bos_token`, by name.
+    /// Renders a conversation with what its row gives besides. `special_tokens` are variables such as `bos_token`, by
+    /// name; the row's variables come before them.
     ///
     /// # Errors
     /// [`TextError::TemplateRender`] when the template fails or calls `raise_exception`.
     pub fn render(
         &self,
         messages: &[Message],
+        inputs: &TemplateInputs,
         add_generation_prompt: bool,
         special_tokens: &BTreeMap<String, String>,
     ) -> Result<String> {
@@ -98,16 +91,19 @@ impl ChatTemplate {
             reason: describe(&error),
             roles: messages
                 .iter()
-                .map(|message| message.role.clone())
+                .map(|message| message.role().to_owned())
                 .collect(),
         };
         let mut context: BTreeMap<&str, Value> = special_tokens
             .iter()
             .map(|(name, token)| (name.as_str(), Value::from(token.as_str())))
             .collect();
+        let given = inputs.variables.iter();
+        context.extend(given.map(|(name, value)| (name.as_str(), Value::from(Serde(value)))));
+        let messages: Vec<_> = messages.iter().map(Message::for_template).collect();
         context.insert("messages", Value::from(Serde(messages)));
-        context.insert("tools", Value::from(()));
-        context.insert("documents", Value::from(()));
+        context.insert("tools", Value::from(Serde(&inputs.tools)));
+        context.insert("documents", Value::from(Serde(&inputs.documents)));
         context.insert("add_generation_prompt", Value::from(add_generation_prompt));
         let template = self.environment.get_template(NAME).map_err(failed)?;
         template.render(Value::from_pairs(context)).map_err(failed)
