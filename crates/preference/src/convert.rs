@@ -17,10 +17,19 @@ use serde_json::{Map, Value};
 /// The value at `row` of a column; null for a null. The error names the type that is not supported.
 pub(crate) fn cell(field: &Field, array: &dyn Array, row: usize) -> Result<Value, String> {
     let value = plain(array, row)?;
-    match (field.extension_type_name(), value) {
-        (Some("arrow.json"), Value::String(text)) => serde_json::from_str(&text)
-            .map_err(|error| format!("not the JSON it should be: {error}")),
-        (_, value) => Ok(value),
+    match field.extension_type_name() {
+        Some("arrow.json") => described(value),
+        _ => Ok(value),
+    }
+}
+
+/// The value that JSON text describes; what is no text stays as it is.
+pub(crate) fn described(value: Value) -> Result<Value, String> {
+    match value {
+        Value::String(text) => {
+            serde_json::from_str(&text).map_err(|error| format!("its text is not JSON: {error}"))
+        }
+        other => Ok(other),
     }
 }
 

@@ -6,6 +6,11 @@
 //! when they agree in every field. What a conversation's row says to the chat template besides, `tools` and
 //! `chat_template_kwargs`, is kept with it.
 //!
+//! Values are those of the file. `datasets` 5.2, which reads for TRL, changes some on the way: keys are put in the order
+//! of the first row where all rows have the same ones, whole numbers become fractions beside fractions, text that looks
+//! like a date becomes one where a whole column does, and in a column that mixes text with objects or lists, text that
+//! is JSON is parsed; fractions beside other kinds are cut to ten digits. A template would show these changes.
+//!
 //! Rows with pictures are refused, by the column's name, as TRL refuses them beside a text model.
 //! Tested in `tests/shapes.rs` and `tests/whole_rows.rs`.
 
@@ -197,7 +202,7 @@ impl Row {
                 Content::Text(text) => {
                     return Err(reader.mistyped(
                         "messages",
-                        "a list of {role, content}",
+                        "a list of messages",
                         &Value::from(text),
                     ));
                 }
