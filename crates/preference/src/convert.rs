@@ -1,6 +1,9 @@
-//! One cell of an Arrow table as JSON: text, numbers, booleans, and lists and structs of them.
+//! One cell of an Arrow table as JSON: text, numbers, booleans, and lists and structs of them, nulls included.
+//!
+//! Text of the extension type `arrow.json`, which `datasets` 5 writes for objects whose keys differ from row to row,
+//! is the value that it describes. A struct has all its fields in every row: those that a row does not give are null.
 //! Left out: dates, decimals, binary, maps and unions, which no column of a preference row needs.
-//! Tested in `tests/formats.rs`.
+//! Tested in `tests/formats.rs` and `tests/whole_rows.rs`.
 
 use arrow_array::cast::AsArray;
 use arrow_array::types::{
@@ -8,11 +11,30 @@ use arrow_array::types::{
     UInt32Type, UInt64Type,
 };
 use arrow_array::{Array, ArrayRef};
-use arrow_schema::DataType;
+use arrow_schema::{DataType, Field};
 use serde_json::{Map, Value};
 
-/// The value at `row`; null for a null. The error names the type that is not supported.
-pub(crate) fn cell(array: &dyn Array, row: usize) -> Result<Value, String> {
+/// The value at `row` of a column; null for a null. The error names the type that is not supported.
+pub(crate) fn cell(field: &Field, array: &dyn Array, row: usize) -> Result<Value, String> {
+    let value = plain(array, row)?;
+    match field.extension_type_name() {
+        Some("arrow.json") => described(value),
+        _ => Ok(value),
+    }
+}
+
+/// The value that JSON text describes; what is no text stays as it is.
+pub(crate) fn described(value: Value) -> Result<Value, String> {
+    match value {
+        Value::String(text) => {
+            serde_json::from_str(&text).map_err(|error| format!("its text is not JSON: {error}"))
+        }
+        other => Ok(other),
+    }
+}
+
+/// The value as it is stored.
+fn plain(array: &dyn Array, row: usize) -> Result<Value, String> {
     if array.is_null(row) {
         return Ok(Value::Null);
     }
@@ -32,19 +54,19 @@ pub(crate) fn cell(array: &dyn Array, row: usize) -> Result<Value, String> {
         DataType::UInt64 => Value::from(array.as_primitive::<UInt64Type>().value(row)),
         DataType::Float32 => float(f64::from(array.as_primitive::<Float32Type>().value(row))),
         DataType::Float64 => float(array.as_primitive::<Float64Type>().value(row)),
-        DataType::List(_) => list(&array.as_list::<i32>().value(row))?,
-        DataType::LargeList(_) => list(&array.as_list::<i64>().value(row))?,
-        DataType::FixedSizeList(..) => list(&array.as_fixed_size_list().value(row))?,
+        DataType::List(item) => list(item, &array.as_list::<i32>().value(row))?,
+        DataType::LargeList(item) => list(item, &array.as_list::<i64>().value(row))?,
+        DataType::FixedSizeList(item, _) => list(item, &array.as_fixed_size_list().value(row))?,
         DataType::Struct(fields) => {
             let mut object = Map::new();
             for (field, column) in fields.iter().zip(array.as_struct().columns()) {
-                object.insert(field.name().clone(), cell(column.as_ref(), row)?);
+                object.insert(field.name().clone(), cell(field, column.as_ref(), row)?);
             }
             Value::Object(object)
         }
         DataType::Dictionary(..) => {
             let dictionary = array.as_any_dictionary();
-            cell(
+            plain(
                 dictionary.values().as_ref(),
                 dictionary.normalized_keys()[row],
             )?
@@ -53,9 +75,9 @@ pub(crate) fn cell(array: &dyn Array, row: usize) -> Result<Value, String> {
     })
 }
 
-fn list(items: &ArrayRef) -> Result<Value, String> {
+fn list(item: &Field, items: &ArrayRef) -> Result<Value, String> {
     (0..items.len())
-        .map(|at| cell(items.as_ref(), at))
+        .map(|at| cell(item, items.as_ref(), at))
         .collect::<Result<Vec<_>, _>>()
         .map(Value::Array)
 }

@@ -137,6 +137,17 @@ pub enum PreferenceError {
         /// The columns of the row.
         columns: Vec<String>,
     },
+    /// A row with pictures, sound or film.
+    #[error(
+        "{location}: {what} belongs to a data set with pictures, and only text models are trained here\n\
+         hint: if the text alone is wanted, write the data set without it"
+    )]
+    Pictures {
+        /// File and line or row.
+        location: Location,
+        /// What shows it: a column, or a part of a message.
+        what: String,
+    },
     /// Text in one column and a conversation in another.
     #[error("{location}: {columns} must all be text or all be conversations")]
     MixedContent {

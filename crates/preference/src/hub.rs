@@ -76,7 +76,7 @@ pub(crate) fn fetch_dataset_split(
     files_of_directory(&snapshot, config, split)
 }
 
-/// Files at the top of a model repository that loading it can need.
+/// Files of a model repository that loading it can need: those at its top, and named chat templates.
 fn is_model_file(name: &str) -> bool {
     const NAMES: [&str; 12] = [
         "config.json",
@@ -92,7 +92,10 @@ fn is_model_file(name: &str) -> bool {
         "tokenizer.model",
         "chat_template.jinja",
     ];
-    NAMES.contains(&name) || (name.ends_with(".safetensors") && !name.contains('/'))
+    let named_template = name.starts_with("additional_chat_templates/") && name.ends_with(".jinja");
+    NAMES.contains(&name)
+        || (name.ends_with(".safetensors") && !name.contains('/'))
+        || named_template
 }
 
 const HINT: &str =

@@ -12,7 +12,7 @@
 //! 1.16's `DPOTrainer`, `KTOTrainer` and `SFTTrainer` token for token, which `tests/parity` checks against recordings.
 //! Every error names the file and the line or row.
 //!
-//! Left out: images and tools in rows, data-set scripts of the hub, and training on ids that stay on the disk (all
+//! Left out: pictures in rows (they are refused), data-set scripts of the hub, and training on ids that stay on the disk (all
 //! token ids of a run are in memory). A `.json` document that is not a list is read whole, as is a compressed Parquet
 //! file.
 

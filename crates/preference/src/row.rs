@@ -2,25 +2,36 @@
 //!
 //! A row is recognised by its columns, as TRL documents them; columns that no shape needs are ignored. Preference
 //! columns come first: a row with `chosen` and `rejected` is a preference even when it also has `messages`.
-//! Prompts that are only implied (the common beginning of chosen and rejected) are split off here.
-//! Tested in `tests/shapes.rs`.
+//! Prompts that are only implied (the common beginning of chosen and rejected) are split off here; turns are common
+//! when they agree in every field. What a conversation's row says to the chat template besides, `tools` and
+//! `chat_template_kwargs`, is kept with it.
+//!
+//! Values are those of the file. `datasets` 5.2, which reads for TRL, changes some on the way: keys are put in the order
+//! of the first row where all rows have the same ones, whole numbers become fractions beside fractions, text that looks
+//! like a date becomes one where a whole column does, and in a column that mixes text with objects or lists, text that
+//! is JSON is parsed; fractions beside other kinds are cut to ten digits. A template would show these changes.
+//!
+//! Rows with pictures are refused, by the column's name, as TRL refuses them beside a text model.
+//! Tested in `tests/shapes.rs` and `tests/whole_rows.rs`.
 
 use std::path::Path;
 use std::sync::Arc;
 
 use serde_json::{Map, Value};
-use unbraid_text::Message;
+use unbraid_text::{Message, TemplateInputs};
 
 use crate::error::{PreferenceError, Result};
 use crate::prompt::{split_messages, split_prompt};
+use crate::tokenize::at;
 
 /// The shapes of rows that are accepted, for messages.
 pub const ACCEPTED_SHAPES: &str = "{prompt, chosen, rejected}, {chosen, rejected} (the prompt is their common \
      beginning), {prompt, completion, label}, {prompt, completion}, {messages}, {text}; prompt, chosen, rejected and \
-     completion are text or lists of {role, content}; an optional numeric `weight`";
+     completion are text or lists of {role, content, ...}; an optional numeric `weight`; with conversations optional \
+     `tools` and `chat_template_kwargs`";
 
 /// The columns that are read; all others are ignored.
-pub(crate) const COLUMNS: [&str; 8] = [
+pub(crate) const COLUMNS: [&str; 10] = [
     "prompt",
     "chosen",
     "rejected",
@@ -29,6 +40,21 @@ pub(crate) const COLUMNS: [&str; 8] = [
     "messages",
     "text",
     "weight",
+    TOOLS,
+    KWARGS,
+];
+
+const TOOLS: &str = "tools";
+const KWARGS: &str = "chat_template_kwargs";
+
+/// Columns of rows that show pictures: TRL refuses the first two beside a text model, the others hold pictures that
+/// a processor has read.
+const PICTURES: [&str; 5] = [
+    "image",
+    "images",
+    "pixel_values",
+    "pixel_attention_mask",
+    "image_grid_thw",
 ];
 
 /// Where a row came from: shown as `file:12` for lines and `file, row 12` for rows, both counted from 1.
@@ -138,6 +164,8 @@ pub struct Row {
     pub weight: f64,
     /// What it says.
     pub kind: RowKind,
+    /// What it gives the chat template beside its messages; nothing where it is plain text.
+    pub inputs: TemplateInputs,
     /// All its columns as they were read, where they were asked for
     /// ([`stream_whole_rows`](crate::stream_whole_rows)).
     pub columns: Option<Map<String, Value>>,
@@ -174,7 +202,7 @@ impl Row {
                 Content::Text(text) => {
                     return Err(reader.mistyped(
                         "messages",
-                        "a list of {role, content}",
+                        "a list of messages",
                         &Value::from(text),
                     ));
                 }
@@ -193,10 +221,12 @@ impl Row {
             });
         };
         let weight = reader.weight()?;
+        let inputs = reader.inputs(&kind)?;
         Ok(Self {
             location,
             weight,
             kind,
+            inputs,
             columns: None,
         })
     }
@@ -229,6 +259,15 @@ impl TextField {
 
     /// The row of these columns.
     pub(crate) fn row(&self, location: Location, mut columns: Columns) -> Result<Row> {
+        // Rows read whole may be material for something else than a conversation.
+        if !self.whole
+            && let Some(column) = columns.names.iter().find(|name| is_picture(name))
+        {
+            return Err(PreferenceError::Pictures {
+                location,
+                what: format!("column `{column}`"),
+            });
+        }
         let whole = self.whole.then(|| columns.values.clone());
         if let Some(name) = &self.name
             && let Some(text) = columns.values.remove(&**name)
@@ -239,6 +278,10 @@ impl TextField {
         row.columns = whole;
         Ok(row)
     }
+}
+
+fn is_picture(column: &str) -> bool {
+    PICTURES.contains(&column)
 }
 
 /// A row's columns as JSON, and the names of all columns that its file has.
@@ -284,26 +327,42 @@ impl Reader<'_> {
     }
 
     fn content(&self, column: &'static str) -> Result<Content> {
-        const EXPECTED: &str = "text or a list of {role, content} objects whose values are text";
+        const EXPECTED: &str =
+            "text or a list of messages, each an object with a `role` that is text";
         let value = self.value(column)?;
         match value {
             Value::String(text) => Ok(Content::Text(text.clone())),
             Value::Array(turns) if !turns.is_empty() => {
-                let turn = |turn: &Value| {
-                    let field =
-                        |name: &str| turn.get(name).and_then(Value::as_str).map(str::to_owned);
-                    Some(Message {
-                        role: field("role")?,
-                        content: field("content")?,
-                    })
-                };
+                let turn = |turn: &Value| Message::from_fields(turn.as_object()?.clone());
                 let turns: Option<Vec<Message>> = turns.iter().map(turn).collect();
-                turns
-                    .map(Content::Conversation)
-                    .ok_or_else(|| self.mistyped(column, EXPECTED, value))
+                let turns = turns.ok_or_else(|| self.mistyped(column, EXPECTED, value))?;
+                match turns.iter().find_map(Message::medium) {
+                    None => Ok(Content::Conversation(turns)),
+                    Some(kind) => Err(PreferenceError::Pictures {
+                        location: self.location.clone(),
+                        what: format!("a part of type `{kind}` in column `{column}`"),
+                    }),
+                }
             }
             other => Err(self.mistyped(column, EXPECTED, other)),
         }
+    }
+
+    /// The columns that the chat template sees beside the messages. Plain text goes through no template.
+    fn inputs(&self, kind: &RowKind) -> Result<TemplateInputs> {
+        let values = &self.columns.values;
+        let read = || TemplateInputs::new(values.get(TOOLS), values.get(KWARGS));
+        let inputs = match kind {
+            RowKind::Messages(_) => read(),
+            RowKind::Preference { prompt, .. }
+            | RowKind::Unpaired { prompt, .. }
+            | RowKind::PromptCompletion { prompt, .. } => match prompt {
+                Content::Conversation(_) => read().and_then(TemplateInputs::for_prompts),
+                Content::Text(_) => Ok(TemplateInputs::default()),
+            },
+            RowKind::Text(_) => Ok(TemplateInputs::default()),
+        };
+        inputs.map_err(at(self.location))
     }
 
     fn preference(&self) -> Result<RowKind> {

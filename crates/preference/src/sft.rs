@@ -241,8 +241,9 @@ fn encode_row(row: &Row, tok: &Tokenizer) -> Result<Option<Encoded>> {
             whole(encode_text(tok, &with_eos(text, text, tok)?).map_err(at(&row.location))?)
         }
         RowKind::Messages(messages) => {
+            let prompted = row.inputs.add_generation_prompt.unwrap_or(false);
             let text = tok
-                .apply_chat_template(messages, false)
+                .render_row(messages, &row.inputs, prompted)
                 .map_err(at(&row.location))?;
             whole(tok.encode(&text, false).map_err(at(&row.location))?)
         }
@@ -255,7 +256,7 @@ fn encode_row(row: &Row, tok: &Tokenizer) -> Result<Option<Encoded>> {
             if is_blank(completion, tok) {
                 return Ok(None);
             }
-            let prepared = prepare(&row.location, tok, prompt, [completion])?;
+            let prepared = prepare(row, tok, prompt, [completion])?;
             let [ids] = prepared.full_ids;
             let prompt_len = common_prefix(&prepared.prompt_ids, &ids);
             Ok(Some(Encoded {

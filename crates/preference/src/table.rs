@@ -1,6 +1,7 @@
 //! Rows of Parquet and Arrow files, batch by batch, and of them only the columns that a row can use.
 //!
-//! A compressed Parquet file (`.parquet.gz`) is read whole, because its footer comes last. The readers trust a
+//! A column that Parquet itself calls JSON holds the values that its text describes (so does text of the Arrow type
+//! `arrow.json`, see `convert.rs`). A compressed Parquet file (`.parquet.gz`) is read whole, because its footer comes last. The readers trust a
 //! file's offsets, so each call to them is fenced (`guard.rs`).
 //! Tested in `tests/formats.rs` and `tests/bad_input.rs`.
 
@@ -10,13 +11,14 @@ use std::path::{Path, PathBuf};
 
 use arrow_array::RecordBatch;
 use arrow_ipc::reader::{FileReader, StreamReader};
-use arrow_schema::{ArrowError, SchemaRef};
+use arrow_schema::{ArrowError, Field, SchemaRef};
 use parquet::arrow::ProjectionMask;
 use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
+use parquet::basic::{ConvertedType, LogicalType};
 use parquet::file::reader::ChunkReader;
 use serde_json::{Map, Value};
 
-use crate::convert::cell;
+use crate::convert::{cell, described};
 use crate::error::{PreferenceError, Result};
 use crate::guard::fenced;
 use crate::read::{Rows, buffered, is_compressed, open, unread};
@@ -24,8 +26,8 @@ use crate::row::{Columns, Location, Row, TextField};
 
 type Batches = Box<dyn Iterator<Item = Result<RecordBatch, ArrowError>> + Send>;
 
-/// Batches of a table and the names of all its columns.
-type Opened = (Batches, Vec<String>);
+/// Batches of a table, the names of all its columns, and of those that hold JSON text.
+type Opened = (Batches, Vec<String>, Vec<String>);
 
 pub(crate) fn parquet(path: &Path, text: &TextField) -> Result<Rows> {
     let opened = if is_compressed(path) {
@@ -53,9 +55,18 @@ fn open_parquet(
         .enumerate()
         .filter(|(_, name)| text_field.loads(name))
         .map(|(at, _)| at);
+    let fields = builder.parquet_schema().root_schema().get_fields().iter();
+    let json = fields
+        .map(|field| field.get_basic_info())
+        .filter(|info| {
+            info.logical_type_ref() == Some(&LogicalType::Json)
+                || info.converted_type() == ConvertedType::JSON
+        })
+        .map(|info| info.name().to_owned())
+        .collect();
     let projection = ProjectionMask::roots(builder.parquet_schema(), wanted);
     let batches = builder.with_projection(projection).build().map_err(text)?;
-    Ok((Box::new(batches), names))
+    Ok((Box::new(batches), names, json))
 }
 
 /// Both Arrow framings: the stream that `datasets` writes, and the file with a footer.
@@ -88,7 +99,7 @@ where
 {
     let reader = reader.map_err(|error| error.to_string())?;
     let names = column_names(&schema(&reader));
-    Ok((Box::new(reader), names))
+    Ok((Box::new(reader), names, Vec::new()))
 }
 
 fn column_names(schema: &SchemaRef) -> Vec<String> {
@@ -108,12 +119,13 @@ fn table(
 ) -> Result<Rows> {
     let path = path.to_owned();
     match opened.and_then(|opened| opened) {
-        Ok((batches, names)) => Ok(Box::new(Table {
+        Ok((batches, names, json)) => Ok(Box::new(Table {
             start: Location::row(&path, 1),
             path,
             format,
             batches,
             names,
+            json,
             batch: None,
             number: 0,
             text: text.clone(),
@@ -131,6 +143,8 @@ struct Table {
     format: &'static str,
     batches: Batches,
     names: Vec<String>,
+    /// Columns of JSON text whose Arrow type does not say so.
+    json: Vec<String>,
     /// The batch that is being read and its next row.
     batch: Option<(RecordBatch, usize)>,
     /// Rows read so far.
@@ -155,7 +169,8 @@ impl Table {
             if !self.text.loads(field.name()) {
                 continue;
             }
-            let value = match cell(column.as_ref(), at) {
+            let value = cell(field, column.as_ref(), at);
+            let value = match value.and_then(|value| self.described(field, value)) {
                 Ok(value) => value,
                 Err(_) if !self.text.reads(field.name()) => Value::Null,
                 Err(reason) => {
@@ -168,6 +183,13 @@ impl Table {
         let names = self.names.clone();
         self.text
             .row(self.start.at(self.number), Columns { values, names })
+    }
+
+    fn described(&self, field: &Field, value: Value) -> Result<Value, String> {
+        match field.extension_type_name().is_none() && self.json.contains(field.name()) {
+            true => described(value),
+            false => Ok(value),
+        }
     }
 
     fn advance(&mut self) -> Result<Option<Row>> {

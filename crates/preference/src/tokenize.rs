@@ -2,7 +2,8 @@
 //!
 //! The prompt alone and prompt + completion are tokenised separately. Plain text: with the tokenizer's special tokens,
 //! and with the EOS text behind a completion that does not end with it. Conversations: rendered by the chat template
-//! (the prompt with the generation prompt), without adding special tokens, since the template writes them. The
+//! (the prompt with the generation prompt), which sees whole messages and the row's `tools` and
+//! `chat_template_kwargs`, without adding special tokens, since the template writes them. The
 //! completion starts where the prompt's ids first differ from either sequence's, so that both sequences share
 //! `ids[..prompt_len]`. `max_length` keeps the start; a pair whose prompt fills it is dropped.
 //!
@@ -16,7 +17,7 @@
 //! Source: `trl/trainer/dpo_trainer.py` 1.16, `_prepare_dataset` and the collator. Tested in `tests/parity.rs`.
 
 use rayon::prelude::*;
-use unbraid_text::{Message, TextError, Tokenizer};
+use unbraid_text::{Message, TemplateInputs, TextError, Tokenizer};
 
 use crate::error::{PreferenceError, Result};
 use crate::row::{Content, Location, Row, RowKind};
@@ -310,7 +311,7 @@ fn tokenize_pair(
     if is_blank(chosen, tok) || is_blank(rejected, tok) {
         return Ok(Outcome::EmptyCompletion);
     }
-    let prepared = prepare(&row.location, tok, prompt, [chosen, rejected])?;
+    let prepared = prepare(row, tok, prompt, [chosen, rejected])?;
     let [mut chosen, mut rejected] = prepared.full_ids;
     let prompt_len = common_prefix(&prepared.prompt_ids, &chosen)
         .min(common_prefix(&prepared.prompt_ids, &rejected));
@@ -372,16 +373,18 @@ pub(crate) struct Prepared<const N: usize> {
     pub full_ids: [Vec<u32>; N],
 }
 
-/// Tokenises the prompt alone and with each completion.
+/// Tokenises a row's prompt alone and with each completion.
 pub(crate) fn prepare<const N: usize>(
-    location: &Location,
+    row: &Row,
     tok: &Tokenizer,
     prompt: &Content,
     completions: [&Content; N],
 ) -> Result<Prepared<N>> {
     match prompt {
-        Content::Text(prompt) => prepare_text(location, tok, prompt, completions),
-        Content::Conversation(prompt) => prepare_conversation(location, tok, prompt, completions),
+        Content::Text(prompt) => prepare_text(&row.location, tok, prompt, completions),
+        Content::Conversation(prompt) => {
+            prepare_conversation(&row.location, tok, &row.inputs, prompt, completions)
+        }
     }
 }
 
@@ -413,12 +416,11 @@ fn prepare_text<const N: usize>(
 fn prepare_conversation<const N: usize>(
     location: &Location,
     tok: &Tokenizer,
+    inputs: &TemplateInputs,
     prompt: &[Message],
     completions: [&Content; N],
 ) -> Result<Prepared<N>> {
-    let rendered = tok
-        .apply_chat_template(prompt, true)
-        .map_err(at(location))?;
+    let rendered = tok.render_row(prompt, inputs, true).map_err(at(location))?;
     let mut full: [String; N] = std::array::from_fn(|_| String::new());
     let mut full_ids: [Vec<u32>; N] = std::array::from_fn(|_| Vec::new());
     for (at_completion, completion) in completions.into_iter().enumerate() {
@@ -427,7 +429,7 @@ fn prepare_conversation<const N: usize>(
         };
         let turns = [prompt, completion].concat();
         full[at_completion] = tok
-            .apply_chat_template(&turns, false)
+            .render_row(&turns, inputs, false)
             .map_err(at(location))?;
         full_ids[at_completion] = tok
             .encode(&full[at_completion], false)
@@ -467,7 +469,7 @@ pub fn encode_text(tok: &Tokenizer, text: &str) -> Result<Vec<u32>, TextError> {
     tok.encode(text, !has_bos)
 }
 
-/// Whether a completion says nothing: only white space, an EOS text left aside.
+/// Whether a completion says nothing: only white space, an EOS text left aside, and no tool call.
 pub(crate) fn is_blank(content: &Content, tok: &Tokenizer) -> bool {
     let blank = |text: &str| {
         let text = tok
@@ -477,7 +479,7 @@ pub(crate) fn is_blank(content: &Content, tok: &Tokenizer) -> bool {
     };
     match content {
         Content::Text(text) => blank(text),
-        Content::Conversation(turns) => turns.iter().all(|turn| blank(&turn.content)),
+        Content::Conversation(turns) => turns.iter().all(|turn| turn.is_silent(blank)),
     }
 }
 

@@ -241,7 +241,7 @@ fn tokenize(one: &Judged<'_>, tok: &Tokenizer, limit: usize, keep_text: bool) ->
     if is_blank(one.completion, tok) {
         return Ok(Outcome::EmptyCompletion);
     }
-    let prepared = prepare(&one.row.location, tok, one.prompt, [one.completion])?;
+    let prepared = prepare(one.row, tok, one.prompt, [one.completion])?;
     let [ids] = prepared.full_ids;
     let prompt_len = common_prefix(&prepared.prompt_ids, &ids);
     if prompt_len == 0 {

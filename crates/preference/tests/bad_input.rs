@@ -97,15 +97,15 @@ fn a_missing_column_is_named_beside_those_present() {
 fn a_mistyped_column_is_named_with_what_it_holds() {
     let row = |value: serde_json::Value| message(load_text("a.jsonl", &value.to_string()));
     let content =
-        "should be text or a list of {role, content} objects whose values are text, found";
+        "should be text or a list of messages, each an object with a `role` that is text, found";
     assert_eq!(
         row(json!({"chosen": 3, "rejected": "b"})),
         format!("a.jsonl:1: column `chosen` {content} 3; columns present: chosen, rejected")
     );
-    let turns = json!([{"role": "user"}]);
+    let turns = json!([{"content": "x"}]);
     assert!(
         row(json!({"chosen": "a", "rejected": turns})).contains(&format!(
-            "column `rejected` {content} [{{\"role\":\"user\"}}]"
+            "column `rejected` {content} [{{\"content\":\"x\"}}]"
         ))
     );
     assert!(
@@ -132,8 +132,7 @@ fn a_mistyped_column_is_named_with_what_it_holds() {
     let apart = json!({"chosen": [{"role": "user", "content": "c"}], "rejected": [{"role": "user", "content": "d"}]});
     assert!(row(apart).contains("chosen and rejected must share the prompt's turns"));
     assert!(
-        row(json!({"messages": "text"}))
-            .contains("column `messages` should be a list of {role, content}")
+        row(json!({"messages": "text"})).contains("column `messages` should be a list of messages")
     );
 }
 

@@ -104,12 +104,9 @@ fn parquet_from_pyarrow() {
     else {
         panic!("{:?}", rows[1].kind);
     };
-    let roles: Vec<&str> = prompt.iter().map(|turn| turn.role.as_str()).collect();
+    let roles: Vec<&str> = prompt.iter().map(|turn| turn.role()).collect();
     assert_eq!(roles, ["user", "assistant", "user"]);
-    assert_eq!(
-        (prompt[2].content.as_str(), chosen[0].content.as_str()),
-        ("c", "d")
-    );
+    assert_eq!((prompt[2].text(), chosen[0].text()), (Some("c"), Some("d")));
     assert!(
         rows[1]
             .location

@@ -19,7 +19,7 @@ fn turn(role: &str, content: &str) -> Value {
 fn said(content: &Content) -> Vec<&str> {
     match content {
         Content::Text(text) => vec![text],
-        Content::Conversation(turns) => turns.iter().map(|turn| turn.content.as_str()).collect(),
+        Content::Conversation(turns) => turns.iter().filter_map(Message::text).collect(),
     }
 }
 
@@ -109,10 +109,7 @@ fn unpaired_rows_read_their_label_in_several_spellings() {
 #[test]
 fn rows_to_imitate() {
     assert_eq!(row(&json!({"text": "a"})).kind, RowKind::Text("a".into()));
-    let messages = vec![Message {
-        role: "user".into(),
-        content: "Q".into(),
-    }];
+    let messages = vec![Message::new("user", "Q")];
     assert_eq!(
         row(&json!({"messages": [turn("user", "Q")]})).kind,
         RowKind::Messages(messages)

@@ -5,25 +5,17 @@
 //! (`bos_token`, `eos_token`, ...), the functions `raise_exception` and `strftime_now` and a `tojson` that does not
 //! escape HTML. The same language is in `jinja/`, with Python's semantics and with limits.
 //! `{% generation %}` blocks only mark spans for assistant masks; they are rendered as their content.
-//! Left out: tools and documents (`none`), and messages with images.
+//! Messages are whole (`message.rs`); what else a row gives is in `inputs.rs`. Left out: messages with images.
 //! Source: `transformers/utils/chat_template_utils.py`, version 5. Tested in `tests/chat_template.rs`.
 
 use std::collections::BTreeMap;
 
-use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 
 use crate::error::{Result, TextError};
+use crate::inputs::TemplateInputs;
 use crate::jinja::Template;
-
-/// One turn of a conversation.
-#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
-pub struct Message {
-    /// Who speaks: `system`, `user`, `assistant`, or what else the template knows.
-    pub role: String,
-    /// What is said.
-    pub content: String,
-}
+use crate::message::Message;
 
 /// A compiled chat template.
 #[derive(Debug, Clone)]
@@ -59,13 +51,15 @@ impl ChatTemplate {
         &self.source
     }
 
-    /// Renders a conversation. `special_tokens` are variables such as `bos_token`, by name.
+    /// Renders a conversation with what its row gives besides. `special_tokens` are variables such as `bos_token`, by
+    /// name; the row's variables come before them.
     ///
     /// # Errors
     /// [`TextError::TemplateRender`] when the template fails or calls `raise_exception`.
     pub fn render(
         &self,
         messages: &[Message],
+        inputs: &TemplateInputs,
         add_generation_prompt: bool,
         special_tokens: &BTreeMap<String, String>,
     ) -> Result<String> {
@@ -73,9 +67,12 @@ impl ChatTemplate {
             .iter()
             .map(|(name, token)| (name.clone(), Value::from(token.as_str())))
             .collect();
+        let given = inputs.variables.iter();
+        variables.extend(given.map(|(name, value)| (name.clone(), value.clone())));
+        let messages: Vec<_> = messages.iter().map(Message::for_template).collect();
         variables.insert("messages".to_owned(), json!(messages));
-        variables.insert("tools".to_owned(), Value::Null);
-        variables.insert("documents".to_owned(), Value::Null);
+        variables.insert("tools".to_owned(), json!(inputs.tools));
+        variables.insert("documents".to_owned(), json!(inputs.documents));
         variables.insert(
             "add_generation_prompt".to_owned(),
             Value::from(add_generation_prompt),

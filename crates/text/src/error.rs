@@ -112,6 +112,14 @@ pub enum TextError {
          hint: put a chat_template.jinja beside tokenizer.json, or use rows of plain text"
     )]
     NoChatTemplate,
+    /// A column of a row that the chat template is to see, and that cannot be used.
+    #[error("column `{column}`: {reason}")]
+    TemplateInput {
+        /// `tools` or `chat_template_kwargs`.
+        column: &'static str,
+        /// What is wrong with it.
+        reason: String,
+    },
     /// The chat template is not valid Jinja.
     #[error("the chat template cannot be compiled: {reason}")]
     TemplateSyntax {

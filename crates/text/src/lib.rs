@@ -5,22 +5,27 @@
 //! a directory in Hugging Face layout, from the bytes of its parts, or from the vocabulary stored in a GGUF file;
 //! it is written back so that `transformers.AutoTokenizer` opens it.
 //!
-//! Left out: slow (Python) tokenizers and SentencePiece `.model` files without a `tokenizer.json`; tools, documents
-//! and images in chat templates (templates see `none`).
+//! Left out: slow (Python) tokenizers and SentencePiece `.model` files without a `tokenizer.json`; images in
+//! conversations.
 //!
 //! Tested in `tests/`, against ids and renderings recorded from `transformers` (`tests/parity/generate.py`).
 
 mod chat_template;
 mod error;
 mod gguf;
+mod inputs;
 mod jinja;
 mod label;
+mod message;
+mod named;
 mod save;
 mod source;
 mod tokenizer;
 mod train;
 
-pub use chat_template::{ChatTemplate, Message};
+pub use chat_template::ChatTemplate;
 pub use error::{Result, TextError};
 pub use gguf::GgufVocabulary;
+pub use inputs::TemplateInputs;
+pub use message::Message;
 pub use tokenizer::Tokenizer;

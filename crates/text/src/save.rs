@@ -24,7 +24,11 @@ impl Tokenizer {
         })?;
         for (name, bytes) in &self.files {
             let path = dir.join(name);
-            write_whole(&path, bytes).map_err(|source| TextError::Write { path, source })?;
+            // Named chat templates have a folder of their own.
+            path.parent()
+                .map_or(Ok(()), fs::create_dir_all)
+                .and_then(|()| write_whole(&path, bytes))
+                .map_err(|source| TextError::Write { path, source })?;
         }
         Ok(())
     }

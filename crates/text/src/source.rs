@@ -1,8 +1,8 @@
 //! Reading a tokenizer's files: what `tokenizer_config.json` and its neighbours add to `tokenizer.json`.
 //!
-//! Order of precedence as in `transformers`: `chat_template.jinja`, then `chat_template` in the configuration (a
-//! string, or a list of named templates of which `default` is taken); special tokens from `tokenizer_config.json`,
-//! then `special_tokens_map.json`. Tested in `tests/tokenizer.rs`.
+//! Order of precedence as in `transformers`: `chat_template.jinja` and `additional_chat_templates/`, then
+//! `chat_template` in the configuration (a string, or a list of named templates of which `default` is taken); special
+//! tokens from `tokenizer_config.json`, then `special_tokens_map.json`. Tested in `tests/tokenizer.rs`.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -10,6 +10,7 @@ use std::path::Path;
 use serde_json::{Map, Value, json};
 
 use crate::error::{Result, TextError};
+use crate::named;
 
 /// Files that belong to a tokenizer and are copied when it is saved.
 const FILES: [&str; 8] = [
@@ -43,6 +44,8 @@ pub(crate) struct Settings {
     pub chat_template: Option<String>,
     /// The file that the chat template stands in.
     pub chat_template_file: String,
+    /// The sources of chat templates that have a name.
+    pub named_templates: BTreeMap<String, String>,
 }
 
 /// Reads every tokenizer file that a directory has.
@@ -56,7 +59,29 @@ pub(crate) fn read_files(dir: &Path) -> Result<Files> {
             Err(source) => return Err(TextError::Read { path, source }),
         }
     }
+    files.extend(read_named_templates(dir)?);
     Ok(files)
+}
+
+/// The named chat templates of a directory, in the order of their names.
+fn read_named_templates(dir: &Path) -> Result<Files> {
+    let Ok(entries) = std::fs::read_dir(dir.join(named::FOLDER)) else {
+        return Ok(Files::new());
+    };
+    let names = entries.flatten().map(|entry| entry.file_name());
+    let mut names: Vec<String> = names
+        .filter_map(|name| Some(format!("{}{}", named::FOLDER, name.to_str()?)))
+        .filter(|name| named::template_name(name).is_some())
+        .collect();
+    names.sort();
+    let read = |name: String| {
+        let path = dir.join(&name);
+        match std::fs::read(&path) {
+            Ok(bytes) => Ok((name, bytes)),
+            Err(source) => Err(TextError::Read { path, source }),
+        }
+    };
+    names.into_iter().map(read).collect()
 }
 
 /// One file by name.
@@ -185,15 +210,34 @@ impl Settings {
                 settings.special_tokens.entry(name).or_insert(token);
             }
         }
-        if let Some(bytes) = file(files, "chat_template.jinja") {
-            let text = std::str::from_utf8(bytes).map_err(|error| TextError::TemplateSyntax {
-                reason: format!("chat_template.jinja is not UTF-8: {error}"),
-            })?;
-            settings.chat_template = Some(text.to_owned());
-            settings.chat_template_file = "chat_template.jinja".to_owned();
-        }
+        settings.add_template_files(files)?;
         settings.add_class_defaults();
         Ok(settings)
+    }
+
+    /// Templates in files of their own take the place of those in the configuration.
+    fn add_template_files(&mut self, files: &Files) -> Result<()> {
+        const DEFAULT: &str = "chat_template.jinja";
+        let mut found = BTreeMap::new();
+        for (file, bytes) in files {
+            let name = match named::template_name(file) {
+                _ if file == DEFAULT => "default",
+                Some(name) => name,
+                None => continue,
+            };
+            let text = std::str::from_utf8(bytes).map_err(|error| TextError::TemplateSyntax {
+                reason: format!("{file} is not UTF-8: {error}"),
+            })?;
+            found.insert(name.to_owned(), text.to_owned());
+        }
+        if !found.is_empty() {
+            self.chat_template = found.get("default").cloned();
+            self.chat_template_file = DEFAULT.to_owned();
+            // A default alone has no name.
+            let several = found.len() > 1 || self.chat_template.is_none();
+            self.named_templates = if several { found } else { BTreeMap::new() };
+        }
+        Ok(())
     }
 
     /// Reads `tokenizer_config.json` where it stands alone.
@@ -215,6 +259,7 @@ impl Settings {
             add_eos: flag(what, config, "add_eos_token")?,
             chat_template: chat_template(what, config)?,
             chat_template_file: what.to_owned(),
+            named_templates: named_templates(config),
         })
     }
 
@@ -361,6 +406,16 @@ fn chat_template(what: &str, config: &Value) -> Result<Option<String>> {
             &config["chat_template"],
         )),
     }
+}
+
+/// The templates of a list of `{name, template}`, by name.
+fn named_templates(config: &Value) -> BTreeMap<String, String> {
+    let listed = config["chat_template"].as_array().into_iter().flatten();
+    let named =
+        listed.filter_map(|entry| Some((entry["name"].as_str()?, entry["template"].as_str()?)));
+    named
+        .map(|(name, text)| (name.to_owned(), text.to_owned()))
+        .collect()
 }
 
 fn mistyped(what: &str, key: &str, expected: &'static str, got: &Value) -> TextError {

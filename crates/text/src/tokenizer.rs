@@ -13,10 +13,12 @@ use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 use tokenizers::AddedToken;
 
-use crate::chat_template::{ChatTemplate, Message};
 use crate::error::{Result, TextError};
 use crate::gguf::GgufVocabulary;
+use crate::inputs::TemplateInputs;
 use crate::label::{Spelling, visible};
+use crate::message::Message;
+use crate::named::Templates;
 use crate::source::{self, Files, Settings};
 
 /// A tokenizer with its special tokens and chat template.
@@ -29,7 +31,7 @@ pub struct Tokenizer {
     eos: Option<u32>,
     pad: Option<u32>,
     vocab_size: usize,
-    chat_template: Option<ChatTemplate>,
+    templates: Templates,
     fingerprint: String,
     /// What [`Tokenizer::save`] writes.
     pub(crate) files: Files,
@@ -148,18 +150,18 @@ impl Tokenizer {
                 .and_then(|text| inner.token_to_id(text))
         };
         let highest = inner.get_vocab(true).into_values().max();
-        let chat_template = settings
-            .chat_template
-            .as_deref()
-            .map(|source| ChatTemplate::compile_from(source, &settings.chat_template_file))
-            .transpose()?;
+        let templates = Templates::new(
+            settings.chat_template.as_deref(),
+            &settings.chat_template_file,
+            settings.named_templates,
+        )?;
         Ok(Self {
             bos: id("bos_token"),
             eos: id("eos_token"),
             pad: id("pad_token"),
             vocab_size: highest.map_or(0, |id| id as usize + 1),
             special_tokens: settings.special_tokens,
-            chat_template,
+            templates,
             fingerprint: Sha256::digest(&bytes)
                 .iter()
                 .map(|byte| format!("{byte:02x}"))
@@ -244,7 +246,7 @@ impl Tokenizer {
 
     /// Whether conversations can be rendered.
     pub fn has_chat_template(&self) -> bool {
-        self.chat_template.is_some()
+        self.templates.has_default()
     }
 
     /// Renders a conversation; with `add_generation_prompt` it ends where the assistant's answer begins.
@@ -257,11 +259,27 @@ impl Tokenizer {
         messages: &[Message],
         add_generation_prompt: bool,
     ) -> Result<String> {
-        let template = self
-            .chat_template
-            .as_ref()
-            .ok_or(TextError::NoChatTemplate)?;
-        template.render(messages, add_generation_prompt, &self.special_tokens)
+        self.render_row(messages, &TemplateInputs::default(), add_generation_prompt)
+    }
+
+    /// As [`Tokenizer::apply_chat_template`], with what the conversation's row gives the template besides: tools,
+    /// documents, variables, or another template.
+    ///
+    /// # Errors
+    /// As [`Tokenizer::apply_chat_template`], and [`TextError::TemplateSyntax`] for a template of the row's own.
+    pub fn render_row(
+        &self,
+        messages: &[Message],
+        inputs: &TemplateInputs,
+        add_generation_prompt: bool,
+    ) -> Result<String> {
+        let template = self.templates.choose(inputs)?;
+        template.render(
+            messages,
+            inputs,
+            add_generation_prompt,
+            &self.special_tokens,
+        )
     }
 
     /// SHA-256 of the tokenizer's description in hexadecimal digits: equal fingerprints give equal ids.

@@ -44,10 +44,7 @@ fn a_list_of_templates_gives_its_default() {
     let mut config = tiny_config();
     config["chat_template"] = json!([{"name": "tool_use", "template": "no"}, {"name": "default", "template": "yes{{ messages[0].role }}"}]);
     let tokenizer = Tokenizer::from_parts(&tiny_json(), Some(&config), None).unwrap();
-    let messages = [Message {
-        role: "user".into(),
-        content: "x".into(),
-    }];
+    let messages = [Message::new("user", "x")];
     assert_eq!(
         tokenizer.apply_chat_template(&messages, false).unwrap(),
         "yesuser"

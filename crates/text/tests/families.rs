@@ -31,10 +31,7 @@ fn family(kind: &str) -> Tokenizer {
 }
 
 fn turn(role: &str, content: &str) -> Message {
-    Message {
-        role: role.into(),
-        content: content.into(),
-    }
+    Message::new(role, content)
 }
 
 #[test]

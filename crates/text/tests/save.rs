@@ -19,10 +19,7 @@ fn same(a: &Tokenizer, b: &Tokenizer) {
             "{text:?}"
         );
     }
-    let messages = [Message {
-        role: "user".into(),
-        content: "Hi".into(),
-    }];
+    let messages = [Message::new("user", "Hi")];
     assert_eq!(
         a.apply_chat_template(&messages, true).unwrap(),
         b.apply_chat_template(&messages, true).unwrap()

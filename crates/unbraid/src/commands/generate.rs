@@ -3,14 +3,14 @@
 use super::{End, Interrupt, load, output};
 use crate::cli::GenerateConfig;
 use crate::commands::device::Machine;
-use anyhow::{Result, bail};
+use anyhow::{Context, Result, bail};
 use rand::SeedableRng;
 use rand_chacha::ChaCha8Rng;
 use serde_json::json;
 use unbraid_cuda::Precision;
 use unbraid_model::{LanguageModel, Sampling};
-use unbraid_preference::{Content, DatasetSource, RowKind, encode_text, load_rows};
-use unbraid_text::Tokenizer;
+use unbraid_preference::{Content, DatasetSource, Row, RowKind, encode_text, load_rows};
+use unbraid_text::{TemplateInputs, Tokenizer};
 
 /// A prompt with its ids.
 struct Prompt {
@@ -25,11 +25,11 @@ impl Prompt {
     }
 
     /// A conversation goes through the chat template, which writes BOS itself where the model wants one.
-    fn of(content: Content, tokenizer: &Tokenizer) -> Result<Self> {
+    fn of(content: Content, inputs: &TemplateInputs, tokenizer: &Tokenizer) -> Result<Self> {
         match content {
             Content::Text(text) => Self::of_text(text, tokenizer),
             Content::Conversation(messages) => {
-                let text = tokenizer.apply_chat_template(&messages, true)?;
+                let text = tokenizer.render_row(&messages, inputs, true)?;
                 let ids = tokenizer.encode(&text, false)?;
                 Ok(Prompt { text, ids })
             }
@@ -49,20 +49,24 @@ fn prompts(config: &GenerateConfig, tokenizer: &Tokenizer) -> Result<Vec<Prompt>
         max_samples: config.max_samples,
         text_field: None,
     })?;
-    let prompt = |kind: RowKind| match kind {
+    let prompt = |row: Row| match row.kind {
         RowKind::Preference { prompt, .. }
         | RowKind::Unpaired { prompt, .. }
-        | RowKind::PromptCompletion { prompt, .. } => Prompt::of(prompt, tokenizer),
+        | RowKind::PromptCompletion { prompt, .. } => Prompt::of(prompt, &row.inputs, tokenizer),
         RowKind::Text(text) => Prompt::of_text(text, tokenizer),
         RowKind::Messages(mut messages) => {
             // The answer at the end of a conversation is what is to be generated.
-            if messages.len() > 1 && messages.last().is_some_and(|m| m.role == "assistant") {
+            if messages.len() > 1 && messages.last().is_some_and(|m| m.role() == "assistant") {
                 messages.pop();
             }
-            Prompt::of(Content::Conversation(messages), tokenizer)
+            Prompt::of(Content::Conversation(messages), &row.inputs, tokenizer)
         }
     };
-    rows.into_iter().map(|row| prompt(row.kind)).collect()
+    let located = |row: Row| {
+        let location = row.location.clone();
+        prompt(row).with_context(|| location.to_string())
+    };
+    rows.into_iter().map(located).collect()
 }
 
 /// Continues one prompt; without `--json` the text appears on stdout as it is made.
