@@ -15,7 +15,7 @@ use std::sync::OnceLock;
 
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
-use tokenizers::PostProcessorWrapper;
+use tokenizers::{NormalizerWrapper, PostProcessorWrapper, PreTokenizerWrapper};
 
 use crate::chat_template::{ChatTemplate, Message};
 use crate::class::{self, Class, FILL, Rebuilt};
@@ -218,7 +218,13 @@ impl Tokenizer {
             inner.with_post_processor(template);
         }
         inner.set_encode_special_tokens(settings.split_special_tokens);
-        fenced(|| probe(&inner)).map_err(panicked)?;
+        if let Err(message) = fenced(|| probe(&inner)) {
+            return Err(refused(format!(
+                "{}: {}",
+                culprit(&inner),
+                gave_up(&message)
+            )));
+        }
         if from_json.is_none() {
             let json = inner.to_string(false);
             let json = json.map_err(|error| refused(error.to_string()))?;
@@ -461,6 +467,28 @@ fn fingerprint(bytes: &[u8], inner: &tokenizers::Tokenizer) -> String {
     hash.update(format!("{added:?}{}", inner.get_encode_special_tokens()));
     let hash = hash.finalize();
     hash.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+/// The part without which [`probe`] does not panic.
+fn culprit(inner: &tokenizers::Tokenizer) -> &'static str {
+    let without = |part: &str| {
+        let mut inner = inner.clone();
+        match part {
+            "normalizer" => {
+                inner.with_normalizer(None::<NormalizerWrapper>)?;
+            }
+            "pre_tokenizer" => {
+                inner.with_pre_tokenizer(None::<PreTokenizerWrapper>);
+            }
+            _ => {
+                inner.with_post_processor(None::<PostProcessorWrapper>);
+            }
+        }
+        tokenizers::Result::Ok(fenced(|| probe(&inner)))
+    };
+    let fits = |part: &&str| matches!(without(part), Ok(Ok(())));
+    let parts = ["normalizer", "pre_tokenizer", "post_processor"];
+    parts.into_iter().find(fits).unwrap_or("model")
 }
 
 /// Whether the text of a `tokenizer.json` names `ByteLevel`, as `transformers` looks for it.
