@@ -209,6 +209,8 @@ impl Draw {
 /// Values that are put in place of others.
 fn odd(draw: &mut Draw) -> Value {
     let step = |kind: &str| json!({"type": kind});
+    let kind = ["NFKC", "Nmt", "Fuse", "Digits", "Punctuation", "Strip"][draw.below(6)];
+    let content = ["", "a", " ", "é", "<|endoftext|>"][draw.below(5)];
     match draw.below(34) {
         0 => Value::Null,
         1 => json!(0),
@@ -257,9 +259,9 @@ fn odd(draw: &mut Draw) -> Value {
         }
         30 => json!({"type": "CTC", "pad_token": "", "word_delimiter_token": "", "cleanup": true}),
         31 => step("ByteFallback"),
-        32 => step(["NFKC", "Nmt", "Fuse", "Digits", "Punctuation", "Strip"][draw.below(6)]),
+        32 => step(kind),
         _ => {
-            json!([{"id": draw.below(500), "content": ["", "a", " ", "é", "<|endoftext|>"][draw.below(5)], "single_word": true,
+            json!([{"id": draw.below(500), "content": content, "single_word": true,
                      "lstrip": true, "rstrip": true, "normalized": true, "special": false}])
         }
     }
@@ -276,38 +278,35 @@ fn mutate(json: &mut Value, draw: &mut Draw) {
         "added_tokens",
         "padding",
     ];
-    let mut at = &mut json[PARTS[draw.below(PARTS.len())]];
-    loop {
-        let stop = draw.below(3) == 0;
-        match at {
-            Value::Object(keys) if !keys.is_empty() && !stop => {
+    let mut path = format!("/{}", PARTS[draw.below(PARTS.len())]);
+    while draw.below(3) > 0 {
+        let step = match json.pointer_mut(&path) {
+            Some(Value::Object(keys)) if !keys.is_empty() => {
                 let key = keys.keys().nth(draw.below(keys.len())).unwrap().clone();
                 if draw.below(12) == 0 {
                     keys.shift_remove(&key);
                     return;
                 }
-                at = keys.get_mut(&key).unwrap();
+                key.replace('~', "~0").replace('/', "~1")
             }
-            Value::Array(list) if !list.is_empty() && !stop => {
+            Some(Value::Array(list)) if !list.is_empty() => {
                 let (one, other) = (draw.below(list.len()), draw.below(list.len()));
                 match draw.below(10) {
-                    0 => list.swap(one, other),
-                    1 => list.push(list[one].clone()),
+                    0 => return list.swap(one, other),
+                    1 => return list.push(list[one].clone()),
                     2 => {
                         list.remove(one);
+                        return;
                     }
-                    _ => {
-                        at = &mut list[one];
-                        continue;
-                    }
+                    _ => one.to_string(),
                 }
-                return;
             }
-            at => {
-                *at = odd(draw);
-                return;
-            }
-        }
+            _ => break,
+        };
+        path = format!("{path}/{step}");
+    }
+    if let Some(place) = json.pointer_mut(&path) {
+        *place = odd(draw);
     }
 }
 
