@@ -101,8 +101,12 @@ impl Tokenizer {
         let length: usize = parts.iter().map(|part| part.len()).sum();
         let mut read = WHOLE.max(most.saturating_mul(PER_TOKEN));
         let farthest = FARTHEST.max(read.saturating_mul(4));
+        let local = length <= read || self.adjacent().local;
+        if !local && length > farthest {
+            return Err(no_cut(&start(parts, farthest), most));
+        }
         let mut before: Option<Vec<u32>> = None;
-        while read < length {
+        while read < length && local {
             let text = start(parts, read);
             let encoding = self.encoding(&text, add_special_tokens)?;
             let certain = self.certain(&text, &encoding) >= most;
@@ -116,17 +120,17 @@ impl Tokenizer {
             }
             before = certain.then(|| ids[..most].to_vec());
             if read >= farthest && before.is_none() {
-                return Err(TextError::NoCut {
-                    excerpt: text.chars().take(40).collect(),
-                    most,
-                    read: text.len(),
-                });
+                return Err(no_cut(&text, most));
             }
             read = read.saturating_mul(2);
         }
         let mut ids = self.encode(&parts.concat(), add_special_tokens)?;
         ids.truncate(most);
         Ok(ids)
+    }
+
+    fn adjacent(&self) -> &Adjacent {
+        self.adjacent.get_or_init(|| Adjacent::of(&self.inner))
     }
 
     fn encoding(&self, text: &str, add_special_tokens: bool) -> Result<Encoding> {
@@ -139,9 +143,9 @@ impl Tokenizer {
 
     /// How many of a text's tokens stay what they are, whatever follows the text.
     fn certain(&self, text: &str, encoding: &Encoding) -> usize {
-        let adjacent = self.adjacent.get_or_init(|| Adjacent::of(&self.inner));
+        let adjacent = self.adjacent();
         let margin = settled(text, adjacent.longest_added);
-        if !adjacent.local || margin == 0 {
+        if margin == 0 {
             return 0;
         }
         let (words, offsets, ids) = (
@@ -168,6 +172,14 @@ impl Tokenizer {
             }
         }
         certain
+    }
+}
+
+fn no_cut(text: &str, most: usize) -> TextError {
+    TextError::NoCut {
+        excerpt: text.chars().take(40).collect(),
+        most,
+        read: text.len(),
     }
 }
 

@@ -166,11 +166,7 @@ impl Settings {
             add_bos: flag("add_bos_token")?.unwrap_or(false),
             add_eos: flag("add_eos_token")?.unwrap_or(false),
             add_prefix_space: flag("add_prefix_space")?,
-            // Python: what is neither given nor false counts as true where it is null.
-            legacy: match config.get("legacy") {
-                Some(Value::Null) => true,
-                _ => flag("legacy")?.unwrap_or(false),
-            },
+            legacy: flag("legacy")?.unwrap_or(false),
             split_special_tokens: flag("split_special_tokens")?.unwrap_or(false),
             clean_up_spaces: flag("clean_up_tokenization_spaces")?.unwrap_or(false),
             clean_up_spaces_of_bpe: flag(

@@ -152,7 +152,7 @@ fn a_class_that_changes_the_pre_tokenizer_is_noted() {
     let lost = notes("digits lost");
     assert_eq!(lost.len(), 1, "{lost:?}");
     assert!(
-        lost[0].contains("GPT2Tokenizer brings its own pre_tokenizer"),
+        lost[0].contains("GPT2Tokenizer brings its own normalizer and pre_tokenizer"),
         "{lost:?}"
     );
     for quiet in [
