@@ -188,7 +188,7 @@ fn start(parts: &[&str], bytes: usize) -> String {
     let mut text = String::with_capacity(bytes);
     for part in parts {
         let room = bytes - text.len();
-        text.push_str(&part[..part.floor_char_boundary(room)]);
+        text.push_str(&part[..boundary(part, room)]);
         if room <= part.len() {
             break;
         }
@@ -196,10 +196,19 @@ fn start(parts: &[&str], bytes: usize) -> String {
     text
 }
 
+/// The last place at or before `at` where a character ends.
+fn boundary(text: &str, at: usize) -> usize {
+    let mut at = at.min(text.len());
+    while !text.is_char_boundary(at) {
+        at -= 1;
+    }
+    at
+}
+
 /// The end of what is settled in a text that goes on: [`CHANGES`] changes between kinds of characters follow it, and
 /// more bytes than the longest added token has. 0 where there is no such place.
 fn settled(text: &str, longest_added: usize) -> usize {
-    let end = text.floor_char_boundary(text.len().saturating_sub(longest_added));
+    let end = boundary(text, text.len().saturating_sub(longest_added));
     let mut changes = 0;
     let mut next = None;
     for (at, c) in text[..end].char_indices().rev() {

@@ -76,13 +76,13 @@ impl Tokenizer {
                 dir: dir.to_owned(),
             });
         };
-        if let Some(class) = settings.class.as_deref() {
-            if !class.starts_with("GPT2Tokenizer") {
-                return Err(TextError::OtherClass {
-                    dir: dir.to_owned(),
-                    class: class.to_owned(),
-                });
-            }
+        if let Some(class) = settings.class.as_deref()
+            && !class.starts_with("GPT2Tokenizer")
+        {
+            return Err(TextError::OtherClass {
+                dir: dir.to_owned(),
+                class: class.to_owned(),
+            });
         }
         let json = source::from_vocab_and_merges(dir, vocab, merges)?;
         Self::build(&shown("vocab.json"), json, settings, files)

@@ -85,13 +85,13 @@ impl Walk {
 
     fn step(&mut self, step: &Value) -> Result<(), String> {
         self.pattern(step)?;
-        if let Some(content) = step["content"].as_str().or(step["prepend"].as_str()) {
-            if content.len() > MAX_TEXT {
-                return Err(self.fault(format!(
-                    "a text of {} bytes is inserted, more than {MAX_TEXT}",
-                    content.len()
-                )));
-            }
+        if let Some(content) = step["content"].as_str().or(step["prepend"].as_str())
+            && content.len() > MAX_TEXT
+        {
+            return Err(self.fault(format!(
+                "a text of {} bytes is inserted, more than {MAX_TEXT}",
+                content.len()
+            )));
         }
         match step["type"].as_str() {
             Some("Replace") => {
@@ -170,7 +170,7 @@ fn character_map(map: Option<&str>) -> Result<(), String> {
         return damaged("has no length");
     };
     let length = u32::from_le_bytes(*length) as usize;
-    if length < 4 || length % 4 != 0 || length > rest.len() {
+    if length < 4 || !length.is_multiple_of(4) || length > rest.len() {
         return damaged("is shorter than it says");
     }
     let longest = rest[length..].split(|byte| *byte == 0).map(<[u8]>::len);
