@@ -15,9 +15,10 @@ use rayon::prelude::*;
 use unbraid_text::Tokenizer;
 
 use crate::error::{PreferenceError, Result};
-use crate::row::{Content, Row, RowKind};
+use crate::row::{Row, RowKind};
 use crate::tokenize::{
-    at, checked_limit, common_prefix, encode_text, in_chunks, is_blank, prepare, with_eos,
+    Need, at, checked_limit, common_prefix, encode_parts, in_chunks, is_blank, is_blank_text,
+    missing_eos, prepare,
 };
 
 /// A sequence to imitate.
@@ -161,7 +162,7 @@ impl<'t> Sequences<'t> {
         // In parallel, but gathered in order: the first bad row is the one that is reported.
         let encoded: Vec<Result<Option<Encoded>>> = rows
             .par_iter()
-            .map(|row| encode_row(row, self.tok))
+            .map(|row| encode_row(row, self.tok, self.limit))
             .collect();
         let report = &mut self.report;
         for (row, encoded) in rows.iter().zip(encoded) {
@@ -225,7 +226,11 @@ struct Encoded {
 }
 
 /// The ids of a row, or nothing when there is nothing to imitate.
-fn encode_row(row: &Row, tok: &Tokenizer) -> Result<Option<Encoded>> {
+fn encode_row(row: &Row, tok: &Tokenizer, limit: usize) -> Result<Option<Encoded>> {
+    let need = Need {
+        most: limit.saturating_add(1),
+        keep_text: false,
+    };
     let whole = |ids: Vec<u32>| {
         Ok(Some(Encoded {
             ids,
@@ -235,17 +240,19 @@ fn encode_row(row: &Row, tok: &Tokenizer) -> Result<Option<Encoded>> {
     };
     match &row.kind {
         RowKind::Text(text) => {
-            if is_blank(&Content::Text(text.clone()), tok) {
+            if is_blank_text(text, tok) {
                 return Ok(None);
             }
-            whole(encode_text(tok, &with_eos(text, text, tok)?).map_err(at(&row.location))?)
+            let parts = [text.as_str(), missing_eos(text, tok)?];
+            whole(encode_parts(tok, &parts, need.most).map_err(at(&row.location))?)
         }
         RowKind::Messages(messages) => {
             let prompted = row.inputs.add_generation_prompt.unwrap_or(false);
             let text = tok
                 .render_row(messages, &row.inputs, prompted)
                 .map_err(at(&row.location))?;
-            whole(tok.encode(&text, false).map_err(at(&row.location))?)
+            let ids = tok.encode_start(&[&text], false, need.most);
+            whole(ids.map_err(at(&row.location))?)
         }
         RowKind::PromptCompletion { prompt, completion }
         | RowKind::Preference {
@@ -256,7 +263,7 @@ fn encode_row(row: &Row, tok: &Tokenizer) -> Result<Option<Encoded>> {
             if is_blank(completion, tok) {
                 return Ok(None);
             }
-            let prepared = prepare(row, tok, prompt, [completion])?;
+            let prepared = prepare(row, tok, prompt, [completion], need)?;
             let [ids] = prepared.full_ids;
             let prompt_len = common_prefix(&prepared.prompt_ids, &ids);
             Ok(Some(Encoded {

@@ -311,7 +311,11 @@ fn tokenize_pair(
     if is_blank(chosen, tok) || is_blank(rejected, tok) {
         return Ok(Outcome::EmptyCompletion);
     }
-    let prepared = prepare(row, tok, prompt, [chosen, rejected])?;
+    let need = Need {
+        most: limit.saturating_add(1),
+        keep_text,
+    };
+    let prepared = prepare(row, tok, prompt, [chosen, rejected], need)?;
     let [mut chosen, mut rejected] = prepared.full_ids;
     let prompt_len = common_prefix(&prepared.prompt_ids, &chosen)
         .min(common_prefix(&prepared.prompt_ids, &rejected));
@@ -364,12 +368,23 @@ fn tokenize_pair(
     })
 }
 
+/// How much of a row is needed.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Need {
+    /// Tokens of a sequence. One more than the limit tells that a sequence is longer; what follows is not tokenised.
+    pub most: usize,
+    /// Whether the text is asked for too.
+    pub keep_text: bool,
+}
+
 /// A prompt with `N` completions, as text and as ids.
 pub(crate) struct Prepared<const N: usize> {
+    /// Empty unless the text was asked for, as are the completions.
     pub prompt: String,
     pub completions: [String; N],
+    /// The first ids of the prompt, as many as were needed.
     pub prompt_ids: Vec<u32>,
-    /// Prompt + completion + EOS, not truncated.
+    /// The first ids of prompt + completion + EOS, as many as were needed.
     pub full_ids: [Vec<u32>; N],
 }
 
@@ -379,11 +394,12 @@ pub(crate) fn prepare<const N: usize>(
     tok: &Tokenizer,
     prompt: &Content,
     completions: [&Content; N],
+    need: Need,
 ) -> Result<Prepared<N>> {
     match prompt {
-        Content::Text(prompt) => prepare_text(&row.location, tok, prompt, completions),
+        Content::Text(prompt) => prepare_text(&row.location, tok, prompt, completions, need),
         Content::Conversation(prompt) => {
-            prepare_conversation(&row.location, tok, &row.inputs, prompt, completions)
+            prepare_conversation(&row.location, tok, &row.inputs, prompt, completions, need)
         }
     }
 }
@@ -393,6 +409,7 @@ fn prepare_text<const N: usize>(
     tok: &Tokenizer,
     prompt: &str,
     completions: [&Content; N],
+    need: Need,
 ) -> Result<Prepared<N>> {
     let mut texts: [String; N] = std::array::from_fn(|_| String::new());
     let mut full_ids: [Vec<u32>; N] = std::array::from_fn(|_| Vec::new());
@@ -400,13 +417,19 @@ fn prepare_text<const N: usize>(
         let Content::Text(text) = completion else {
             return Err(mixed(location));
         };
-        let ended = with_eos(&format!("{prompt}{text}"), text, tok)?;
-        full_ids[at_completion] = encode_text(tok, &ended).map_err(at(location))?;
-        texts[at_completion].clone_from(text);
+        let parts = [prompt, text, missing_eos(text, tok)?];
+        full_ids[at_completion] = encode_parts(tok, &parts, need.most).map_err(at(location))?;
+        if need.keep_text {
+            texts[at_completion].clone_from(text);
+        }
     }
-    let prompt_ids = encode_text(tok, prompt).map_err(at(location))?;
+    let prompt_ids = encode_parts(tok, &[prompt], need.most).map_err(at(location))?;
     Ok(Prepared {
-        prompt: prompt.to_owned(),
+        prompt: if need.keep_text {
+            prompt.to_owned()
+        } else {
+            String::new()
+        },
         completions: texts,
         prompt_ids,
         full_ids,
@@ -419,6 +442,7 @@ fn prepare_conversation<const N: usize>(
     inputs: &TemplateInputs,
     prompt: &[Message],
     completions: [&Content; N],
+    need: Need,
 ) -> Result<Prepared<N>> {
     let rendered = tok.render_row(prompt, inputs, true).map_err(at(location))?;
     let mut full: [String; N] = std::array::from_fn(|_| String::new());
@@ -428,14 +452,19 @@ fn prepare_conversation<const N: usize>(
             return Err(mixed(location));
         };
         let turns = [prompt, completion].concat();
-        full[at_completion] = tok
+        let text = tok
             .render_row(&turns, inputs, false)
             .map_err(at(location))?;
         full_ids[at_completion] = tok
-            .encode(&full[at_completion], false)
+            .encode_start(&[&text], false, need.most)
             .map_err(at(location))?;
+        if need.keep_text {
+            full[at_completion] = text;
+        }
     }
-    let prompt_ids = tok.encode(&rendered, false).map_err(at(location))?;
+    let prompt_ids = tok
+        .encode_start(&[&rendered], false, need.most)
+        .map_err(at(location))?;
     let shared = full
         .iter()
         .map(|text| common_prefix_bytes(&rendered, text))
@@ -450,14 +479,10 @@ fn prepare_conversation<const N: usize>(
     })
 }
 
-/// Appends the EOS text to `text` unless `completion`, its end, has it already.
-pub(crate) fn with_eos(text: &str, completion: &str, tok: &Tokenizer) -> Result<String> {
+/// The EOS text, unless `completion`, the end of what is tokenised, has it already.
+pub(crate) fn missing_eos<'t>(completion: &str, tok: &'t Tokenizer) -> Result<&'t str> {
     let eos = tok.eos_text().ok_or(PreferenceError::NoEos)?;
-    Ok(if completion.ends_with(eos) {
-        text.to_owned()
-    } else {
-        format!("{text}{eos}")
-    })
+    Ok(if completion.ends_with(eos) { "" } else { eos })
 }
 
 /// Ids of plain text, with the tokenizer's special tokens unless the text brings BOS itself.
@@ -465,22 +490,42 @@ pub(crate) fn with_eos(text: &str, completion: &str, tok: &Tokenizer) -> Result<
 /// # Errors
 /// What the tokenizer refuses.
 pub fn encode_text(tok: &Tokenizer, text: &str) -> Result<Vec<u32>, TextError> {
-    let has_bos = tok.bos_text().is_some_and(|bos| text.starts_with(bos));
-    tok.encode(text, !has_bos)
+    encode_parts(tok, &[text], usize::MAX)
+}
+
+/// The first `most` ids of what the parts make together, as [`encode_text`] gives them.
+pub(crate) fn encode_parts(
+    tok: &Tokenizer,
+    parts: &[&str],
+    most: usize,
+) -> Result<Vec<u32>, TextError> {
+    let has_bos = tok.bos_text().is_some_and(|bos| begins_with(parts, bos));
+    tok.encode_start(parts, !has_bos, most)
+}
+
+/// Whether the parts together begin with `start`.
+fn begins_with(parts: &[&str], start: &str) -> bool {
+    let mut bytes = parts.iter().flat_map(|part| part.bytes());
+    start.bytes().all(|byte| bytes.next() == Some(byte))
 }
 
 /// Whether a completion says nothing: only white space, an EOS text left aside, and no tool call.
 pub(crate) fn is_blank(content: &Content, tok: &Tokenizer) -> bool {
-    let blank = |text: &str| {
-        let text = tok
-            .eos_text()
-            .map_or(text, |eos| text.strip_suffix(eos).unwrap_or(text));
-        text.trim().is_empty()
-    };
     match content {
-        Content::Text(text) => blank(text),
-        Content::Conversation(turns) => turns.iter().all(|turn| turn.is_silent(blank)),
+        Content::Text(text) => is_blank_text(text, tok),
+        Content::Conversation(turns) => {
+            let blank = |text: &str| is_blank_text(text, tok);
+            turns.iter().all(|turn| turn.is_silent(blank))
+        }
     }
+}
+
+/// As [`is_blank`], of plain text.
+pub(crate) fn is_blank_text(text: &str, tok: &Tokenizer) -> bool {
+    let text = tok
+        .eos_text()
+        .map_or(text, |eos| text.strip_suffix(eos).unwrap_or(text));
+    text.trim().is_empty()
 }
 
 pub(crate) fn common_prefix(a: &[u32], b: &[u32]) -> usize {

@@ -20,7 +20,7 @@ use unbraid_text::Tokenizer;
 use crate::error::{PreferenceError, Result};
 use crate::row::{Content, Row, RowKind};
 use crate::tokenize::{
-    TokenizedSequence, checked_limit, common_prefix, in_chunks, is_blank, prepare,
+    Need, TokenizedSequence, checked_limit, common_prefix, in_chunks, is_blank, prepare,
 };
 
 /// The text of an example as it is shown to a reader: conversations as rendered, without the appended EOS.
@@ -241,7 +241,12 @@ fn tokenize(one: &Judged<'_>, tok: &Tokenizer, limit: usize, keep_text: bool) ->
     if is_blank(one.completion, tok) {
         return Ok(Outcome::EmptyCompletion);
     }
-    let prepared = prepare(one.row, tok, one.prompt, [one.completion])?;
+    // The completion may stand behind a neighbour's prompt, which may be shorter than its own.
+    let need = Need {
+        most: limit.saturating_mul(2).saturating_add(1),
+        keep_text,
+    };
+    let prepared = prepare(one.row, tok, one.prompt, [one.completion], need)?;
     let [ids] = prepared.full_ids;
     let prompt_len = common_prefix(&prepared.prompt_ids, &ids);
     if prompt_len == 0 {

@@ -98,6 +98,20 @@ pub enum TextError {
         /// The library's reason.
         reason: String,
     },
+    /// A long text has no place at which it could be cut for the few tokens that are asked for.
+    #[error(
+        "cannot cut {excerpt:?}… for its first {most} tokens: no boundary between tokens is certain in its first {read} \
+         bytes\n\
+         hint: is this one endless word? split it, or leave the row out"
+    )]
+    NoCut {
+        /// The beginning of the text.
+        excerpt: String,
+        /// How many tokens were asked for.
+        most: usize,
+        /// How far the text was looked at.
+        read: usize,
+    },
     /// Ids could not be turned into text.
     #[error("cannot decode {count} token ids: {reason}")]
     Decode {

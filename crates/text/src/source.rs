@@ -1,10 +1,6 @@
-//! Reading a tokenizer's files: what `tokenizer_config.json` and its neighbours add to `tokenizer.json`.
-//!
-//! Order of precedence as in `transformers`: `chat_template.jinja` and `additional_chat_templates/`, then
-//! `chat_template` in the configuration (a string, or a list of named templates of which `default` is taken); special
-//! tokens from `tokenizer_config.json`, then `special_tokens_map.json`. Tested in `tests/tokenizer.rs`.
+//! Reading a tokenizer's files, and the pieces of JSON that describe tokenizers. What the files say beside the
+//! vocabulary is read in `settings.rs`. Tested in `tests/tokenizer.rs`.
 
-use std::collections::BTreeMap;
 use std::path::Path;
 
 use serde_json::{Map, Value, json};
@@ -26,27 +22,6 @@ const FILES: [&str; 8] = [
 
 /// A tokenizer's files, by name.
 pub(crate) type Files = Vec<(String, Vec<u8>)>;
-
-/// What the configuration says beside the vocabulary.
-#[derive(Debug, Clone, Default)]
-pub(crate) struct Settings {
-    /// `tokenizer_class`, when the configuration has it.
-    pub class: Option<String>,
-    /// `bos_token`, `eos_token`, `pad_token`, `unk_token`, ... with their text.
-    pub special_tokens: BTreeMap<String, String>,
-    /// Special tokens that the configuration sets to `null`.
-    pub unset: Vec<&'static str>,
-    /// `add_bos_token`, when the configuration has it.
-    pub add_bos: Option<bool>,
-    /// `add_eos_token`, when the configuration has it.
-    pub add_eos: Option<bool>,
-    /// The chat template's source.
-    pub chat_template: Option<String>,
-    /// The file that the chat template stands in.
-    pub chat_template_file: String,
-    /// The sources of chat templates that have a name.
-    pub named_templates: BTreeMap<String, String>,
-}
 
 /// Reads every tokenizer file that a directory has.
 pub(crate) fn read_files(dir: &Path) -> Result<Files> {
@@ -100,43 +75,22 @@ pub(crate) fn parse(what: &str, bytes: &[u8]) -> Result<Value> {
     })
 }
 
-/// Builds the description of a GPT-2 tokenizer from `vocab.json` and `merges.txt`.
-pub(crate) fn from_vocab_and_merges(
-    dir: &Path,
-    vocab: &[u8],
-    merges: &[u8],
-    settings: &Settings,
-) -> Result<Value> {
+/// `vocab.json` and `merges.txt` as the model of a `tokenizer.json`.
+pub(crate) fn from_vocab_and_merges(dir: &Path, vocab: &[u8], merges: &[u8]) -> Result<Value> {
     let vocab = parse(&dir.join("vocab.json").display().to_string(), vocab)?;
     let merges = String::from_utf8_lossy(merges);
     let merges: Vec<&str> = merges
         .lines()
         .filter(|line| !line.is_empty() && !line.starts_with("#version"))
         .collect();
-    let with_id = |name: &str| {
-        let text = settings.special_tokens.get(name)?;
-        Some((
-            text.as_str(),
-            u32::try_from(vocab.get(text)?.as_u64()?).ok()?,
-        ))
-    };
-    let bos = with_id("bos_token").filter(|_| settings.add_bos == Some(true));
-    let eos = with_id("eos_token").filter(|_| settings.add_eos == Some(true));
-    let post_processor = surround(bos, eos);
-    let added: Vec<Value> = match vocab.get("<|endoftext|>").and_then(Value::as_u64) {
-        Some(id) => vec![added_token(id, "<|endoftext|>", true)],
-        None => Vec::new(),
-    };
-    let mut json = byte_level_bpe(
-        vocab,
-        json!(merges),
-        added,
-        byte_level(true),
-        Value::Null,
-        false,
-    );
-    json["post_processor"] = post_processor;
-    Ok(json)
+    Ok(json!({"model": {"type": "BPE", "vocab": vocab, "merges": merges}}))
+}
+
+/// `config.json` beside a tokenizer, where there is one: its `model_type` takes part in the choice of the class.
+/// A file that cannot be understood says nothing: the model's reader has the word about it.
+pub(crate) fn model_config(dir: &Path) -> Option<Value> {
+    let bytes = std::fs::read(dir.join("config.json")).ok()?;
+    serde_json::from_slice(&bytes).ok()
 }
 
 /// An entry of `added_tokens`.
@@ -192,241 +146,4 @@ pub(crate) fn surround(bos: Option<(&str, u32)>, eos: Option<(&str, u32)>) -> Va
     }
     let pair = [half("A", 0), half("B", 1)].concat();
     json!({"type": "TemplateProcessing", "single": half("A", 0), "pair": pair, "special_tokens": tokens})
-}
-
-impl Settings {
-    /// Reads `tokenizer_config.json`, `special_tokens_map.json` and the chat template's own file.
-    pub(crate) fn of_files(files: &Files) -> Result<Self> {
-        let mut settings = match file(files, "tokenizer_config.json") {
-            Some(bytes) => Self::read(
-                "tokenizer_config.json",
-                &parse("tokenizer_config.json", bytes)?,
-            )?,
-            None => Self::default(),
-        };
-        if let Some(bytes) = file(files, "special_tokens_map.json") {
-            let map = parse("special_tokens_map.json", bytes)?;
-            for (name, token) in special_tokens("special_tokens_map.json", &map)? {
-                settings.special_tokens.entry(name).or_insert(token);
-            }
-        }
-        settings.add_template_files(files)?;
-        settings.add_class_defaults();
-        Ok(settings)
-    }
-
-    /// Templates in files of their own take the place of those in the configuration.
-    fn add_template_files(&mut self, files: &Files) -> Result<()> {
-        const DEFAULT: &str = "chat_template.jinja";
-        let mut found = BTreeMap::new();
-        for (file, bytes) in files {
-            let name = match named::template_name(file) {
-                _ if file == DEFAULT => "default",
-                Some(name) => name,
-                None => continue,
-            };
-            let text = std::str::from_utf8(bytes).map_err(|error| TextError::TemplateSyntax {
-                reason: format!("{file} is not UTF-8: {error}"),
-            })?;
-            found.insert(name.to_owned(), text.to_owned());
-        }
-        if !found.is_empty() {
-            self.chat_template = found.get("default").cloned();
-            self.chat_template_file = DEFAULT.to_owned();
-            // A default alone has no name.
-            let several = found.len() > 1 || self.chat_template.is_none();
-            self.named_templates = if several { found } else { BTreeMap::new() };
-        }
-        Ok(())
-    }
-
-    /// Reads `tokenizer_config.json` where it stands alone.
-    pub(crate) fn of_config(what: &str, config: &Value) -> Result<Self> {
-        let mut settings = Self::read(what, config)?;
-        settings.add_class_defaults();
-        Ok(settings)
-    }
-
-    fn read(what: &str, config: &Value) -> Result<Self> {
-        Ok(Self {
-            class: config["tokenizer_class"].as_str().map(str::to_owned),
-            special_tokens: special_tokens(what, config)?,
-            unset: SPECIAL
-                .into_iter()
-                .filter(|name| config.get(name).is_some_and(Value::is_null))
-                .collect(),
-            add_bos: flag(what, config, "add_bos_token")?,
-            add_eos: flag(what, config, "add_eos_token")?,
-            chat_template: chat_template(what, config)?,
-            chat_template_file: what.to_owned(),
-            named_templates: named_templates(config),
-        })
-    }
-
-    /// The named class, unless it is GPT-2's.
-    pub(crate) fn other_class(&self) -> Option<&str> {
-        let class = self.class.as_deref();
-        class.filter(|class| !class.starts_with(GPT2))
-    }
-
-    /// Special tokens that configurations of some classes leave out, because the class has them.
-    fn add_class_defaults(&mut self) {
-        if let Some(class) = self.class.clone() {
-            self.default_to(&class);
-        }
-    }
-
-    /// GPT-2 begins and ends documents with one token.
-    pub(crate) fn default_to_gpt2(&mut self) {
-        self.default_to(GPT2);
-    }
-
-    /// Classes are named with and without "Fast". `null` in the configuration stands against a default.
-    fn default_to(&mut self, class: &str) {
-        let known = CLASS_DEFAULTS
-            .iter()
-            .find(|(name, _)| class.starts_with(name));
-        for &(name, token) in known.map_or(&[][..], |(_, tokens)| *tokens) {
-            if !self.unset.contains(&name) {
-                let entry = self.special_tokens.entry(name.to_owned());
-                entry.or_insert_with(|| token.to_owned());
-            }
-        }
-    }
-}
-
-const GPT2: &str = "GPT2Tokenizer";
-
-/// Special tokens by class, as the classes of `transformers` 5 have them. Not here: `LlamaTokenizer`, which it takes for
-/// a plain tokenizer when the files hold a `tokenizer.json`.
-const CLASS_DEFAULTS: &[(&str, &[(&str, &str)])] = &[
-    (
-        GPT2,
-        &[
-            ("bos_token", "<|endoftext|>"),
-            ("eos_token", "<|endoftext|>"),
-            ("unk_token", "<|endoftext|>"),
-        ],
-    ),
-    (
-        "GPTNeoXTokenizer",
-        &[
-            ("bos_token", "<|endoftext|>"),
-            ("eos_token", "<|endoftext|>"),
-            ("unk_token", "<|endoftext|>"),
-            ("pad_token", "<|padding|>"),
-        ],
-    ),
-    (
-        "Qwen2Tokenizer",
-        &[
-            ("eos_token", "<|endoftext|>"),
-            ("unk_token", "<|endoftext|>"),
-            ("pad_token", "<|endoftext|>"),
-        ],
-    ),
-    (
-        "GemmaTokenizer",
-        &[
-            ("bos_token", "<bos>"),
-            ("eos_token", "<eos>"),
-            ("unk_token", "<unk>"),
-            ("pad_token", "<pad>"),
-        ],
-    ),
-];
-
-/// The special tokens that have a name.
-const SPECIAL: [&str; 7] = [
-    "bos_token",
-    "eos_token",
-    "pad_token",
-    "unk_token",
-    "sep_token",
-    "cls_token",
-    "mask_token",
-];
-
-/// Every `*_token` key: a string, or an object with `content`.
-fn special_tokens(what: &str, config: &Value) -> Result<BTreeMap<String, String>> {
-    let Value::Object(config) = config else {
-        return Err(mistyped(what, "(the whole file)", "an object", config));
-    };
-    let mut tokens = BTreeMap::new();
-    for name in SPECIAL {
-        let text = match config.get(name) {
-            None | Some(Value::Null) => continue,
-            Some(Value::String(text)) => text.clone(),
-            Some(value) => match value.get("content").and_then(Value::as_str) {
-                Some(text) => text.to_owned(),
-                None => {
-                    return Err(mistyped(
-                        what,
-                        name,
-                        "a string or an object with `content`",
-                        value,
-                    ));
-                }
-            },
-        };
-        tokens.insert(name.to_owned(), text);
-    }
-    Ok(tokens)
-}
-
-fn flag(what: &str, config: &Value, key: &str) -> Result<Option<bool>> {
-    match &config[key] {
-        Value::Null => Ok(None),
-        Value::Bool(flag) => Ok(Some(*flag)),
-        other => Err(mistyped(what, key, "true or false", other)),
-    }
-}
-
-/// `chat_template`: a string, or a list of `{name, template}` of which `default` (else the only one) is taken.
-fn chat_template(what: &str, config: &Value) -> Result<Option<String>> {
-    let expected = "a string or a list of named templates with one called `default`";
-    let templates = match &config["chat_template"] {
-        Value::Null => return Ok(None),
-        Value::String(text) => return Ok(Some(text.clone())),
-        Value::Array(templates) => templates,
-        other => return Err(mistyped(what, "chat_template", expected, other)),
-    };
-    let chosen = match templates.as_slice() {
-        [only] => Some(only),
-        several => several
-            .iter()
-            .find(|template| template["name"] == "default"),
-    };
-    match chosen.and_then(|template| template["template"].as_str()) {
-        Some(text) => Ok(Some(text.to_owned())),
-        None => Err(mistyped(
-            what,
-            "chat_template",
-            expected,
-            &config["chat_template"],
-        )),
-    }
-}
-
-/// The templates of a list of `{name, template}`, by name.
-fn named_templates(config: &Value) -> BTreeMap<String, String> {
-    let listed = config["chat_template"].as_array().into_iter().flatten();
-    let named =
-        listed.filter_map(|entry| Some((entry["name"].as_str()?, entry["template"].as_str()?)));
-    named
-        .map(|(name, text)| (name.to_owned(), text.to_owned()))
-        .collect()
-}
-
-fn mistyped(what: &str, key: &str, expected: &'static str, got: &Value) -> TextError {
-    let mut got = got.to_string();
-    if got.chars().count() > 60 {
-        got = got.chars().take(60).chain("…".chars()).collect();
-    }
-    TextError::Field {
-        what: what.to_owned(),
-        key: key.to_owned(),
-        expected,
-        got,
-    }
 }

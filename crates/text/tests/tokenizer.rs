@@ -97,16 +97,18 @@ fn special_tokens_are_read_as_strings_and_as_objects() {
 }
 
 #[test]
-fn a_special_token_outside_the_vocabulary_is_left_unset() {
+fn a_special_token_outside_the_vocabulary_joins_it_at_the_end() {
     let tokenizer = with_config(&[("eos_token", json!("</s>")), ("pad_token", Value::Null)]);
     assert_eq!(
         (tokenizer.eos_id(), tokenizer.eos_text(), tokenizer.pad_id()),
-        (None, None, None)
+        (Some(420), Some("</s>"), None)
     );
+    assert_eq!(tokenizer.encode("</s>", false).unwrap(), [420]);
+    assert_eq!(tokenizer.vocab_size(), 421);
 }
 
 #[test]
-fn special_tokens_map_fills_what_the_configuration_leaves_out() {
+fn special_tokens_map_overrides_the_configuration() {
     let dir = tempfile::tempdir().unwrap();
     std::fs::write(dir.path().join("tokenizer.json"), tiny_json()).unwrap();
     std::fs::write(
@@ -119,7 +121,7 @@ fn special_tokens_map_fills_what_the_configuration_leaves_out() {
     let tokenizer = Tokenizer::from_dir(dir.path()).unwrap();
     assert_eq!(
         (tokenizer.bos_text(), tokenizer.eos_text()),
-        (Some("<|im_start|>"), Some("<|im_end|>"))
+        (Some("<|endoftext|>"), Some("<|im_end|>"))
     );
 }
 

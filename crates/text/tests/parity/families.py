@@ -124,10 +124,9 @@ def record(name, config, description, settings):
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "tokenizer.json").write_text(json.dumps(description, ensure_ascii=False) + "\n")
     (folder / "tokenizer_config.json").write_text(json.dumps(settings, indent=1, ensure_ascii=False) + "\n")
-    # The model's type takes part in the choice of the class; it is not needed afterwards.
-    config.to_json_file(folder / "config.json")
+    # The model's type takes part in the choice of the class.
+    (folder / "config.json").write_text(json.dumps({"model_type": config.model_type}) + "\n")
     tokenizer = AutoTokenizer.from_pretrained(folder)
-    (folder / "config.json").unlink()
     names = {"bos": tokenizer.bos_token or "", "eos": tokenizer.eos_token,
              "turn": (settings.get("additional_special_tokens") or [""])[-1]}
     texts = [text.format(**names) for text in TEXTS]

@@ -152,7 +152,11 @@ pub(crate) fn tokenizer(path: &Path, weights: Option<&Weights>) -> Result<Tokeni
     } else {
         path.parent().unwrap_or(path)
     };
-    Ok(Tokenizer::from_dir(dir)?)
+    let tokenizer = Tokenizer::from_dir(dir)?;
+    for note in tokenizer.notes() {
+        eprintln!("note: {note}");
+    }
+    Ok(tokenizer)
 }
 
 /// Chooses the machine and says once what becomes of number formats.
