@@ -221,14 +221,11 @@ pub struct TrainerOptions {
     #[arg(long, action = ArgAction::Set, default_value = "false", help_heading = "Batches and steps")]
     pub gradient_checkpointing: bool,
 
-    /// Order of the training examples.
-    #[arg(
-        long,
-        value_name = "ORDER",
-        default_value = "random",
-        help_heading = "Batches and steps"
-    )]
-    pub train_sampling_strategy: SamplingStrategy,
+    /// Order of the training examples; default: random, and sequential for kto on single completions, which takes no
+    /// other.
+    #[arg(long, value_name = "ORDER", help_heading = "Batches and steps")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub train_sampling_strategy: Option<SamplingStrategy>,
 
     /// Compute in bfloat16 where the machine is fast at it.
     #[arg(long, action = ArgAction::Set, default_value = "false", help_heading = "Batches and steps")]
