@@ -188,7 +188,7 @@ fn killed_at_any_moment_it_ends_the_same() {
     let adapter = Run::new(&format!(
         "train --dataset-name {} --eval-dataset {} --eval-strategy steps --eval-steps 3 --load-best-model-at-end \
          --metric-for-best-model rewards/margins --save-total-limit 1 --optim lion --lr-scheduler-type cosine \
-         --dtype bfloat16 --use-peft --lora-r 4 --lora-dropout 0.1 --lora-target-modules all-linear --geometry off",
+         --dtype bfloat16 --use-peft --lora-r 4 --lora-dropout 0.1 --disable-dropout false --lora-target-modules all-linear --geometry off",
         demo("preferences.jsonl"),
         demo("preferences-test.jsonl")
     ));

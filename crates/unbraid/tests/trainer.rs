@@ -166,7 +166,7 @@ fn an_adapter_is_trained_scored_merged_and_trained_on() {
     ];
     done(&words(&train(
         &out,
-        &[&lora[..], &["--lora-dropout", "0.1"]].concat(),
+        &[&lora[..], &["--lora-dropout", "0.1", "--disable-dropout", "false"]].concat(),
     )));
     let settings: Value =
         serde_json::from_slice(&fs::read(out.join("adapter_config.json")).unwrap()).unwrap();
@@ -219,7 +219,7 @@ fn an_adapter_is_trained_scored_merged_and_trained_on() {
     let again = dir.path().join("again");
     done(&words(&train(
         &again,
-        &[&lora[..], &["--lora-dropout", "0.1"]].concat(),
+        &[&lora[..], &["--lora-dropout", "0.1", "--disable-dropout", "false"]].concat(),
     )));
     assert!(fs::read(again.join("adapter_model.safetensors")).unwrap() == weights);
     let on = dir.path().join("on");
