@@ -209,7 +209,7 @@ pub struct TrainerOptions {
     #[arg(long, value_name = "N", default_value = "8", value_parser = count, help_heading = "Batches and steps")]
     pub per_device_train_batch_size: usize,
 
-    /// Examples in an evaluation batch of sft and of kto on single completions; pairs are batched by tokens.
+    /// Examples (pairs) in an evaluation batch: metrics are means over batches, eval_loss weighs them by examples.
     #[arg(long, value_name = "N", default_value = "8", value_parser = count, help_heading = "Batches and steps")]
     pub per_device_eval_batch_size: usize,
 

@@ -37,8 +37,8 @@ pub struct TrainConfig {
     #[serde(flatten)]
     pub trainer: TrainerOptions,
 
-    /// Train without dropout: neither the model's own (GPT-2 drops a tenth) nor the adapter's. The reference never drops
-    /// anything.
+    /// Train without dropout, neither the model's own (GPT-2 drops a tenth) nor the adapter's; default: true. The
+    /// reference never drops anything.
     #[arg(long, action = ArgAction::Set, default_value = "true", help_heading = "Objective")]
     pub disable_dropout: bool,
 
