@@ -93,7 +93,13 @@ fn gradients<B: Backend>(model: &LanguageModel<B>, keep: Keep) -> Gradients<B> {
     let forward = model.forward_training(&batch, keep, Some(SEED));
     let plan = GradientPlan::summed(b, &batch.forest);
     let seeds = seeds(batch.targets());
-    model.backward(&batch, &plan, forward, &seeds, &mut Accumulate(&mut gradients));
+    model.backward(
+        &batch,
+        &plan,
+        forward,
+        &seeds,
+        &mut Accumulate(&mut gradients),
+    );
     gradients
 }
 
@@ -153,7 +159,9 @@ fn gradients_of_an_adapter_beside_the_models_dropout() {
     adapted.attach_lora(config, 5).unwrap();
     for id in adapted.params.trainable().collect::<Vec<ParamId>>() {
         let len = adapted.params.specs[id.0].len();
-        let values: Vec<f64> = (0..len).map(|e| ((e * 5) % 7) as f64 * 0.02 - 0.05).collect();
+        let values: Vec<f64> = (0..len)
+            .map(|e| ((e * 5) % 7) as f64 * 0.02 - 0.05)
+            .collect();
         adapted.params.values[id.0] = NaiveBackend.upload_f64(&values);
     }
     check_gradients("adapter", adapted);
@@ -177,7 +185,10 @@ fn masks_do_not_depend_on_how_a_pass_runs() {
             assert_eq!(whole, of(&again), "{case} {name}: blocks computed again");
             let own = fast_gradients.values[id.0].as_ref().unwrap();
             for (x, y) in whole.iter().zip(&fast.backend.download_f64(own)) {
-                assert!((x - y).abs() < 1e-4 * norm, "{case} {name}, fast backend: {x} {y}");
+                assert!(
+                    (x - y).abs() < 1e-4 * norm,
+                    "{case} {name}, fast backend: {x} {y}"
+                );
             }
         }
     }
@@ -201,7 +212,9 @@ fn nothing_is_dropped_outside_training() {
         assert_eq!(dropping.token_logps(&batch), expected, "{case}");
         assert_eq!(dropping.forward(&batch, Keep::All).token_logps, expected);
         let trained = |model: &LanguageModel<NaiveBackend>, seed| {
-            model.forward_training(&batch, Keep::All, Some(seed)).token_logps
+            model
+                .forward_training(&batch, Keep::All, Some(seed))
+                .token_logps
         };
         assert_eq!(trained(&plain, 1), expected, "{case}");
         assert_ne!(trained(&dropping, 1), expected, "{case}");
@@ -226,7 +239,10 @@ fn absent_keys_mean_the_familys_defaults() {
         let config = json!({"model_type": "gpt2", "vocab_size": 4, "n_embd": 4, "n_layer": 1, "n_head": 1, "attn_pdrop": wrong});
         let error = ModelConfig::from_json_str(&config.to_string(), "config.json");
         let text = error.unwrap_err().to_string();
-        assert!(text.contains("attn_pdrop") && text.contains("not including, 1"), "{text}");
+        assert!(
+            text.contains("attn_pdrop") && text.contains("not including, 1"),
+            "{text}"
+        );
     }
 }
 
@@ -255,7 +271,10 @@ fn losses_over_masks_are_distributed_as_in_pytorch() {
             let logps = model.forward_training(&batch, Keep::All, seed).token_logps;
             -logps.iter().sum::<f64>() / logps.len() as f64
         };
-        assert!((loss(None) - number(&case["without"])).abs() < 1e-5, "{name}");
+        assert!(
+            (loss(None) - number(&case["without"])).abs() < 1e-5,
+            "{name}"
+        );
         let drawn: Vec<f64> = (0..DRAWS).map(|seed| loss(Some(seed))).collect();
         let n = DRAWS as f64;
         let mean = drawn.iter().sum::<f64>() / n;

@@ -25,7 +25,11 @@ fn case<'g>(golden: &'g Value, name: &str) -> &'g Value {
 
 fn write_rows(path: &Path, rows: &Value) {
     let lines = rows.as_array().unwrap().iter();
-    fs::write(path, lines.map(|row| format!("{row}\n")).collect::<String>()).unwrap();
+    fs::write(
+        path,
+        lines.map(|row| format!("{row}\n")).collect::<String>(),
+    )
+    .unwrap();
 }
 
 /// The binary with a case's options, its output in `dir`/out.
@@ -161,16 +165,33 @@ fn kto_takes_the_files_order_and_no_other() {
         let dir = tempfile::tempdir().unwrap();
         done(&mut command(&golden, case, dir.path()));
         let rows = rows(&dir.path().join("out/metrics.jsonl"));
-        let values = rows.into_iter().map(|row| (row["step"].clone(), row["kl"].clone()));
+        let values = rows
+            .into_iter()
+            .map(|row| (row["step"].clone(), row["kl"].clone()));
         values.collect::<Vec<_>>()
     };
     let by_default = run(&case);
     case["options"]["train_sampling_strategy"] = json!("sequential");
     assert_eq!(run(&case), by_default);
     for (key, value, parts) in [
-        ("train_sampling_strategy", json!("random"), ["random", "neighbour"]),
-        ("train_sampling_strategy", json!("group_by_length"), ["group_by_length", "neighbour"]),
-        ("per_device_train_batch_size", json!(1), ["per_device_train_batch_size 1", "gradient_accumulation_steps"]),
+        (
+            "train_sampling_strategy",
+            json!("random"),
+            ["random", "neighbour"],
+        ),
+        (
+            "train_sampling_strategy",
+            json!("group_by_length"),
+            ["group_by_length", "neighbour"],
+        ),
+        (
+            "per_device_train_batch_size",
+            json!(1),
+            [
+                "per_device_train_batch_size 1",
+                "gradient_accumulation_steps",
+            ],
+        ),
     ] {
         let mut case = case.clone();
         case["options"][key] = value;
@@ -192,7 +213,10 @@ fn exo_pair_refuses_no_smoothing() {
         2,
         &["label_smoothing", "exo_pair", "1e-3"],
     );
-    case["options"].as_object_mut().unwrap().remove("label_smoothing");
+    case["options"]
+        .as_object_mut()
+        .unwrap()
+        .remove("label_smoothing");
     let said = done(&mut command(&golden, &case, dir.path()));
     assert!(said.contains("label_smoothing is 0.001"), "{said}");
 }
@@ -204,7 +228,12 @@ fn a_models_dropout_acts_where_trl_lets_it() {
     let dir = tempfile::tempdir().unwrap();
     let model = dir.path().join("model");
     fs::create_dir(&model).unwrap();
-    for file in ["config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json"] {
+    for file in [
+        "config.json",
+        "model.safetensors",
+        "tokenizer.json",
+        "tokenizer_config.json",
+    ] {
         fs::copy(Path::new(&demo("model")).join(file), model.join(file)).unwrap();
     }
     let plain = fs::read_to_string(model.join("config.json")).unwrap();
@@ -224,13 +253,25 @@ fn a_models_dropout_acts_where_trl_lets_it() {
         }
         let said = done(&mut command(&golden, &case, dir.path()));
         let rows = rows(&dir.path().join("out/metrics.jsonl"));
-        (rows.iter().map(|row| row["loss"].to_string()).collect::<Vec<_>>(), said)
+        (
+            rows.iter()
+                .map(|row| row["loss"].to_string())
+                .collect::<Vec<_>>(),
+            said,
+        )
     };
     let (drops, nothing) = (Some(&*model), json!({}));
     let (plain, _) = first_loss("sft", nothing.clone(), None);
     let (dropped, _) = first_loss("sft", nothing.clone(), drops);
-    assert!(plain.iter().zip(&dropped).all(|(a, b)| a != b), "{plain:?} {dropped:?}");
-    assert_eq!(first_loss("sft", nothing.clone(), drops).0, dropped, "the same seed drops the same");
+    assert!(
+        plain.iter().zip(&dropped).all(|(a, b)| a != b),
+        "{plain:?} {dropped:?}"
+    );
+    assert_eq!(
+        first_loss("sft", nothing.clone(), drops).0,
+        dropped,
+        "the same seed drops the same"
+    );
     assert_ne!(first_loss("sft", json!({"seed": 1}), drops).0, dropped);
 
     let (plain, _) = first_loss("dpo", nothing.clone(), None);
@@ -249,7 +290,10 @@ fn a_models_dropout_acts_where_trl_lets_it() {
         first_loss("dpo", options, None)
     };
     let (without, said) = lora(nothing);
-    assert!(said.contains("lora_dropout: no effect with disable_dropout"), "{said}");
+    assert!(
+        said.contains("lora_dropout: no effect with disable_dropout"),
+        "{said}"
+    );
     assert_eq!(lora(json!({"lora_dropout": 0})).0, without);
     assert_ne!(lora(json!({"disable_dropout": false})).0, without);
 }

@@ -109,7 +109,13 @@ fn it_goes_with_adapters_masks_remedies_and_a_moving_reference() {
     let dir = tempfile::tempdir().unwrap();
     let kinds: [&[&str]; 4] = [
         &[
-            "--use-peft", "--lora-r", "4", "--lora-dropout", "0.2", "--disable-dropout", "false",
+            "--use-peft",
+            "--lora-r",
+            "4",
+            "--lora-dropout",
+            "0.2",
+            "--disable-dropout",
+            "false",
         ],
         &["--token-mask", "free", "--gradient-checkpointing", "true"],
         &[
