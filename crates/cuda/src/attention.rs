@@ -106,14 +106,26 @@ fn instance(kernels: [&'static str; 4], head_dim: usize) -> &'static str {
     }
 }
 
-fn numbers(s: AttentionShape) -> [Arg; 6] {
+fn numbers(s: AttentionShape) -> [Arg; 9] {
     let sizes = [s.heads, s.kv_heads, s.head_dim].map(|x| Arg::Int(int(x) as i32));
     // Of whole paths every position is seen; positions stay below 2^30, so that sums of two do not overflow.
     let window = s.window.unwrap_or(usize::MAX).min(1 << 30);
     assert!(window > 0, "a window of 0 hides a query from itself");
     let [heads, kv_heads, head_dim] = sizes;
     let (window, cap) = (Arg::Int(window as i32), float(s.softcap.unwrap_or(0.0)));
-    [heads, kv_heads, head_dim, window, float(s.scale), cap]
+    let (seed, p) = s.dropout.map_or((0, 0.0), |d| (d.seed, d.p));
+    assert!(
+        (0.0..1.0).contains(&p),
+        "dropout probability {p} is outside 0..1"
+    );
+    // Whether there is dropout at all: the factor on what is kept, 0 without.
+    let factor = s.dropout.map_or(0.0, |d| 1.0 / (1.0 - d.p));
+    let threshold = Arg::Unsigned((p * 4_294_967_296.0) as u32);
+    let (seed, factor) = (Arg::UnsignedLong(seed), float(factor));
+    let scale = float(s.scale);
+    [
+        heads, kv_heads, head_dim, window, scale, cap, factor, threshold, seed,
+    ]
 }
 
 impl CudaBackend {

@@ -3,9 +3,10 @@
 //!
 //! q, k, v = x Wᵀ (+ b); Qwen3 then normalises every head of q and k; q and k turn by their positions; the heads'
 //! outputs go through one more projection. What the shape allows (fewer key heads, a window, a cap on the scores) is
-//! the backend's business. Tested with the families in `parity/models`.
+//! the backend's business, and so are dropped probabilities. Tested with the families in `parity/models`.
 
 use crate::decoder::{ForwardPass, LayerCache};
+use crate::dropout::DropoutAt;
 use crate::layers::{Linear, Norm};
 use crate::rope::Rope;
 use crate::sink::{BackwardPass, GradientSink, RowSpace};
@@ -21,6 +22,7 @@ pub(crate) struct Attention {
     /// Norms over each head of q and of k.
     pub(crate) head_norms: Option<[Norm; 2]>,
     pub(crate) shape: AttentionShape,
+    pub(crate) dropout: DropoutAt,
 }
 
 /// Rows that a norm has read, with its statistics.
@@ -29,6 +31,8 @@ type Normed<T> = (T, NormCache<T>);
 /// What the forward leaves for the backward.
 pub(crate) struct AttentionState<B: Backend> {
     rope: Rope<B>,
+    /// With the pass's dropout.
+    shape: AttentionShape,
     /// Queries and keys before their norms, where there are such, with the norms' statistics.
     raw: Option<[Normed<B::Buffer>; 2]>,
     q: B::Buffer,
@@ -47,7 +51,8 @@ impl Attention {
         x: &B::Buffer,
         cache: Option<&mut LayerCache<B>>,
     ) -> (B::Buffer, AttentionState<B>) {
-        let (b, n, s) = (pass.backend, pass.rows, self.shape);
+        let (b, n) = (pass.backend, pass.rows);
+        let s = self.dropout.attention(pass, self.shape);
         let (mut q, mut k) = (self.q.forward(pass, x), self.k.forward(pass, x));
         let v = self.v.forward(pass, x);
         let raw = self.head_norms.map(|[q_norm, k_norm]| {
@@ -67,6 +72,7 @@ impl Attention {
         let out = self.o.forward(pass, &attended);
         let state = AttentionState {
             rope,
+            shape: s,
             raw,
             q,
             k,
@@ -88,7 +94,7 @@ impl Attention {
         d_out: &B::Buffer,
         dx: &mut B::Buffer,
     ) {
-        let (b, r, s) = (pass.backend, pass.plan.rows, self.shape);
+        let (b, r, s) = (pass.backend, pass.plan.rows, state.shape);
         let mut d_attended = b.empty(r * s.q_width());
         self.o
             .backward(pass, sink, &state.attended, d_out, &mut d_attended, false);

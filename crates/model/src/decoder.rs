@@ -37,7 +37,7 @@ pub struct ForwardPass<'a, B: Backend> {
     pub layout: &'a AttentionLayout,
     /// Number of rows N.
     pub rows: usize,
-    /// Draws which adapter inputs are dropped; `None` outside training.
+    /// Draws what the model and its adapters drop; `None` outside training.
     pub dropout_seed: Option<u64>,
 }
 
@@ -130,7 +130,7 @@ pub struct Forward<B: Backend> {
     logits: Option<B::Buffer>,
     /// Log-prob of each target in nats, `[M]`.
     pub token_logps: Vec<f64>,
-    /// The seed that the adapters' dropout was drawn with.
+    /// The seed that dropout was drawn with.
     pub dropout_seed: Option<u64>,
 }
 
@@ -285,6 +285,12 @@ impl<B: Backend> LanguageModel<B> {
         self.family.head()
     }
 
+    /// Whether a training pass with a seed drops anything: of the model itself, or of its adapter's inputs.
+    pub fn drops(&self) -> bool {
+        let adapter = self.lora.as_ref().is_some_and(|lora| lora.dropout > 0.0);
+        adapter || self.config.dropout().any()
+    }
+
     pub(crate) fn family(&self) -> &dyn Family<B> {
         &*self.family
     }
@@ -323,7 +329,7 @@ impl<B: Backend> LanguageModel<B> {
         self.forward_training(batch, keep, None)
     }
 
-    /// As [`LanguageModel::forward`]; adapters with dropout draw what they drop from the seed.
+    /// As [`LanguageModel::forward`]; a model and adapters with dropout draw what they drop from the seed.
     pub fn forward_training(
         &self,
         batch: &Batch<B>,

@@ -9,6 +9,7 @@
 use crate::attention::{Attention, AttentionState};
 use crate::config::{Activation, Gemma2Config};
 use crate::decoder::{BlockState, Family, ForwardPass, LayerCache};
+use crate::dropout::{DropoutAt, Place};
 use crate::layers::{Embedding, Linear, Norm};
 use crate::mlp::{GatedMlp, GatedState};
 use crate::parameters::{ParamId, SpecList};
@@ -104,6 +105,7 @@ fn attention(c: &Gemma2Config, i: usize, specs: &mut SpecList) -> Attention {
         o: linear("o_proj", [shape.q_width(), d]),
         head_norms: None,
         shape,
+        dropout: DropoutAt::new(c.dropout.attention, Place::Attention(i)),
     }
 }
 

@@ -1,11 +1,13 @@
 //! GPT-2 (Radford et al. 2019): pre-norm blocks with layer norm, learned positions, one fused query/key/value
-//! projection and a GELU feed-forward layer; the head is the token embedding.
+//! projection and a GELU feed-forward layer; the head is the token embedding. Training may drop what enters the first block,
+//! attention probabilities, and what each half adds.
 //!
 //! Checkpoints store linear weights `[in, out]` (`Conv1D`); they are held transposed. The fused projection's
 //! output is split into three buffers because attention takes them apart. Tested in `parity/models`.
 
 use crate::config::{Activation, Gpt2Config};
 use crate::decoder::{BlockState, Family, ForwardPass, LayerCache};
+use crate::dropout::{DropoutAt, Place};
 use crate::layers::{Embedding, Linear, Norm};
 use crate::parameters::{ParamId, SpecList};
 use crate::sink::{BackwardPass, GradientSink, RowSpace};
@@ -19,12 +21,16 @@ struct Block {
     ln_2: Norm,
     fc: Linear,
     mlp_proj: Linear,
+    attn_drop: DropoutAt,
+    attn_proj_drop: DropoutAt,
+    mlp_drop: DropoutAt,
 }
 
 /// A GPT-2 model's layers.
 pub(crate) struct Gpt2 {
     wte: Embedding,
     wpe: ParamId,
+    drop: DropoutAt,
     blocks: Vec<Block>,
     norm: Norm,
     head: ParamId,
@@ -58,6 +64,9 @@ impl Gpt2 {
                 ln_2: layer_norm(specs, &format!("{stem}.ln_2"), c),
                 fc: conv1d(specs, &stem, "mlp.c_fc", d, c.n_inner, std),
                 mlp_proj: conv1d(specs, &stem, "mlp.c_proj", c.n_inner, d, std),
+                attn_drop: DropoutAt::new(c.dropout.attention, Place::Attention(i)),
+                attn_proj_drop: DropoutAt::new(c.dropout.residual, Place::AttentionOutput(i)),
+                mlp_drop: DropoutAt::new(c.dropout.residual, Place::FeedForward(i)),
             });
         }
         let norm = layer_norm(specs, "transformer.ln_f", c);
@@ -65,6 +74,7 @@ impl Gpt2 {
         Gpt2 {
             wte,
             wpe,
+            drop: DropoutAt::new(c.dropout.embedding, Place::Embedding),
             blocks,
             norm,
             head,
@@ -141,7 +151,7 @@ impl<B: Backend> Family<B> for Gpt2 {
         let (b, d) = (pass.backend, self.d);
         let mut x = self.wte.forward(pass);
         b.gather(pass.params.get(self.wpe), pass.positions, &mut x, d, true);
-        x
+        self.drop.forward(pass, x, d)
     }
 
     fn embed_backward(
@@ -150,6 +160,8 @@ impl<B: Backend> Family<B> for Gpt2 {
         sink: &mut dyn GradientSink<B>,
         g: &B::Buffer,
     ) {
+        let before = self.drop.backward(pass, g, self.d);
+        let g = before.as_ref().unwrap_or(g);
         self.wte.backward(pass, sink, g);
         if sink.wants(self.wpe) {
             sink.lookup(pass, self.wpe, &pass.plan.positions, g, self.d);
@@ -165,6 +177,7 @@ impl<B: Backend> Family<B> for Gpt2 {
     ) -> (B::Buffer, Box<dyn BlockState<B>>) {
         let (b, params, n, d) = (pass.backend, pass.params, pass.rows, self.d);
         let l = self.blocks[i];
+        let shape = l.attn_drop.attention(pass, self.shape);
         let (normed, norm1) = l.ln_1.forward(b, params, &x, n);
         let fused = l.qkv.forward(pass, &normed);
         let qkv = [0, 1, 2].map(|part| {
@@ -176,31 +189,26 @@ impl<B: Backend> Family<B> for Gpt2 {
         let mut attended = b.empty(n * d);
         let [q, k, v] = &qkv;
         let lse = match cache {
-            None => b.attention(q, k, v, pass.layout, self.shape, &mut attended),
+            None => b.attention(q, k, v, pass.layout, shape, &mut attended),
             Some(cache) => {
                 cache.append(b, k, v, n, d);
-                b.attention(
-                    q,
-                    &cache.k,
-                    &cache.v,
-                    pass.layout,
-                    self.shape,
-                    &mut attended,
-                )
+                b.attention(q, &cache.k, &cache.v, pass.layout, shape, &mut attended)
             }
         };
-        let mut mid = l.attn_proj.forward(pass, &attended);
+        let mid = l.attn_proj.forward(pass, &attended);
+        let mut mid = l.attn_proj_drop.forward(pass, mid, d);
         b.axpy(1.0, &x, &mut mid);
 
         let (normed, norm2) = l.ln_2.forward(b, params, &mid, n);
         let fc = l.fc.forward(pass, &normed);
         let mut active = b.empty(n * l.fc.d_out);
         b.gelu(&fc, &mut active, self.exact_gelu);
-        let mut out = l.mlp_proj.forward(pass, &active);
+        let out = l.mlp_proj.forward(pass, &active);
+        let mut out = l.mlp_drop.forward(pass, out, d);
         b.axpy(1.0, &mid, &mut out);
         let state = State {
             block: l,
-            shape: self.shape,
+            shape,
             exact_gelu: self.exact_gelu,
             x,
             norm1,
@@ -227,8 +235,10 @@ impl<B: Backend> State<B> {
         let mut active = b.empty(n * f);
         b.gelu(&self.fc, &mut active, self.exact_gelu);
         let mut d_fc = b.empty(r * f);
+        let d_added = l.mlp_drop.backward(pass, d, l.mlp_proj.d_out);
+        let d_added = d_added.as_ref().unwrap_or(d);
         l.mlp_proj
-            .backward(pass, sink, &active, d, &mut d_fc, false);
+            .backward(pass, sink, &active, d_added, &mut d_fc, false);
         drop(active);
         let rows = pass.plan.activation_rows.as_ref();
         b.gelu_backward(&self.fc, rows, &mut d_fc, f, self.exact_gelu);
@@ -248,8 +258,10 @@ impl<B: Backend> State<B> {
         let (b, r, n, l) = (pass.backend, pass.plan.rows, pass.batch.rows(), self.block);
         let width = l.qkv.d_in;
         let mut d_attended = b.empty(r * width);
+        let d_added = l.attn_proj_drop.backward(pass, d, width);
+        let d_added = d_added.as_ref().unwrap_or(d);
         l.attn_proj
-            .backward(pass, sink, &self.attended, d, &mut d_attended, false);
+            .backward(pass, sink, &self.attended, d_added, &mut d_attended, false);
         let [q, k, v] = &self.qkv;
         let mut grads = [0, 1, 2].map(|_| b.zeros(r * width));
         let [dq, dk, dv] = &mut grads;

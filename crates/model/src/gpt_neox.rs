@@ -3,11 +3,13 @@
 //! a GELU feed-forward layer.
 //!
 //! A block is x + attention(ln₁ x) + mlp(ln₂ x) (both halves read x), or, without `use_parallel_residual`, one half
-//! after the other as in GPT-2. Tested against transformers in `parity/models`, both ways.
+//! after the other as in GPT-2. Training may drop what enters the first block, attention probabilities, and what each half
+//! adds. Tested against transformers in `parity/models`, both ways.
 
 use crate::attention::attend;
 use crate::config::{Activation, GptNeoxConfig};
 use crate::decoder::{BlockState, Family, ForwardPass, LayerCache};
+use crate::dropout::{DropoutAt, Place};
 use crate::layers::{Embedding, Linear, Norm};
 use crate::parameters::{ParamId, SpecList};
 use crate::rope::{Rope, RopeTable};
@@ -25,11 +27,15 @@ struct Block {
     shape: AttentionShape,
     exact_gelu: bool,
     parallel: bool,
+    attention_drop: DropoutAt,
+    dense_drop: DropoutAt,
+    mlp_drop: DropoutAt,
 }
 
 /// A GPT-NeoX model's layers.
 pub(crate) struct GptNeox<B: Backend> {
     embed: Embedding,
+    drop: DropoutAt,
     blocks: Vec<Block>,
     norm: Norm,
     head: ParamId,
@@ -48,6 +54,7 @@ impl<B: Backend> GptNeox<B> {
         let head = embed.head(specs, c.tie_word_embeddings, "embed_out.weight", std);
         GptNeox {
             embed,
+            drop: DropoutAt::new(c.dropout.embedding, Place::Embedding),
             blocks,
             norm,
             head,
@@ -91,6 +98,9 @@ impl Block {
             shape: AttentionShape::new(heads, heads, c.head_dim()),
             exact_gelu: c.activation == Activation::GeluErf,
             parallel: c.use_parallel_residual,
+            attention_drop: DropoutAt::new(c.dropout.attention, Place::Attention(i)),
+            dense_drop: DropoutAt::new(c.dropout.residual, Place::AttentionOutput(i)),
+            mlp_drop: DropoutAt::new(c.dropout.residual, Place::FeedForward(i)),
         }
     }
 
@@ -136,6 +146,7 @@ impl Block {
 /// What one block keeps.
 struct State<B: Backend> {
     block: Block,
+    shape: AttentionShape,
     rope: Rope<B>,
     x: B::Buffer,
     norm1: NormCache<B::Buffer>,
@@ -163,7 +174,8 @@ impl<B: Backend> Family<B> for GptNeox<B> {
     }
 
     fn embed(&self, pass: &ForwardPass<'_, B>) -> B::Buffer {
-        self.embed.forward(pass)
+        let x = self.embed.forward(pass);
+        self.drop.forward(pass, x, self.d)
     }
 
     fn embed_backward(
@@ -172,7 +184,9 @@ impl<B: Backend> Family<B> for GptNeox<B> {
         sink: &mut dyn GradientSink<B>,
         g: &B::Buffer,
     ) {
-        self.embed.backward(pass, sink, g);
+        let before = self.drop.backward(pass, g, self.d);
+        self.embed
+            .backward(pass, sink, before.as_ref().unwrap_or(g));
     }
 
     fn block(
@@ -183,7 +197,8 @@ impl<B: Backend> Family<B> for GptNeox<B> {
         cache: Option<&mut LayerCache<B>>,
     ) -> (B::Buffer, Box<dyn BlockState<B>>) {
         let (b, params, n, block) = (pass.backend, pass.params, pass.rows, self.blocks[i]);
-        let (rope, s) = (self.rope.get(b, pass.context), block.shape);
+        let s = block.attention_drop.attention(pass, block.shape);
+        let rope = self.rope.get(b, pass.context);
         let (normed, norm1) = block.input_norm.forward(b, params, &x, n);
         let mut qkv = block.split(b, &block.qkv.forward(pass, &normed), n);
         drop(normed);
@@ -193,7 +208,8 @@ impl<B: Backend> Family<B> for GptNeox<B> {
         let mut attended = b.empty(n * s.q_width());
         let [q, k, v] = &qkv;
         let lse = attend(pass, s, (q, k, v), cache, &mut attended);
-        let mut mid = block.dense.forward(pass, &attended);
+        let mid = block.dense.forward(pass, &attended);
+        let mut mid = block.dense_drop.forward(pass, mid, self.d);
         b.axpy(1.0, &x, &mut mid);
 
         let read = if block.parallel { &x } else { &mid };
@@ -201,10 +217,12 @@ impl<B: Backend> Family<B> for GptNeox<B> {
         let up = block.up.forward(pass, &normed);
         let mut active = b.empty(n * block.up.d_out);
         b.gelu(&up, &mut active, block.exact_gelu);
-        let mut out = block.down.forward(pass, &active);
+        let out = block.down.forward(pass, &active);
+        let mut out = block.mlp_drop.forward(pass, out, self.d);
         b.axpy(1.0, &mid, &mut out);
         let state = State {
             block,
+            shape: s,
             rope,
             x,
             norm1,
@@ -233,8 +251,11 @@ impl<B: Backend> State<B> {
         let mut active = b.empty(n * f);
         b.gelu(&self.up, &mut active, l.exact_gelu);
         let mut d_up = b.empty(r * f);
+        let d = d.unwrap_or(dx);
+        let d_added = l.mlp_drop.backward(pass, d, l.down.d_out);
+        let d_added = d_added.as_ref().unwrap_or(d);
         l.down
-            .backward(pass, sink, &active, d.unwrap_or(dx), &mut d_up, false);
+            .backward(pass, sink, &active, d_added, &mut d_up, false);
         drop(active);
         let rows = pass.plan.activation_rows.as_ref();
         b.gelu_backward(&self.up, rows, &mut d_up, f, l.exact_gelu);
@@ -255,11 +276,13 @@ impl<B: Backend> State<B> {
         dx: &mut B::Buffer,
     ) {
         let (b, r, n, l) = (pass.backend, pass.plan.rows, pass.batch.rows(), self.block);
-        let (s, width) = (l.shape, l.qkv.d_in);
+        let (s, width) = (self.shape, l.qkv.d_in);
         let mut d_attended = b.empty(r * width);
         let d = d.unwrap_or(dx);
+        let d_added = l.dense_drop.backward(pass, d, width);
+        let d_added = d_added.as_ref().unwrap_or(d);
         l.dense
-            .backward(pass, sink, &self.attended, d, &mut d_attended, false);
+            .backward(pass, sink, &self.attended, d_added, &mut d_attended, false);
         let [q, k, v] = &self.qkv;
         let mut grads = [0, 1, 2].map(|_| b.zeros(r * width));
         let [dq, dk, dv] = &mut grads;

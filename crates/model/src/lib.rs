@@ -12,6 +12,7 @@ mod attention;
 pub mod batch;
 pub mod config;
 mod decoder;
+mod dropout;
 pub mod error;
 mod gemma2;
 mod generate;

@@ -9,6 +9,7 @@
 use crate::attention::{Attention, AttentionState};
 use crate::config::LlamaConfig;
 use crate::decoder::{BlockState, Family, ForwardPass, LayerCache};
+use crate::dropout::{DropoutAt, Place};
 use crate::layers::{Embedding, Linear, Norm};
 use crate::mlp::{GatedMlp, GatedState};
 use crate::parameters::{ParamId, SpecList};
@@ -113,6 +114,7 @@ fn attention(c: &LlamaConfig, i: usize, specs: &mut SpecList) -> Attention {
         o,
         head_norms,
         shape,
+        dropout: DropoutAt::new(c.dropout.attention, Place::Attention(i)),
     }
 }
 

@@ -136,7 +136,7 @@ impl Objective {
             length_desensitized::validate(alpha)?;
         }
         let objective = (entry.build)(options)?;
-        if options.reference_free == Some(true) && objective.needs_reference() {
+        if options.reference_free == Some(true) && objective.logs_reference() {
             return Ok(Self::ReferenceFree(Box::new(objective)));
         }
         Ok(objective)
@@ -270,7 +270,7 @@ impl Objective {
                 (beta * pair.chosen_mean(), beta * pair.rejected_mean())
             }
             Self::AlphaPo(loss) => loss.rewards(pair),
-            _ if self.needs_reference() => (
+            _ if self.logs_reference() => (
                 beta * pair.chosen_log_ratio(),
                 beta * pair.rejected_log_ratio(),
             ),
@@ -296,6 +296,20 @@ impl Objective {
             Self::Weighted(terms) => terms.iter().any(|(_, term)| term.needs_reference()),
             Self::ReferenceFree(_) => false,
             _ => self.description().needs_reference,
+        }
+    }
+
+    /// Whether [`implicit_rewards`](Self::implicit_rewards) reads the reference: where the loss does, and for `sft`, whose rewards
+    /// TRL takes relative to the reference although its loss has none.
+    pub fn logs_reference(&self) -> bool {
+        match self {
+            Self::Weighted(terms) => {
+                let first = terms.first();
+                self.needs_reference() || first.is_some_and(|(_, term)| term.logs_reference())
+            }
+            Self::ReferenceFree(_) => false,
+            Self::Sft(_) => true,
+            _ => self.needs_reference(),
         }
     }
 

@@ -69,11 +69,14 @@ pub struct ObjectiveOptions {
 }
 
 impl ObjectiveOptions {
-    /// Names of the options that were given a value, of those which only some objectives read.
+    /// Names of the options that were given a value (of `label_smoothing`: other than 0, which asks for nothing), of those which only some objectives read.
     pub(crate) fn given(&self) -> impl Iterator<Item = &'static str> {
         [
             ("beta", self.beta.is_some()),
-            ("label_smoothing", self.label_smoothing.is_some()),
+            (
+                "label_smoothing",
+                self.label_smoothing.is_some_and(|x| x != 0.0),
+            ),
             ("simpo_gamma", self.simpo_gamma.is_some()),
             ("cpo_alpha", self.cpo_alpha.is_some()),
             ("length_average", self.length_average.is_some()),

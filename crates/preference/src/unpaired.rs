@@ -10,8 +10,8 @@
 //!
 //! Departures from TRL, as for pairs: a completion that is empty or white space, or that no prompt token precedes, is
 //! dropped; a prompt that begins with the BOS text gets no second BOS; a paired row's `weight` goes to both examples.
-//! TRL then trains in this order (`train_sampling_strategy="sequential"`), so that a batch's mismatched completions
-//! are its own; another order is allowed here, because the mismatched sequence belongs to its example.
+//! Training takes them in this order (`train_sampling_strategy="sequential"`), so that a batch's mismatched completions
+//! are its own.
 //! Source: `trl/trainer/kto_trainer.py` 1.16, `_prepare_dataset`. Tested in `tests/parity.rs` and `tests/unpaired.rs`.
 
 use rayon::prelude::*;

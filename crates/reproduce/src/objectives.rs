@@ -75,6 +75,7 @@ impl ObjectivesPlan {
             .with("lora_r", 64)
             .with("lora_alpha", 128)
             .with("lora_dropout", 0.05)
+            .with("disable_dropout", false)
             .with("lora_target_modules", &self.target_modules)
             .with("logging_steps", 5)
             .with("geometry", 10)

@@ -274,7 +274,7 @@ pub trait Backend: Send + Sync + 'static {
     );
     /// Causal attention over a packed forest: `q` `[N, H·D]`, `k`, `v` `[K, H_kv·D]` → `out` `[N, H·D]`.
     /// Returns log Σ exp of the scaled (and capped) scores, `[N, H]`, for the backward. `shape` may narrow what a row
-    /// sees to a window and cap its scores.
+    /// sees to a window, cap its scores and drop probabilities (lse is that of all of them).
     fn attention(
         &self,
         q: &Self::Buffer,

@@ -50,6 +50,17 @@ impl AttentionLayout {
     }
 }
 
+/// Which probabilities of an attention operation are dropped (Vaswani et al. 2017, as transformers applies it: behind the
+/// softmax, so the rest of a row is not normalised again).
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct AttentionDropout {
+    /// Whether an entry is kept is a function of this, the query's activation row, the head and the key's activation row
+    /// alone: the mask of [`crate::Backend::dropout`] with row (query row · heads + head) and column key row.
+    pub seed: u64,
+    /// Probability that an entry is dropped, 0 ≤ p < 1; the rest is divided by 1 − p.
+    pub p: f64,
+}
+
 /// Head counts and widths of an attention operation.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct AttentionShape {
@@ -66,10 +77,12 @@ pub struct AttentionShape {
     pub window: Option<usize>,
     /// Scaled scores become cap·tanh(score/cap) before the softmax (Gemma 2). `None`: they stay.
     pub softcap: Option<f64>,
+    /// Dropout on the probabilities, in training. `None`: all are kept.
+    pub dropout: Option<AttentionDropout>,
 }
 
 impl AttentionShape {
-    /// Plain causal attention: scale `head_dim^-1/2`, no window, no cap.
+    /// Plain causal attention: scale `head_dim^-1/2`, no window, no cap, no dropout.
     pub fn new(heads: usize, kv_heads: usize, head_dim: usize) -> Self {
         AttentionShape {
             heads,
@@ -78,6 +91,7 @@ impl AttentionShape {
             scale: (head_dim as f64).powf(-0.5),
             window: None,
             softcap: None,
+            dropout: None,
         }
     }
 

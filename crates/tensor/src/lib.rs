@@ -21,5 +21,5 @@ pub use arguments::{
 };
 pub use backend::Backend;
 pub use cpu::CpuBackend;
-pub use layout::{AttentionLayout, AttentionSegment, AttentionShape, Span};
+pub use layout::{AttentionDropout, AttentionLayout, AttentionSegment, AttentionShape, Span};
 pub use naive::NaiveBackend;

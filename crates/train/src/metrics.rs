@@ -8,6 +8,9 @@ use std::io::Write;
 use std::path::{Path, PathBuf};
 use unbraid_model::weights::write_file_atomic;
 
+/// The metric that a step or an evaluation minimises or compares.
+const LOSS: &str = "loss";
+
 /// Running means by key. Keys keep the order of their first appearance.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Averages {
@@ -29,6 +32,35 @@ impl Averages {
         let entry = self.sums.entry(key.to_owned()).or_insert((0.0, 0.0));
         entry.0 += value * weight;
         entry.1 += weight;
+    }
+
+    /// One optimizer step from its micro-batches, weighed as transformers' Trainer and TRL's trainers do: the loss that was
+    /// stepped on, the mean of the micro-batches', counts once a step; any other mean counts once a micro-batch, however many
+    /// examples that has.
+    pub fn of_step(micro_batches: &[Averages]) -> Self {
+        let mut step = Averages::default();
+        let losses = micro_batches.iter().filter_map(|m| m.get(LOSS));
+        step.add(LOSS, losses.sum::<f64>() / micro_batches.len() as f64);
+        for micro_batch in micro_batches {
+            step.add_others(micro_batch);
+        }
+        step
+    }
+
+    /// Adds the means of one evaluation batch of `rows` examples, weighed as there: transformers repeats a batch's loss for each
+    /// of its examples, TRL counts any other mean once a batch.
+    pub fn add_evaluation_batch(&mut self, batch: &Averages, rows: usize) {
+        if let Some(loss) = batch.get(LOSS) {
+            self.add_weighted(LOSS, loss, rows as f64);
+        }
+        self.add_others(batch);
+    }
+
+    /// Adds the means but the loss, each with weight 1.
+    fn add_others(&mut self, batch: &Averages) {
+        for (key, mean) in batch.iter().filter(|(key, _)| *key != LOSS) {
+            self.add(key, mean);
+        }
     }
 
     /// Adds all observations of another.
@@ -181,6 +213,34 @@ mod tests {
         let mut file = MetricsFile::create(&path, &[row(1), row(2)]).unwrap();
         file.write(&row(3)).unwrap();
         assert_eq!(std::fs::read_to_string(&path).unwrap(), whole);
+    }
+
+    /// Steps of 3 + 1 and of 2 examples, by hand: each step's loss counts once, each micro-batch's reward once.
+    #[test]
+    fn steps_and_micro_batches_count_once_whatever_their_size() {
+        let batch = |values: &[(f64, f64)]| {
+            let mut own = Averages::default();
+            for &(loss, reward) in values {
+                own.add("loss", loss);
+                own.add("reward", reward);
+            }
+            own
+        };
+        let (large, small) = (
+            batch(&[(1.0, 3.0), (2.0, 6.0), (3.0, 9.0)]),
+            batch(&[(8.0, 2.0)]),
+        );
+        let mut window = Averages::default();
+        window.merge(&Averages::of_step(&[large.clone(), small.clone()]));
+        window.merge(&Averages::of_step(&[batch(&[(4.0, 5.0), (6.0, 5.0)])]));
+        // Steps: (2 + 8)/2 and 5; micro-batches: 6, 2 and 5.
+        assert_eq!(window.get("loss"), Some(5.0));
+        assert_eq!(window.get("reward"), Some(13.0 / 3.0));
+        let mut evaluation = Averages::default();
+        evaluation.add_evaluation_batch(&large, 3);
+        evaluation.add_evaluation_batch(&small, 1);
+        assert_eq!(evaluation.get("loss"), Some((2.0 * 3.0 + 8.0) / 4.0));
+        assert_eq!(evaluation.get("reward"), Some(4.0));
     }
 
     #[test]

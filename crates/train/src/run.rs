@@ -1,7 +1,7 @@
 //! The training loop: steps, clipping, logging, evaluation, saving, stopping, going on.
 //!
-//! A logged row holds means over the steps since the last one, as TRL logs them, with the learning rate and the
-//! gradient norm (before clipping) of its own step. A run that goes on from a checkpoint does from there what the
+//! A logged row holds means over the steps since the last one, as TRL logs them (the loss of steps, all else of their
+//! micro-batches), with the learning rate and the gradient norm (before clipping) of its own step. A run that goes on from a checkpoint does from there what the
 //! uninterrupted run does, bit for bit, so that weights and rows (but for the throughput) end up the same.
 
 use crate::attribution::{Taken, Watched, write_sums};
@@ -296,7 +296,7 @@ impl<B: Backend> Run<'_, B> {
     }
 
     fn row(&self) -> Map<String, Value> {
-        let epoch = self.state.step as f64 / self.plan.sampler.steps_per_epoch() as f64;
+        let epoch = self.plan.sampler.epochs_after(self.state.step);
         let mut row = Map::new();
         row.insert("step".into(), Value::from(self.state.step));
         row.insert("epoch".into(), Value::from(epoch));

@@ -42,6 +42,18 @@ impl Sampler {
         self.lengths.len().div_ceil(per_step) as u64
     }
 
+    /// Epochs gone after so many optimizer steps, counted in micro-batches as transformers does: the last step of an epoch may
+    /// have fewer.
+    pub fn epochs_after(&self, steps: u64) -> f64 {
+        let Some(last) = steps.checked_sub(1) else {
+            return 0.0;
+        };
+        let per_epoch = self.steps_per_epoch();
+        let batches = self.lengths.len().div_ceil(self.batch);
+        let taken = (last % per_epoch + 1) as usize * self.accumulation;
+        (last / per_epoch) as f64 + taken.min(batches) as f64 / batches as f64
+    }
+
     /// The order of one epoch.
     pub fn epoch(&self, epoch: u64) -> Vec<usize> {
         let mut order: Vec<usize> = (0..self.lengths.len()).collect();
@@ -111,6 +123,19 @@ mod tests {
             seen.sort_unstable();
             assert_eq!(seen, (0..11).collect::<Vec<_>>());
         }
+    }
+
+    /// 11 examples in batches of 2: micro-batches 2 + 2 + 2, the last of one example.
+    #[test]
+    fn epochs_are_counted_in_micro_batches() {
+        let mut s = sampler(SamplingOrder::Sequential);
+        let epochs = [0, 1, 2, 3, 4].map(|steps| s.epochs_after(steps));
+        assert_eq!(epochs, [0.0, 2.0 / 6.0, 4.0 / 6.0, 1.0, 1.0 + 2.0 / 6.0]);
+        s.accumulation = 4; // 4 + 2 micro-batches
+        assert_eq!(
+            [1, 2, 3].map(|steps| s.epochs_after(steps)),
+            [4.0 / 6.0, 1.0, 1.0 + 4.0 / 6.0]
+        );
     }
 
     #[test]

@@ -1,5 +1,7 @@
 //! Maximum likelihood on token sequences (supervised fine-tuning): loss = −Σ log p / number of tokens, over all
-//! tokens of the optimizer step, as transformers averages with gradient accumulation.
+//! tokens of the optimizer step, as transformers averages with gradient accumulation. A row's weight multiplies its Σ log p.
+//!
+//! An evaluation's loss is that of TRL: each batch's mean over its tokens, weighed by the batch's examples.
 
 use crate::error::TrainError;
 use crate::metrics::Averages;
@@ -19,7 +21,7 @@ pub struct SftTask<'a> {
     pub keep: Keep,
     /// Packs in an evaluation batch.
     pub eval_batch: usize,
-    /// Seed of the adapter's dropout.
+    /// Seed of what the model and its adapter drop.
     pub dropout_seed: Option<u64>,
 }
 
@@ -28,10 +30,26 @@ fn forest(data: &SftDataset, packs: &[usize]) -> Forest {
     pack_sequences(sequences.map(|&s| &data.sequences[s]))
 }
 
+/// The weight of every sequence of some packs.
+fn weights<'d>(data: &'d SftDataset, packs: &'d [usize]) -> impl Iterator<Item = f64> + 'd {
+    let sequences = packs.iter().flat_map(|&p| &data.packs[p]);
+    sequences.map(|&s| data.sequences[s].weight)
+}
+
 impl SftTask<'_> {
     /// Number of examples of the training set.
     pub fn examples(&self) -> usize {
         self.train.packs.len()
+    }
+
+    /// −Σ weight·log p over the sequences of some packs, whose responses `forest` holds in order.
+    fn weighted_loss(data: &SftDataset, packs: &[usize], forest: &Forest, logps: &[f64]) -> f64 {
+        let weights = weights(data, packs).zip(&forest.responses);
+        let sum = weights.map(|(weight, response)| {
+            let own = logps[response.targets.clone()].iter();
+            weight * own.sum::<f64>()
+        });
+        -sum.sum::<f64>()
     }
 
     /// Tokens of one training example.
@@ -55,7 +73,7 @@ impl<B: Backend> Task<B> for SftTask<'_> {
             .map(|b| forest(self.train, b))
             .collect();
         let tokens: usize = forests.iter().map(|f| f.targets.len()).sum();
-        let mut metrics = Averages::default();
+        let mut loss = 0.0;
         for (i, (forest, packs)) in forests.into_iter().zip(micro_batches).enumerate() {
             let batch = Batch::new(&*model.backend, forest);
             let dropout = self.dropout_seed.map(|seed| draw_seed(seed, step, i));
@@ -70,10 +88,9 @@ impl<B: Backend> Task<B> for SftTask<'_> {
                     checkpoint: None,
                 });
             }
-            let count = batch.targets() as f64;
-            metrics.add_weighted("loss", -sum / count.max(1.0), count);
-            let weights = packs.iter().flat_map(|&p| &self.train.packs[p]);
-            let weights = weights.map(|&s| self.train.sequences[s].weight);
+            let logps = &forward.token_logps;
+            loss += Self::weighted_loss(self.train, packs, &batch.forest, logps);
+            let weights = weights(self.train, packs);
             let mut seeds = vec![0.0; batch.targets()];
             for (response, weight) in batch.forest.responses.iter().zip(weights) {
                 seeds[response.targets.clone()].fill(-weight / tokens.max(1) as f64);
@@ -81,6 +98,8 @@ impl<B: Backend> Task<B> for SftTask<'_> {
             let plan = GradientPlan::summed(&*model.backend, &batch.forest);
             model.backward(&batch, &plan, forward, &seeds, &mut Accumulate(gradients));
         }
+        let mut metrics = Averages::default();
+        metrics.add("loss", loss / tokens.max(1) as f64);
         Ok(metrics)
     }
 
@@ -102,13 +121,12 @@ impl<B: Backend> Task<B> for SftTask<'_> {
             if stop() {
                 return Ok(None);
             }
-            if stop() {
-                return Ok(None);
-            }
             let batch = Batch::new(&*model.backend, forest(eval, packs));
             let logps = model.token_logps(&batch);
-            let count = logps.len() as f64;
-            metrics.add_weighted("loss", -logps.iter().sum::<f64>() / count.max(1.0), count);
+            let loss = Self::weighted_loss(eval, packs, &batch.forest, &logps);
+            let mut own = Averages::default();
+            own.add("loss", loss / logps.len().max(1) as f64);
+            metrics.add_evaluation_batch(&own, packs.len());
         }
         Ok(Some(metrics))
     }

@@ -115,7 +115,7 @@ impl TrainerState {
         let per_epoch = plan.sampler.steps_per_epoch();
         json!({
             "global_step": self.step,
-            "epoch": self.step as f64 / per_epoch as f64,
+            "epoch": plan.sampler.epochs_after(self.step),
             "max_steps": plan.total,
             "best_metric": self.best.as_ref().map(|b| b.metric),
             "best_global_step": self.best.as_ref().map(|b| b.step),

@@ -19,8 +19,8 @@ use unbraid_tensor::Backend;
 pub trait Task<B: Backend> {
     /// Adds the gradient of one optimizer step's loss (the mean over its micro-batches) to `gradients`.
     ///
-    /// `step` is the 1-based optimizer step, `measure` asks for the geometry as well. Returns the step's metrics;
-    /// `loss` is among them and finite.
+    /// `step` is the 1-based optimizer step, `measure` asks for the geometry as well. Returns the step's metrics
+    /// ([`Averages::of_step`]); `loss`, the mean over the micro-batches, is among them with weight 1 and finite.
     ///
     /// # Errors
     /// A loss that is not finite, naming the examples.
@@ -149,7 +149,7 @@ pub struct StepRecord {
 pub struct Cadence {
     /// Every so many steps.
     pub every: u64,
-    /// Also after the last step (the end of an epoch that was not finished).
+    /// Also after the last step, as transformers does with every strategy but `no`.
     pub at_end: bool,
 }
 

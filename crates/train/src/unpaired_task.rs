@@ -56,7 +56,7 @@ pub struct UnpairedTask<'a> {
     pub keep: Keep,
     /// Rows in an evaluation batch: the KL is estimated in each.
     pub eval_batch: usize,
-    /// Seed of the adapter's dropout.
+    /// Seed of what the model and its adapter drop.
     pub dropout_seed: Option<u64>,
     /// What the last step did with its rows.
     pub stepped: Vec<SteppedRows>,
@@ -158,7 +158,7 @@ impl UnpairedTask<'_> {
             *side = (side.0 + self.kto.beta * ratio, side.1 + logp, side.2 + 1.0);
             metrics.add("loss", loss * example.weight);
         }
-        // As TRL: each batch's mean counts once, however many rows of a kind it has.
+        // Where a batch has rows of a kind, its mean over them counts, as in TRL.
         for (name, (reward, logp, rows)) in ["chosen", "rejected"].iter().zip(sides) {
             if rows > 0.0 {
                 metrics.add(&format!("rewards/{name}"), reward / rows);
@@ -183,9 +183,10 @@ impl<B: Backend> Task<B> for UnpairedTask<'_> {
         micro_batches: &[Vec<usize>],
         _measure: bool,
     ) -> Result<Averages, TrainError> {
-        let mut metrics = Averages::default();
+        let mut done = Vec::with_capacity(micro_batches.len());
         self.stepped.clear();
         for (k, rows) in micro_batches.iter().enumerate() {
+            let mut metrics = Averages::default();
             let z = self.reference_point(model, &self.train, rows, &mut metrics);
             let sequences = rows.iter().map(|&i| &self.train.examples[i].sequence);
             let batch = Batch::new(&*model.backend, pack(sequences));
@@ -207,8 +208,9 @@ impl<B: Backend> Task<B> for UnpairedTask<'_> {
             });
             let plan = GradientPlan::summed(&*model.backend, &batch.forest);
             model.backward(&batch, &plan, forward, &seeds, &mut Accumulate(gradients));
+            done.push(metrics);
         }
-        Ok(metrics)
+        Ok(Averages::of_step(&done))
     }
 
     fn after_step(&mut self, _: &LanguageModel<B>, _: f64, _: f64) -> Averages {
@@ -263,13 +265,15 @@ impl<B: Backend> Task<B> for UnpairedTask<'_> {
             if stop() {
                 return Ok(None);
             }
-            let z = self.reference_point(model, &self.eval, rows, &mut metrics);
+            let mut own = Averages::default();
+            let z = self.reference_point(model, &self.eval, rows, &mut own);
             let sequences: Vec<_> = rows
                 .iter()
                 .map(|&i| &self.eval.examples[i].sequence)
                 .collect();
             let policy = score(model, &sequences);
-            self.losses(&self.eval, rows, &policy, z, &mut metrics, "evaluation")?;
+            self.losses(&self.eval, rows, &policy, z, &mut own, "evaluation")?;
+            metrics.add_evaluation_batch(&own, rows.len());
         }
         Ok(Some(metrics))
     }

@@ -5,7 +5,8 @@
 use std::path::{Path, PathBuf};
 
 use unbraid::cli::{
-    CliError, Command, MaxLength, Parsed, SftConfig, Steps, Strategy, TrainConfig, parse, to_recipe,
+    CliError, Command, MaxLength, Parsed, SamplingStrategy, SftConfig, Steps, Strategy,
+    TrainConfig, parse, to_recipe,
 };
 
 fn line(words: &[&str]) -> Result<Parsed, CliError> {
@@ -326,6 +327,9 @@ fn every_key_of_trl_is_known() {
     // Defaults of TRL that are the objectives' own here.
     assert_eq!(config.objective.discopop_tau.take(), Some(0.05));
     assert_eq!(config.objective.f_alpha_divergence_coef.take(), Some(0.5));
+    assert_eq!(config.objective.label_smoothing.take(), Some(0.0));
+    let order = config.trainer.train_sampling_strategy.take();
+    assert_eq!(order, Some(SamplingStrategy::Random));
     // TRL loads weights in float32 unless told otherwise; `auto` is that on a CPU.
     config.model.dtype = expected.model.dtype;
     config.trainer.gradient_checkpointing = expected.trainer.gradient_checkpointing;
@@ -335,6 +339,8 @@ fn every_key_of_trl_is_known() {
     let defaults = fixture("trl_sft_defaults.yaml");
     let (mut config, _) = sft(&[&["sft", defaults.as_str()][..], &needed].concat());
     let (expected, _) = sft(&[&["sft"][..], &needed].concat());
+    let order = config.trainer.train_sampling_strategy.take();
+    assert_eq!(order, Some(SamplingStrategy::Random));
     config.model.dtype = expected.model.dtype;
     config.trainer.gradient_checkpointing = expected.trainer.gradient_checkpointing;
     assert_eq!(config, expected);

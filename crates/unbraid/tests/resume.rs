@@ -90,7 +90,7 @@ fn files(out: &Path) -> BTreeMap<String, Vec<u8>> {
         "trainer_state.json",
         "checksums.json",
     ];
-    for (prefix, dir) in [("", out.to_owned()), ("last ", out.join("checkpoint-15"))] {
+    for (prefix, dir) in [("", out.to_owned()), ("last ", out.join("checkpoint-16"))] {
         for entry in fs::read_dir(dir).unwrap() {
             let path = entry.unwrap().path();
             let name = path.file_name().unwrap().to_string_lossy().into_owned();
@@ -164,7 +164,7 @@ fn kill_and_resume(name: &str, run: &Run, random: &mut ChaCha8Rng) -> usize {
             );
             here += 1;
             with_checkpoint +=
-                usize::from((3..=15).any(|step| out.join(format!("checkpoint-{step}")).exists()));
+                usize::from((3..=16).any(|step| out.join(format!("checkpoint-{step}")).exists()));
         }
         kills += here;
         same(&out, &whole, &format!("{name} after {here} kills"));
@@ -188,7 +188,8 @@ fn killed_at_any_moment_it_ends_the_same() {
     let adapter = Run::new(&format!(
         "train --dataset-name {} --eval-dataset {} --eval-strategy steps --eval-steps 3 --load-best-model-at-end \
          --metric-for-best-model rewards/margins --save-total-limit 1 --optim lion --lr-scheduler-type cosine \
-         --dtype bfloat16 --use-peft --lora-r 4 --lora-dropout 0.1 --lora-target-modules all-linear --geometry off",
+         --dtype bfloat16 --use-peft --lora-r 4 --lora-dropout 0.1 --disable-dropout false \
+         --lora-target-modules all-linear --geometry off",
         demo("preferences.jsonl"),
         demo("preferences-test.jsonl")
     ));
@@ -212,7 +213,7 @@ fn a_damaged_checkpoint_is_passed_over() {
     let (whole, out) = (dir.path().join("whole"), dir.path().join("out"));
     run.finish(&whole, &[]);
     run.finish(&out, &[]);
-    let newest = out.join("checkpoint-15");
+    let newest = out.join("checkpoint-16");
     let change = |name: &str, change: &dyn Fn(&mut Vec<u8>)| {
         let mut bytes = fs::read(newest.join(name)).unwrap();
         change(&mut bytes);
@@ -235,10 +236,10 @@ fn a_damaged_checkpoint_is_passed_over() {
         let message = run.finish(&out, &RESUME);
         let note = message
             .lines()
-            .find(|l| l.starts_with("note: ") && l.contains("checkpoint-15"));
+            .find(|l| l.starts_with("note: ") && l.contains("checkpoint-16"));
         assert!(note.is_some_and(|note| note.contains(reason)), "{message}");
         assert!(
-            message.contains("going on from") && message.contains("step 12 of 16"),
+            message.contains("going on from") && message.contains("step 15 of 16"),
             "{message}"
         );
         same(&out, &whole, reason);
@@ -298,7 +299,7 @@ fn what_cannot_be_resumed_is_refused_with_its_reason() {
         );
     }
     // Without its checkpoints a finished run is not begun again.
-    for step in [3, 6, 9, 12, 15] {
+    for step in [3, 6, 9, 12, 15, 16] {
         fs::remove_dir_all(out.join(format!("checkpoint-{step}"))).unwrap();
     }
     let message = refused(&RESUME, 1);

@@ -108,7 +108,15 @@ fn predictions_and_gram_matrices_are_written_and_taken_away() {
 fn it_goes_with_adapters_masks_remedies_and_a_moving_reference() {
     let dir = tempfile::tempdir().unwrap();
     let kinds: [&[&str]; 4] = [
-        &["--use-peft", "--lora-r", "4", "--lora-dropout", "0.2"],
+        &[
+            "--use-peft",
+            "--lora-r",
+            "4",
+            "--lora-dropout",
+            "0.2",
+            "--disable-dropout",
+            "false",
+        ],
         &["--token-mask", "free", "--gradient-checkpointing", "true"],
         &[
             "--remedy",

@@ -185,7 +185,10 @@ fn the_old_name_of_grouping_by_length_still_works() {
         let (command, notes) = line("train", words).unwrap();
         assert!(notes.is_empty(), "{words:?}: {notes:?}");
         match command {
-            Parsed::Train(config) => config.trainer.train_sampling_strategy,
+            Parsed::Train(config) => {
+                let given = config.trainer.train_sampling_strategy;
+                given.unwrap_or(SamplingStrategy::Random)
+            }
             other => panic!("not train: {other:?}"),
         }
     };

@@ -14,6 +14,9 @@
 struct Shape {
     int heads, kv_heads, d, window;
     float scale, cap;
+    float factor; // on the probabilities that dropout keeps; 0 without dropout
+    unsigned threshold;
+    unsigned long long seed;
 };
 
 typedef float Tile[TILE][TILE + 1];
@@ -28,6 +31,12 @@ __device__ inline float score(float product, Shape s, float* slope) {
         *slope = s.scale * (1.0f - t * t);
     }
     return x;
+}
+
+/// What dropout does to the probability of a query's head and a key, by their activation rows: 0 or 1/(1 − p).
+__device__ inline float kept(Shape s, long long query, int head, long long key) {
+    if (s.factor == 0.0f) return 1.0f;
+    return mask_keeps(mask_row(s.seed, query * s.heads + head), (unsigned)key, s.threshold) ? s.factor : 0.0f;
 }
 
 /// Whether path position p sees path position k.
@@ -146,7 +155,7 @@ __device__ inline void forward(const float* q, const float* k, const float* v, c
                 float change = top[r] == -infinity() ? 0.0f : expf(top[r] - now);
                 total[r] = total[r] * change + warp_sum(e);
                 top[r] = now;
-                p[row][tx] = e;
+                p[row][tx] = seen ? e * kept(s, first_row + row, own.head, run[0] + j0 + tx) : 0.0f;
                 for (int c = 0; c < CHUNKS; c++) sums[r][c] *= change;
             }
             accumulate<CHUNKS>(p, v, k_rows, s.d, left, sums);
@@ -197,6 +206,7 @@ __device__ inline void backward_queries(const float* q, const float* k, const fl
                         row < own.count && tx < keys && sees(own.position + row, run[3] + j0 + tx, s.window);
                     float slope, x = score(dots[r], s, &slope);
                     float p = seen ? expf(x - logs[r]) : 0.0f;
+                    if (seen) dp[r] *= kept(s, first_row + row, own.head, run[0] + j0 + tx);
                     if (sweep == 0) mean[r] += seen ? p * dp[r] : 0.0f;
                     ds[row][tx] = seen ? slope * p * (dp[r] - mean[r]) : 0.0f;
                 }
@@ -252,8 +262,10 @@ __device__ inline void backward_keys(const float* q, const float* k, const float
                     bool seen = row < count && key && sees(segment[2] + i, run[3] + base + tx, s.window);
                     float slope, x = score(dots[r], s, &slope), weight = 0.0f, change = 0.0f;
                     if (seen) {
+                        float keep = kept(s, segment[0] + i, h, run[0] + base + tx);
                         weight = expf(x - lse[(long long)(segment[0] + i) * s.heads + h]);
-                        change = slope * weight * (dp[r] - delta[(long long)(segment[5] + i) * s.heads + h]);
+                        change = slope * weight * (keep * dp[r] - delta[(long long)(segment[5] + i) * s.heads + h]);
+                        weight *= keep;
                     }
                     p[row][tx] = weight;
                     ds[row][tx] = change;
@@ -278,22 +290,24 @@ __device__ inline void backward_keys(const float* q, const float* k, const float
 #define ATTENTION_KERNELS(CHUNKS)                                                                                  \
     extern "C" __global__ void __launch_bounds__(256) attention_forward_##CHUNKS(                                  \
         const float* q, const float* k, const float* v, const int* segments, const int* runs, const int* tiles,    \
-        int heads, int kv_heads, int d, int window, float scale, float cap, float* out, float* lse) {              \
-        Shape s = {heads, kv_heads, d, window, scale, cap};                                                        \
+        int heads, int kv_heads, int d, int window, float scale, float cap, float factor, unsigned threshold,      \
+        unsigned long long seed, float* out, float* lse) {                                                         \
+        Shape s = {heads, kv_heads, d, window, scale, cap, factor, threshold, seed};                               \
         forward<CHUNKS>(q, k, v, segments, runs, tiles, s, out, lse);                                              \
     }                                                                                                              \
     extern "C" __global__ void __launch_bounds__(256) attention_queries_##CHUNKS(                                  \
         const float* q, const float* k, const float* v, const float* lse, const float* d_out, const int* segments, \
         const int* runs, const int* tiles, int heads, int kv_heads, int d, int window, float scale, float cap,     \
-        float* delta, float* dq) {                                                                                 \
-        Shape s = {heads, kv_heads, d, window, scale, cap};                                                        \
+        float factor, unsigned threshold, unsigned long long seed, float* delta, float* dq) {                      \
+        Shape s = {heads, kv_heads, d, window, scale, cap, factor, threshold, seed};                               \
         backward_queries<CHUNKS>(q, k, v, lse, d_out, segments, runs, tiles, s, delta, dq);                        \
     }                                                                                                              \
     extern "C" __global__ void __launch_bounds__(256) attention_keys_##CHUNKS(                                     \
         const float* q, const float* k, const float* v, const float* lse, const float* delta, const float* d_out,  \
         const int* segments, const int* runs, const int* key_tiles, const int* entries, int heads, int kv_heads,   \
-        int d, int window, float scale, float cap, float* dk, float* dv) {                                         \
-        Shape s = {heads, kv_heads, d, window, scale, cap};                                                        \
+        int d, int window, float scale, float cap, float factor, unsigned threshold, unsigned long long seed,      \
+        float* dk, float* dv) {                                                                                    \
+        Shape s = {heads, kv_heads, d, window, scale, cap, factor, threshold, seed};                               \
         backward_keys<CHUNKS>(q, k, v, lse, delta, d_out, segments, runs, key_tiles, entries, s, dk, dv);          \
     }
 

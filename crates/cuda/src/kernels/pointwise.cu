@@ -121,18 +121,25 @@ __device__ inline unsigned long long mix(unsigned long long x) {
     return x ^ (x >> 31);
 }
 
-/// The mask of `crates/tensor/src/dropout.rs`: element j of a row is kept by j mixed with 64 bits of the row's own.
+/// The mask of `crates/tensor/src/dropout.rs`: the 64 bits of a row's own ...
+__device__ inline unsigned long long mask_row(unsigned long long seed, unsigned long long row) {
+    return mix(mix(seed + GOLDEN) ^ (row * GOLDEN));
+}
+
+/// ... with which j is mixed to say whether the row keeps element j.
+__device__ inline bool mask_keeps(unsigned long long bits, unsigned j, unsigned threshold) {
+    unsigned draw = (unsigned)bits + j * (unsigned)(GOLDEN >> 32);
+    draw = (draw ^ (draw >> 16)) * 0x21f0aaadu + (unsigned)(bits >> 32);
+    draw = (draw ^ (draw >> 15)) * 0xd35a2d97u;
+    draw ^= draw >> 15;
+    return draw >= threshold;
+}
+
 extern "C" __global__ void dropout(const float* x, const unsigned* rows, unsigned long long seed, unsigned threshold,
                                    float keep, float* y, long long n, long long d) {
-    unsigned long long start = mix(seed + GOLDEN);
     EACH(e, n * d) {
         unsigned long long r = e / d, j = e % d, row = rows ? rows[r] : r;
-        unsigned long long bits = mix(start ^ (row * GOLDEN));
-        unsigned draw = (unsigned)bits + (unsigned)j * (unsigned)(GOLDEN >> 32);
-        draw = (draw ^ (draw >> 16)) * 0x21f0aaadu + (unsigned)(bits >> 32);
-        draw = (draw ^ (draw >> 15)) * 0xd35a2d97u;
-        draw ^= draw >> 15;
-        y[e] = draw >= threshold ? x[e] * keep : 0.0f;
+        y[e] = mask_keeps(mask_row(seed, row), (unsigned)j, threshold) ? x[e] * keep : 0.0f;
     }
 }
 

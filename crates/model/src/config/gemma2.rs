@@ -7,6 +7,7 @@
 
 use serde_json::{Map, Value};
 
+use super::dropout::Dropout;
 use super::gpt2::{Activation, read_activation};
 use super::keys::Keys;
 use super::llama::{HeadDefaults, read_heads};
@@ -52,6 +53,8 @@ pub struct Gemma2Config {
     pub attention_bias: bool,
     /// Whether the output head is the token embedding.
     pub tie_word_embeddings: bool,
+    /// What training drops.
+    pub dropout: Dropout,
     /// Tokens that end a text.
     pub eos_token_ids: Vec<u32>,
     /// The whole configuration as read.
@@ -99,6 +102,7 @@ impl Gemma2Config {
             windows: read_windows(&keys)?,
             attention_bias: keys.flag_or("attention_bias", false)?,
             tie_word_embeddings: keys.flag_or("tie_word_embeddings", true)?,
+            dropout: Dropout::of_attention(&keys)?,
             eos_token_ids: keys.eos_token_ids(Some(1))?,
             raw: Map::new(),
         };

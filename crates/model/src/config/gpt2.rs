@@ -1,11 +1,10 @@
 //! `config.json` of GPT-2 (Radford et al. 2019), as `transformers.GPT2Config` writes it.
 //!
-//! Dropout keys are not read: preference training runs without dropout, as TRL's
-//! `disable_dropout` does by default. Settings that change the arithmetic and are not implemented
-//! are refused by name.
+//! Settings that change the arithmetic and are not implemented are refused by name.
 
 use serde_json::{Map, Value};
 
+use super::dropout::Dropout;
 use super::keys::Keys;
 use super::{MAX_HEADS, MAX_LAYERS, MAX_POSITIONS, MAX_VOCAB, MAX_WIDTH, check_parameters};
 use crate::error::ModelError;
@@ -41,6 +40,8 @@ pub struct Gpt2Config {
     pub activation: Activation,
     /// Whether the output head is the token embedding.
     pub tie_word_embeddings: bool,
+    /// What training drops.
+    pub dropout: Dropout,
     /// Tokens that end a text.
     pub eos_token_ids: Vec<u32>,
     /// The whole configuration as read.
@@ -77,6 +78,7 @@ impl Gpt2Config {
                 .unwrap_or(1e-5),
             activation: read_activation(&keys, "activation_function", Activation::GeluTanh)?,
             tie_word_embeddings: keys.flag_or("tie_word_embeddings", true)?,
+            dropout: Dropout::of_gpt2(&keys)?,
             eos_token_ids: keys.eos_token_ids(Some(50_256))?,
             raw: Map::new(),
         };

@@ -2,10 +2,11 @@
 //! 2023, arXiv:2304.01373), as `transformers.GPTNeoXConfig` writes it.
 //!
 //! Rotary settings stand in `rope_parameters` (transformers 5) or as `rotary_pct` and
-//! `rotary_emb_base` (4). Dropout keys are not read, as for GPT-2.
+//! `rotary_emb_base` (4).
 
 use serde_json::{Map, Value};
 
+use super::dropout::Dropout;
 use super::gpt2::{Activation, read_activation};
 use super::keys::Keys;
 use super::rope::RopeConfig;
@@ -43,6 +44,8 @@ pub struct GptNeoxConfig {
     pub attention_bias: bool,
     /// Whether the output head is the token embedding.
     pub tie_word_embeddings: bool,
+    /// What training drops.
+    pub dropout: Dropout,
     /// Tokens that end a text.
     pub eos_token_ids: Vec<u32>,
     /// The whole configuration as read.
@@ -79,6 +82,7 @@ impl GptNeoxConfig {
             use_parallel_residual: keys.flag_or("use_parallel_residual", true)?,
             attention_bias: keys.flag_or("attention_bias", true)?,
             tie_word_embeddings: keys.flag_or("tie_word_embeddings", false)?,
+            dropout: Dropout::of_gpt_neox(&keys)?,
             eos_token_ids: keys.eos_token_ids(Some(2))?,
             raw: Map::new(),
         };

@@ -100,6 +100,17 @@ impl<'a> Keys<'a> {
             })
     }
 
+    /// A number 0 ≤ p < 1, or `default` where the key is absent.
+    pub(crate) fn share_or(&self, key: &str, default: f64) -> Result<f64, ModelError> {
+        let Some(value) = self.get(key) else {
+            return Ok(default);
+        };
+        value
+            .as_f64()
+            .filter(|p| (0.0..1.0).contains(p))
+            .ok_or_else(|| self.bad(key, value, "a number from 0 up to, but not including, 1"))
+    }
+
     /// A boolean, or `default` where the key is absent.
     pub(crate) fn flag_or(&self, key: &str, default: bool) -> Result<bool, ModelError> {
         match self.get(key) {

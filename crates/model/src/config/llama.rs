@@ -6,6 +6,7 @@
 
 use serde_json::{Map, Value};
 
+use super::dropout::Dropout;
 use super::keys::Keys;
 use super::rope::RopeConfig;
 use super::{
@@ -48,6 +49,8 @@ pub struct LlamaConfig {
     pub mlp_bias: bool,
     /// Whether the output head is the token embedding.
     pub tie_word_embeddings: bool,
+    /// What training drops.
+    pub dropout: Dropout,
     /// Tokens that end a text.
     pub eos_token_ids: Vec<u32>,
     /// The whole configuration as read.
@@ -164,6 +167,7 @@ impl Variant {
             head_norms: self.head_norms,
             windows: self.windows,
             tie_word_embeddings: keys.flag_or("tie_word_embeddings", false)?,
+            dropout: Dropout::of_attention(&keys)?,
             eos_token_ids: keys.eos_token_ids(self.eos)?,
             raw: Map::new(),
         };

@@ -8,6 +8,7 @@
 //! and are not implemented are errors. Sizes are capped (constants below) before anything is
 //! multiplied or allocated. Tested in `tests/weights_config.rs` and `tests/config_families.rs`.
 
+mod dropout;
 mod gemma2;
 mod gpt2;
 mod gpt_neox;
@@ -23,6 +24,7 @@ use std::path::Path;
 
 use serde_json::{Map, Value};
 
+pub use dropout::Dropout;
 pub use gemma2::Gemma2Config;
 pub use gpt_neox::GptNeoxConfig;
 pub use gpt2::{Activation, Gpt2Config};
@@ -85,6 +87,7 @@ struct Common<'a> {
     n_layers: usize,
     max_positions: usize,
     tie_word_embeddings: bool,
+    dropout: Dropout,
     eos_token_ids: &'a [u32],
     parameter_count: u128,
     raw: &'a Map<String, Value>,
@@ -100,6 +103,7 @@ impl<'a> Common<'a> {
             n_layers: c.num_hidden_layers,
             max_positions: c.max_position_embeddings,
             tie_word_embeddings: c.tie_word_embeddings,
+            dropout: c.dropout,
             eos_token_ids: &c.eos_token_ids,
             parameter_count: c.parameter_count(),
             raw: &c.raw,
@@ -185,6 +189,7 @@ impl ModelConfig {
                 n_layers: c.n_layer,
                 max_positions: c.n_positions,
                 tie_word_embeddings: c.tie_word_embeddings,
+                dropout: c.dropout,
                 eos_token_ids: &c.eos_token_ids,
                 parameter_count: c.parameter_count(),
                 raw: &c.raw,
@@ -201,6 +206,7 @@ impl ModelConfig {
                 n_layers: c.num_hidden_layers,
                 max_positions: c.max_position_embeddings,
                 tie_word_embeddings: c.tie_word_embeddings,
+                dropout: c.dropout,
                 eos_token_ids: &c.eos_token_ids,
                 parameter_count: c.parameter_count(),
                 raw: &c.raw,
@@ -213,6 +219,7 @@ impl ModelConfig {
                 n_layers: c.num_hidden_layers,
                 max_positions: c.max_position_embeddings,
                 tie_word_embeddings: c.tie_word_embeddings,
+                dropout: c.dropout,
                 eos_token_ids: &c.eos_token_ids,
                 parameter_count: c.parameter_count(),
                 raw: &c.raw,
@@ -254,6 +261,12 @@ impl ModelConfig {
     #[must_use]
     pub fn tie_word_embeddings(&self) -> bool {
         self.common().tie_word_embeddings
+    }
+
+    /// What training drops.
+    #[must_use]
+    pub fn dropout(&self) -> Dropout {
+        self.common().dropout
     }
 
     /// Tokens that end a text. An id may lie outside the vocabulary: small test models keep the

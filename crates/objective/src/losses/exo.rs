@@ -17,7 +17,7 @@ use crate::options::ObjectiveOptions;
 /// - Stability: log q from softplus; q·log q → 0 at both ends.
 /// - Source: Ji et al. 2024, arXiv:2402.00856, eq. 16.
 /// - TRL: `loss_type = "exo_pair"`, the same; `label_smoothing = 0` is refused there and here (its target is
-///   infinite). TRL's own default is 0, so it must be said there; here it is 1e-3, the paper's.
+///   infinite). TRL's own default is 0, so it must be said there; here it is 1e-3, the paper's, which `unbraid train` notes.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct ExoPair {
     /// β > 0, per nat.
@@ -100,7 +100,7 @@ impl Loss for ExoPair {
             "label_smoothing",
             flip,
             flip > 0.0 && flip < 0.5,
-            "a number in (0, 0.5) for exo_pair",
+            "a number in (0, 0.5) for exo_pair, whose target is infinite at 0 (its paper recommends 1e-3)",
         )?;
         self.divergence.validate()
     }

@@ -2,8 +2,10 @@
 //!
 //! out_i = Σ_j p_ij v_j, p_ij = exp(scale·q_i·k_j − lse_i), j over the keys that row i sees
 //! (Vaswani et al. 2017, eq. 1; grouped heads as in Ainslie et al. 2023). With a window, keys further back on the path
-//! are not seen (Beltagy et al. 2020); with a cap, scores are cap·tanh(scale·q·k/cap) (Gemma 2, arXiv 2408.00118).
+//! are not seen (Beltagy et al. 2020); with a cap, scores are cap·tanh(scale·q·k/cap) (Gemma 2, arXiv 2408.00118). With
+//! dropout, out_i = Σ_j m_ij p_ij v_j, m_ij being 0 or 1/(1 − p): p itself and lse stay as they are.
 
+use crate::dropout::Mask;
 use crate::layout::{AttentionLayout, AttentionSegment, AttentionShape};
 
 /// (activation row, gradient row) of every key that query row `i` of the segment sees, by path position.
@@ -27,6 +29,20 @@ fn score(s: AttentionShape, q: &[f64], k: &[f64]) -> (f64, f64) {
             (cap * t, s.scale * (1.0 - t * t))
         }
     }
+}
+
+/// m_ij of each key of a query row and head.
+fn kept(s: AttentionShape, row: usize, h: usize, keys: &[(usize, usize)]) -> Vec<f64> {
+    let Some(dropout) = s.dropout else {
+        return vec![1.0; keys.len()];
+    };
+    let mask = Mask::new(dropout.seed, dropout.p);
+    let bits = mask.row(row * s.heads + h);
+    let factor = |&(a, _): &(usize, usize)| match mask.keeps(bits, a) {
+        true => 1.0 / (1.0 - dropout.p),
+        false => 0.0,
+    };
+    keys.iter().map(factor).collect()
 }
 
 /// Offset of head `h` of row `row` in rows of `heads` heads.
@@ -65,8 +81,9 @@ pub(super) fn forward(
                 lse[row * s.heads + h] = top + total.ln();
                 let o = &mut out[at(row, s.heads, h, width)..][..width];
                 o.fill(0.0);
-                for (score, &(a, _)) in scores.iter().zip(&keys) {
-                    let p = (score - top).exp() / total;
+                let kept = kept(s, row, h, &keys);
+                for ((score, &(a, _)), m) in scores.iter().zip(&keys).zip(kept) {
+                    let p = m * (score - top).exp() / total;
                     for (j, o) in o.iter_mut().enumerate() {
                         *o += p * v[at(a, s.kv_heads, kv, width) + j];
                     }
@@ -77,8 +94,8 @@ pub(super) fn forward(
     lse
 }
 
-/// See [`crate::Backend::attention_backward`]. With p_ij as above: dv_j += p_ij dout_i,
-/// ds_ij = c_ij p_ij (dout_i·v_j − Σ_l p_il dout_i·v_l), dq_i += ds_ij k_j, dk_j += ds_ij q_i, where c_ij is the
+/// See [`crate::Backend::attention_backward`]. With p_ij and m_ij as above: dv_j += m_ij p_ij dout_i,
+/// ds_ij = c_ij p_ij (m_ij dout_i·v_j − Σ_l p_il m_il dout_i·v_l), dq_i += ds_ij k_j, dk_j += ds_ij q_i, where c_ij is the
 /// derivative of the score: scale, or scale·(1 − tanh²) with a cap.
 pub(super) fn backward(
     q: &[f64],
@@ -109,9 +126,11 @@ pub(super) fn backward(
                         ((score - lse[row * s.heads + h]).exp(), slope)
                     })
                     .unzip();
+                let kept = kept(s, row, h, &keys);
                 let dp: Vec<f64> = keys
                     .iter()
-                    .map(|&(a, _)| dot(go, &v[at(a, s.kv_heads, kv, width)..][..width]))
+                    .zip(&kept)
+                    .map(|(&(a, _), m)| m * dot(go, &v[at(a, s.kv_heads, kv, width)..][..width]))
                     .collect();
                 let mean = dot(&p, &dp);
                 for (l, &(a, g)) in keys.iter().enumerate() {
@@ -121,7 +140,7 @@ pub(super) fn backward(
                         let grad = at(g, s.kv_heads, kv, width) + j;
                         dq[at(grad_row, s.heads, h, width) + j] += ds * k[key];
                         dk[grad] += ds * qi[j];
-                        dv[grad] += p[l] * go[j];
+                        dv[grad] += kept[l] * p[l] * go[j];
                     }
                 }
             }

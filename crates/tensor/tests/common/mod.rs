@@ -4,7 +4,9 @@
 
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
-use unbraid_tensor::{AttentionLayout, AttentionSegment, AttentionShape, Backend, Span};
+use unbraid_tensor::{
+    AttentionDropout, AttentionLayout, AttentionSegment, AttentionShape, Backend, Span,
+};
 
 /// Named results of one operation.
 pub type Outputs = Vec<(&'static str, Vec<f64>)>;
@@ -68,6 +70,14 @@ pub const NARROWINGS: [(Option<usize>, Option<f64>); 6] = [
     (None, Some(0.75)),
     (Some(20), Some(1.5)),
 ];
+
+/// `shape` with dropout on three tenths of the probabilities.
+pub fn dropped(shape: AttentionShape) -> AttentionShape {
+    AttentionShape {
+        dropout: Some(AttentionDropout { seed: 77, p: 0.3 }),
+        ..shape
+    }
+}
 
 /// `shape` with a window and a cap.
 pub fn narrowed(

@@ -2,7 +2,7 @@
 
 use super::{check, minus};
 use crate::common::{
-    Forest, NARROWINGS, Random, Tree, attention_shape, inner, narrowed, poison, same,
+    Forest, NARROWINGS, Random, Tree, attention_shape, dropped, inner, narrowed, poison, same,
 };
 use unbraid_tensor::{AttentionLayout, AttentionSegment, AttentionShape, Backend, NaiveBackend};
 
@@ -96,7 +96,8 @@ fn packed_forests() {
     for (i, forest) in forests().iter().enumerate() {
         let heads = [(1, 1), (2, 2), (4, 2), (3, 1)].map(|(h, kv)| attention_shape(h, kv, 3));
         let narrow = NARROWINGS.map(|by| narrowed(attention_shape(2, 1, 3), by));
-        for shape in heads.into_iter().chain(narrow) {
+        let drop = [heads[2], narrow[5]].map(dropped);
+        for shape in heads.into_iter().chain(narrow).chain(drop) {
             let n = forest.rows();
             let mut random = Random::new(i as u64);
             let x = Qkv::new(&mut random, shape, n, n);
@@ -125,6 +126,32 @@ fn returned_lse_is_the_log_sum_of_the_scores() {
         let expected = (0..=i).map(|j| score(j).exp()).sum::<f64>().ln();
         assert!((lse - expected).abs() < 1e-12, "{lse} {expected}");
     }
+}
+
+/// Equal scores: each of 400 keys has probability 1/400, so of values of 1 the output counts those that are kept; lse and
+/// the rest of a row do not change with what is dropped.
+#[test]
+fn dropout_takes_its_share_and_nothing_else() {
+    let (n, heads, p) = (400, 3, 0.3);
+    let (plain, layout) = (
+        attention_shape(heads, 1, 1),
+        Forest(vec![Tree::new(n, &[])]).layout(),
+    );
+    let (q, k, v) = (vec![0.0; n * heads], vec![0.0; n], vec![1.0; n]);
+    let (out, lse) = forward(&q, &k, &v, &layout, dropped(plain));
+    let (_, whole) = forward(&q, &k, &v, &layout, plain);
+    assert_eq!(lse, whole);
+    let last = &out[(n - 1) * heads..];
+    let kept = last.iter().map(|o| o * (1.0 - p) * n as f64);
+    for kept in kept {
+        // A whole number, within four standard deviations of 280.
+        assert!((kept - kept.round()).abs() < 1e-9, "{kept}");
+        assert!((kept - 280.0).abs() < 4.0 * (400.0 * 0.3 * 0.7f64).sqrt());
+    }
+    assert!(last[0] != last[1] || last[1] != last[2], "heads drop alike");
+    // Over all queries and heads the mean is 1.
+    let mean = out.iter().sum::<f64>() / out.len() as f64;
+    assert!((mean - 1.0).abs() < 0.02, "{mean}");
 }
 
 #[test]
@@ -207,6 +234,7 @@ fn sum_by_activation(gradient: &Vec<f64>, rows: &Vec<u32>, n: usize, width: usiz
 fn one_gradient_stream_per_completion() {
     for by in NARROWINGS {
         streams_of(narrowed(attention_shape(4, 2, 3), by));
+        streams_of(dropped(narrowed(attention_shape(4, 2, 3), by)));
     }
 }
 

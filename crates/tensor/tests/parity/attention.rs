@@ -1,7 +1,7 @@
 //! Attention over packed forests, with segments shorter and longer than the fast code's blocks of 64 rows.
 
 use crate::common::{
-    Forest, NARROWINGS, Outputs, Random, Tree, attention_shape, narrowed, poison, same,
+    Forest, NARROWINGS, Outputs, Random, Tree, attention_shape, dropped, narrowed, poison, same,
 };
 use crate::parity;
 use unbraid_tensor::{AttentionLayout, AttentionSegment, AttentionShape, Backend, Span};
@@ -82,7 +82,8 @@ fn forests_of_many_sizes() {
     for f in &forests {
         let plain = [(1, 1, 1), (2, 2, 8), (9, 3, 17)].map(|(h, kv, d)| attention_shape(h, kv, d));
         let narrow = NARROWINGS.map(|by| narrowed(attention_shape(2, 1, 8), by));
-        for shape in plain.into_iter().chain(narrow) {
+        let drop = [plain[1], plain[2], narrow[3], narrow[5]].map(dropped);
+        for shape in plain.into_iter().chain(narrow).chain(drop) {
             for streams in [false, true] {
                 parity!(ATTENTION, forest(f, shape, streams, 1.0));
             }

@@ -11,7 +11,9 @@ use unbraid_preference::TokenizedPair;
 use unbraid_tensor::Backend;
 
 impl<B: Backend> PreferenceTask<'_, B> {
-    /// Means over the held-out pairs; `None` without any, or when `stop` said so.
+    /// Means over the held-out pairs in batches of [`super::PreferenceSettings::eval_batch`], each of which is one batch to
+    /// objectives that look across pairs; `None` without any, or when `stop` said so. How many are computed at once is
+    /// another matter and changes nothing.
     ///
     /// The geometry is that of the first [`super::PreferenceSettings::eval_geometry`] pairs, with the coefficients that
     /// training on them would have after the remedy (whose moving average, if it has one, stays as it is).
@@ -53,10 +55,17 @@ impl<B: Backend> PreferenceTask<'_, B> {
             whole.append(scored);
         }
         let examples: Vec<usize> = (0..all.len()).collect();
-        let mut losses = self.judge(Side::HeldOut, &examples, &whole)?.losses;
-        for (i, loss) in losses.iter().enumerate() {
-            let (weight, loss) = (all[i].weight, loss.loss + whole.penalties[i]);
-            self.record(&mut metrics, weight, &whole.logps[i], whole.sums[i], loss);
+        let mut losses = Vec::with_capacity(all.len());
+        for examples in examples.chunks(self.settings.eval_batch.max(1)) {
+            let scored = whole.pairs(examples[0]..examples[0] + examples.len());
+            let judged = self.judge(Side::HeldOut, examples, &scored)?.losses;
+            let mut own = Averages::default();
+            for (i, (&example, loss)) in examples.iter().zip(&judged).enumerate() {
+                let (weight, loss) = (all[example].weight, loss.loss + scored.penalties[i]);
+                self.record(&mut own, weight, &scored.logps[i], scored.sums[i], loss);
+            }
+            metrics.add_evaluation_batch(&own, examples.len());
+            losses.extend(judged);
         }
         losses.truncate(grams.len());
         let mut remedy = self.settings.remedy;

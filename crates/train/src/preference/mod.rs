@@ -90,12 +90,14 @@ pub struct PreferenceSettings {
     pub use_weighting: bool,
     /// What a forward pass keeps.
     pub keep: Keep,
-    /// Seed of the adapter's dropout.
+    /// Seed of what the model and its adapter drop.
     pub dropout_seed: Option<u64>,
     /// Keep a record of every pair of every step for [`Task::take_records`].
     pub log_pairs: bool,
     /// The first so many held-out pairs have their geometry measured at every evaluation.
     pub eval_geometry: usize,
+    /// Pairs in an evaluation batch: what objectives that look across pairs see at once, and whose mean a metric counts once.
+    pub eval_batch: usize,
 }
 
 impl PreferenceSettings {
@@ -112,6 +114,7 @@ impl PreferenceSettings {
             dropout_seed: None,
             log_pairs: false,
             eval_geometry: 0,
+            eval_batch: 8,
         }
     }
 
@@ -327,6 +330,11 @@ impl<'a, B: Backend> PreferenceTask<'a, B> {
     ) {
         let beta = self.settings.reward_beta;
         let (chosen, rejected) = self.settings.objective.implicit_rewards(p, beta);
+        // LD-DPO's weights belong to the log-prob that TRL logs; a mask, which TRL does not have, leaves the plain sums.
+        let (chosen_sum, rejected_sum) = match (&self.settings.mask, self.settings.ld_alpha) {
+            (TokenMask::None, Some(_)) => (p.chosen, p.rejected),
+            _ => (chosen_sum, rejected_sum),
+        };
         metrics.add("loss", loss * weight);
         metrics.add("rewards/chosen", chosen);
         metrics.add("rewards/rejected", rejected);
@@ -376,13 +384,14 @@ impl<B: Backend> Task<B> for PreferenceTask<'_, B> {
         micro_batches: &[Vec<usize>],
         measure: bool,
     ) -> Result<Averages, TrainError> {
-        let mut metrics = Averages::default();
+        let mut done = Vec::with_capacity(micro_batches.len());
         self.stepped.clear();
         self.runs.clear();
         self.micro_batches = micro_batches.len();
         self.records.clear();
         let mut drawn = 0;
         for micro_batch in micro_batches {
+            let mut metrics = Averages::default();
             for examples in self.settings.runs(self.train.pairs, micro_batch) {
                 let share =
                     examples.len() as f64 / (micro_batch.len() * micro_batches.len()) as f64;
@@ -396,7 +405,9 @@ impl<B: Backend> Task<B> for PreferenceTask<'_, B> {
                 drawn += 1;
                 self.micro_batch(model, gradients, &of_step, &mut metrics)?;
             }
+            done.push(metrics);
         }
+        let mut metrics = Averages::of_step(&done);
         if measure {
             for pair in &self.stepped {
                 if let Some(measured) = &pair.measured {

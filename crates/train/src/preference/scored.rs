@@ -39,6 +39,18 @@ impl Scored {
         self.penalties.extend(other.penalties);
     }
 
+    /// Some pairs of an appended batch; what is by token stays behind.
+    pub(super) fn pairs(&self, range: Range<usize>) -> Scored {
+        Scored {
+            weighted: self.weighted,
+            logps: self.logps[range.clone()].to_vec(),
+            sums: self.sums[range.clone()].to_vec(),
+            pair_weights: self.pair_weights[range.clone()].to_vec(),
+            penalties: self.penalties[range].to_vec(),
+            ..Scored::default()
+        }
+    }
+
     /// What the objective reads of every pair's completions: weighted sums of log-probs; of log-ratios under a learnt
     /// mask, whose weights change with the model.
     pub(super) fn readings(&self, forest: &Forest) -> Vec<(f64, f64)> {

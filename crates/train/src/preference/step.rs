@@ -34,7 +34,7 @@ pub(super) struct MicroBatch<'a> {
     pub share: f64,
     /// Whether the geometry is reported.
     pub measure: bool,
-    /// Seed of the adapters' dropout.
+    /// Seed of what the model and its adapters drop.
     pub dropout_seed: Option<u64>,
 }
 
@@ -314,7 +314,7 @@ impl<B: Backend> PreferenceTask<'_, B> {
         losses: &[PairLoss],
         grams: Option<&[Gram]>,
     ) {
-        let has_reference = self.settings.objective.needs_reference();
+        let has_reference = self.settings.objective.logs_reference();
         for (i, &example) in step.examples.iter().enumerate() {
             let (loss, logps) = (losses[i], scored.logps[i]);
             let gram = grams.map(|g| g[i]);

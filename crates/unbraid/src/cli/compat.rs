@@ -72,7 +72,6 @@ const NOT_YET: &[(&str, &[&str])] = &[
     ("chat_template_path", &[]),
     ("dataloader_drop_last", &["false"]),
     ("datasets", &[]),
-    ("disable_dropout", &["true"]),
     ("eval_delay", &["0"]),
     ("group_by_length", &["true", "false"]),
     ("ignore_data_skip", &["false"]),
@@ -112,6 +111,8 @@ const TRAIN_NOT_YET: &[(&str, &[&str])] = &[
 const SFT_NOT_YET: &[(&str, &[&str])] = &[
     ("assistant_only_loss", &["false"]),
     ("dataset_kwargs", &[]),
+    // No option of TRL's SFTConfig: it trains with the model's dropout.
+    ("disable_dropout", &["false"]),
     ("eos_token", &[]),
     ("eval_packing", &["false"]),
     ("loss_type", &["nll"]),

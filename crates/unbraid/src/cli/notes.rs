@@ -41,6 +41,11 @@ pub(super) fn train(config: &TrainConfig) -> Vec<String> {
     let mut rules = shared(&config.trainer, &config.lora);
     rules.extend([
         when(
+            !(config.lora.use_peft && config.disable_dropout) || config.lora.lora_dropout == 0.0,
+            &["lora_dropout"],
+            "with disable_dropout true, which means the adapter's dropout too, as in TRL; disable_dropout false lets it act",
+        ),
+        when(
             objective.remedy == Remedy::Normalized,
             &["npo_scale"],
             "without remedy normalized",

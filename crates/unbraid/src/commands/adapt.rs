@@ -2,7 +2,7 @@
 
 use super::load::{self, Source};
 use super::usage;
-use crate::cli::{LoraArgs, ModelArgs};
+use crate::cli::{LoraArgs, ModelArgs, TrainConfig};
 use crate::commands::device::Machine;
 use anyhow::Result;
 use std::path::Path;
@@ -75,7 +75,23 @@ pub(crate) fn config(lora: &LoraArgs, base_model: String) -> LoraConfig {
     }
 }
 
-/// Seed of the adapter's dropout; none where nothing is dropped.
-pub(crate) fn dropout_seed(model: &LanguageModel<Machine>, seed: u64) -> Option<u64> {
-    model.lora().filter(|lora| lora.dropout > 0.0).map(|_| seed)
+/// Seed of what preference training drops of the model and its adapter; `None` where that is nothing. Says where TRL's
+/// `disable_dropout` does something else.
+///
+/// TRL sets p of every `torch.nn.Dropout` to 0, an adapter's among them. The attention of Llama and its relatives keeps its p as
+/// a plain number, which TRL does not find, so there `disable_dropout` leaves attention dropout on.
+pub(crate) fn training_dropout(
+    model: &LanguageModel<Machine>,
+    config: &TrainConfig,
+) -> Option<u64> {
+    if !config.disable_dropout {
+        return model.drops().then_some(config.model.seed);
+    }
+    let attention = model.config.dropout().attention;
+    if attention > 0.0 && model.config.model_type() != "gpt2" {
+        eprintln!(
+            "note: attention_dropout {attention} of the model is off, as disable_dropout says; TRL's disable_dropout misses it"
+        );
+    }
+    None
 }

@@ -16,7 +16,7 @@ pub(crate) fn options(args: &ObjectiveArgs) -> ObjectiveOptions {
     };
     ObjectiveOptions {
         beta: args.beta,
-        label_smoothing: (args.label_smoothing > 0.0).then_some(args.label_smoothing),
+        label_smoothing: args.label_smoothing,
         simpo_gamma: args.simpo_gamma,
         cpo_alpha: args.cpo_alpha,
         rpo_alpha: args.rpo_alpha,
@@ -59,6 +59,11 @@ pub(crate) fn objective(args: &ObjectiveArgs) -> Result<Objective> {
     if args.beta.is_none() {
         args.loss_type.iter().for_each(|name| note_beta(name));
     }
+    if args.label_smoothing.is_none() {
+        args.loss_type
+            .iter()
+            .for_each(|name| note_label_smoothing(name));
+    }
     if args.use_weighting && objective.mixes_pairs() {
         bail_usage!(
             "use_weighting weighs single pairs, and {} sorts the batch's pairs apart",
@@ -71,14 +76,31 @@ pub(crate) fn objective(args: &ObjectiveArgs) -> Result<Objective> {
 /// TRL's default of `beta`, whatever the loss.
 const TRL_BETA: f64 = 0.1;
 
-/// The default of `beta` of the objective with this name, where it has one.
-fn default_beta(name: &str) -> Option<f64> {
+/// The default of an option of the objective with this name, where it has one.
+fn default_of(name: &str, option: &str) -> Option<f64> {
     let description = describe(name)?;
     let (_, value, _) = description
         .defaults
         .iter()
-        .find(|(key, ..)| *key == "beta")?;
+        .find(|(key, ..)| *key == option)?;
     value.parse().ok()
+}
+
+fn default_beta(name: &str) -> Option<f64> {
+    default_of(name, "beta")
+}
+
+/// As [`note_beta`] for `label_smoothing`, which is 0 in TRL.
+fn note_label_smoothing(name: &str) {
+    let own = default_of(name, "label_smoothing").filter(|&own| own != 0.0);
+    if let (Some(own), Some(description)) = (own, describe(name)) {
+        let name = description.name;
+        eprint!("note: label_smoothing is {own}, {name}'s own default");
+        match name {
+            "exo_pair" => eprintln!("; TRL's is 0, which exo_pair refuses there and here"),
+            _ => eprintln!(),
+        }
+    }
 }
 
 /// Says where a run without `beta` is not the one that TRL would make of the same recipe.
@@ -102,7 +124,7 @@ pub(crate) fn note_reference(config: &TrainConfig, objective: &Objective) {
         .filter(|(_, given)| *given)
         .map(|(name, _)| *name)
         .collect();
-    if !objective.needs_reference() && !given.is_empty() {
+    if !objective.logs_reference() && !given.is_empty() {
         eprintln!(
             "note: without effect on {}, which reads no reference: {}",
             objective.name(),

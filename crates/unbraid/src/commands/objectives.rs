@@ -19,12 +19,16 @@ fn show(d: &Description) -> String {
     for (key, value, meaning) in d.defaults {
         say(key, &format!("{value}  ({meaning})"));
     }
+    let rewards = Objective::from_name(d.name, &ObjectiveOptions::default());
     say(
         "reference",
-        if d.needs_reference {
-            "needed"
-        } else {
-            "not used"
+        match d.needs_reference {
+            true => "needed",
+            // As TRL, whose rewards/* are relative to a reference under every loss of its DPO trainer.
+            false if rewards.is_ok_and(|o| o.logs_reference()) => {
+                "for the logged rewards/* alone (reference_free: log-probs in their place)"
+            }
+            false => "not used",
         },
     );
     say("source", d.source);

@@ -112,14 +112,20 @@ pub(super) fn run(config: &SftConfig, interrupt: &Interrupt) -> Result<End> {
         eval: eval.as_ref(),
         keep: training::keep(options),
         eval_batch: options.per_device_eval_batch_size,
-        dropout_seed: adapt::dropout_seed(&model, config.model.seed),
+        dropout_seed: model.drops().then_some(config.model.seed),
     };
     let lengths = (0..task.examples()).map(|i| task.length(i)).collect();
-    let plan = training::plan(options, config.model.seed, lengths);
-    let resumed = [
+    let order = training::order(options);
+    let plan = training::plan(options, config.model.seed, order, lengths);
+    let mut resumed = vec![
         ("model_fingerprint", base_fingerprint),
         ("data_fingerprint", sft_fingerprint(&train)),
     ];
+    let dropout = model.config.dropout();
+    if dropout.any() {
+        // A checkpoint of a version that did not read these keys is no beginning of this run.
+        resumed.push(("model_dropout", format!("{dropout:?}")));
+    }
     let start = training::start(config, options, &plan, &resumed)?;
     let facts = [
         ("machine", model.backend.describe()),

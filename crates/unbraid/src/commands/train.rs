@@ -71,7 +71,8 @@ fn paired(
         .pairs
         .iter()
         .map(|p| p.chosen.ids.len().max(p.rejected.ids.len()));
-    let plan = training::plan(options, config.model.seed, lengths.collect());
+    let order = training::order(options);
+    let plan = training::plan(options, config.model.seed, order, lengths.collect());
     let mut facts = resume_facts(config, &source, data_fingerprint(&train))?;
     let start = training::start(config, options, &plan, &facts)?;
     let per_step = options.per_device_train_batch_size * options.gradient_accumulation_steps;
@@ -83,7 +84,7 @@ fn paired(
     let start = start
         .explaining_updates(config.update_every)
         .attributing(attribution);
-    let reads_reference = objective.needs_reference() && !config.objective.reference_free;
+    let reads_reference = objective.logs_reference();
     let mut settings = task_settings(config, objective, remedy);
 
     let mut known = ReferenceCache::in_memory();
@@ -114,7 +115,7 @@ fn paired(
     }
     let generation = source.generation_config();
     drop(source); // the mapped file would count as memory for the whole run
-    settings.dropout_seed = adapt::dropout_seed(&model, config.model.seed);
+    settings.dropout_seed = adapt::training_dropout(&model, config);
     settings.mask = token_mask(config, &mut model, &train.pairs);
     facts.push(("pairs", train.pairs.len().to_string()));
     write_run_yaml(config, &facts, &model)?;
@@ -137,7 +138,7 @@ fn pair_tokens(pair: &TokenizedPair) -> usize {
     pair.chosen.ids.len() + pair.rejected.completion().len()
 }
 
-/// What is minimised, and how; the adapter's dropout and a token mask come with the model.
+/// What is minimised, and how; dropout and a token mask come with the model.
 pub(super) fn task_settings(
     config: &TrainConfig,
     objective: Objective,
@@ -151,6 +152,7 @@ pub(super) fn task_settings(
     settings.keep = training::keep(&config.trainer);
     settings.log_pairs = config.log_pairs;
     settings.eval_geometry = config.eval_geometry;
+    settings.eval_batch = config.trainer.per_device_eval_batch_size;
     settings
 }
 

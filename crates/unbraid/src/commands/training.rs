@@ -25,13 +25,22 @@ use unbraid_train::{
     RunIdentity, Sampler, SamplingOrder, Schedule, ScheduleKind, Settings, Task, TrainingPlan,
 };
 
+/// The order that the options name; random where they name none, as in every trainer of TRL but KTO's.
+pub(crate) fn order(options: &TrainerOptions) -> SamplingOrder {
+    match options.train_sampling_strategy {
+        None | Some(SamplingStrategy::Random) => SamplingOrder::Random,
+        Some(SamplingStrategy::Sequential) => SamplingOrder::Sequential,
+        Some(SamplingStrategy::GroupByLength) => SamplingOrder::GroupByLength,
+    }
+}
+
 /// The order of examples and the number of steps.
-pub(crate) fn plan(options: &TrainerOptions, seed: u64, lengths: Vec<usize>) -> TrainingPlan {
-    let order = match options.train_sampling_strategy {
-        SamplingStrategy::Random => SamplingOrder::Random,
-        SamplingStrategy::Sequential => SamplingOrder::Sequential,
-        SamplingStrategy::GroupByLength => SamplingOrder::GroupByLength,
-    };
+pub(crate) fn plan(
+    options: &TrainerOptions,
+    seed: u64,
+    order: SamplingOrder,
+    lengths: Vec<usize>,
+) -> TrainingPlan {
     let sampler = Sampler {
         order,
         seed,
@@ -44,13 +53,17 @@ pub(crate) fn plan(options: &TrainerOptions, seed: u64, lengths: Vec<usize>) -> 
     TrainingPlan { sampler, total }
 }
 
+/// When something is due; after the last step always, as in transformers.
 fn cadence(strategy: Strategy, steps: Steps, plan: &TrainingPlan) -> Option<Cadence> {
-    let (every, at_end) = match strategy {
+    let every = match strategy {
         Strategy::No => return None,
-        Strategy::Steps => (steps.of(plan.total), false),
-        Strategy::Epoch => (plan.sampler.steps_per_epoch(), true),
+        Strategy::Steps => steps.of(plan.total),
+        Strategy::Epoch => plan.sampler.steps_per_epoch(),
     };
-    Some(Cadence { every, at_end })
+    Some(Cadence {
+        every,
+        at_end: true,
+    })
 }
 
 /// The loop's settings.
@@ -126,6 +139,7 @@ const FREE_TO_CHANGE: &[&str] = &[
     "logging_steps", "logging_first_step", "eval_strategy", "eval_steps", "eval_on_start", "save_strategy", "save_steps",
     "save_total_limit", "load_best_model_at_end", "metric_for_best_model", "greater_is_better", "gram_every", "update_every", "attribute", "attribute_probes",
     "eval_geometry",
+    "train_sampling_strategy",
     "optim", "optim_args", "adam_beta1", "adam_beta2", "adam_epsilon", "momentum", "lr_scheduler_type",
     "lr_scheduler_kwargs", "warmup_ratio", "warmup_steps", "num_train_epochs", "max_steps", "geometry", "json",
 ];

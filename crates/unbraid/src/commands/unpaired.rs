@@ -2,15 +2,16 @@
 
 use super::load::{self, Source};
 use super::{End, Interrupt, adapt, train, training};
-use crate::cli::{self, Geometry, ObjectiveArgs, TrainConfig};
+use crate::cli::{self, Geometry, ObjectiveArgs, SamplingStrategy, TrainConfig};
 use anyhow::Result;
+use clap::ValueEnum as _;
 use unbraid_objective::losses::Kto;
 use unbraid_objective::{Objective, describe};
 use unbraid_preference::{
     DatasetSource, RowKind, UnpairedDataset, load_rows, tokenize_unpaired, unpaired_fingerprint,
 };
 use unbraid_text::Tokenizer;
-use unbraid_train::{Probes, ReferencedExamples, UnpairedTask};
+use unbraid_train::{Probes, ReferencedExamples, SamplingOrder, UnpairedTask};
 
 /// Whether the training rows are judged completions and no pairs: the first row says.
 pub(super) fn rows_are_unpaired(config: &TrainConfig) -> Result<bool> {
@@ -61,6 +62,33 @@ fn kto(config: &TrainConfig, objective: &Objective) -> Result<Kto> {
     Ok(*kto)
 }
 
+/// The order of the rows, and what else the KL estimate asks of the batches.
+fn order(config: &TrainConfig) -> Result<SamplingOrder> {
+    let options = &config.trainer;
+    let other = match options.train_sampling_strategy {
+        None | Some(SamplingStrategy::Sequential) => None,
+        Some(other) => other.to_possible_value(),
+    };
+    if let Some(other) = other {
+        let strategy = other.get_name();
+        bail_usage!(
+            "train_sampling_strategy {strategy}: on single completions kto estimates a KL divergence from each row's \
+             mismatched completion, that of its neighbour in the file's batch; in another order a batch would be judged by \
+             completions of other batches (TRL refuses it too)\n\
+             hint: leave train_sampling_strategy out, or say sequential; shuffle the data set itself if its order matters"
+        );
+    }
+    if options.per_device_train_batch_size < 2 {
+        bail_usage!(
+            "per_device_train_batch_size 1: on single completions kto takes a row's mismatched completion from another row \
+             of its batch, and a batch of one has none, so that the KL estimate would be the row's own log-ratio (TRL \
+             refuses it too)\n\
+             hint: --per-device-train-batch-size 2 or more; gradient_accumulation_steps does not count"
+        );
+    }
+    Ok(SamplingOrder::Sequential)
+}
+
 fn names_kto(args: &ObjectiveArgs) -> bool {
     let is_kto = |name: &String| describe(name).is_some_and(|d| d.name == "kto");
     args.loss_type.iter().any(is_kto)
@@ -105,11 +133,10 @@ pub(super) fn run(
 ) -> Result<End> {
     let (options, data) = (&config.trainer, &config.data);
     let kto = kto(config, objective)?;
+    let order = order(config)?;
     note_geometry(config);
-    let (batch, eval_batch) = (
-        options.per_device_train_batch_size,
-        options.per_device_eval_batch_size,
-    );
+    // TRL takes the mismatched completions of held-out rows from blocks of the training batch's size too.
+    let batch = options.per_device_train_batch_size;
     let training_rows = examples(
         config,
         &data.dataset_name,
@@ -118,15 +145,7 @@ pub(super) fn run(
         tokenizer,
     )?;
     let held_out = train::eval_name(config)
-        .map(|name| {
-            examples(
-                config,
-                name,
-                &data.dataset_test_split,
-                eval_batch,
-                tokenizer,
-            )
-        })
+        .map(|name| examples(config, name, &data.dataset_test_split, batch, tokenizer))
         .transpose()?;
     let eval = held_out.as_ref().map_or(&[][..], |e| &e.examples);
     let mut model = adapt::base(source, &config.model, &config.lora)?;
@@ -142,7 +161,7 @@ pub(super) fn run(
         }),
     )?;
     let lengths = training_rows.examples.iter().map(|e| e.sequence.ids.len());
-    let plan = training::plan(options, config.model.seed, lengths.collect());
+    let plan = training::plan(options, config.model.seed, order, lengths.collect());
     let facts = train::resume_facts(config, source, unpaired_fingerprint(&training_rows))?;
     let per_step = options.per_device_train_batch_size * options.gradient_accumulation_steps;
     let examples = &training_rows.examples;
@@ -176,8 +195,8 @@ pub(super) fn run(
         eval: ReferencedExamples::new(eval, &known),
         kto,
         keep: training::keep(options),
-        eval_batch,
-        dropout_seed: adapt::dropout_seed(&model, config.model.seed),
+        eval_batch: options.per_device_eval_batch_size,
+        dropout_seed: adapt::training_dropout(&model, config),
         stepped: Vec::new(),
     };
     drop(known);

@@ -7,6 +7,9 @@
 //! backward: groups share no gradient row, so tasks write disjoint elements. With a window, a block's keys begin with
 //! the first one that its first row sees; those before are skipped.
 //!
+//! Dropout multiplies a row's probabilities behind the softmax, and in the backward their gradients before it; the mask is
+//! drawn again there.
+//!
 //! Segments of a few rows, and all on processors without our tiles, take their products head by head (below); the others as
 //! `tiled` has it.
 
@@ -16,6 +19,7 @@ use super::head::{soften, softening};
 use super::matmul::{Parallelism, RawMat, raw};
 use super::rules::ATTENTION_BLOCK as BLOCK;
 use super::simd::{Shared, exp, lane_max, lane_sum, lane_sum_2, simd};
+use crate::dropout::Mask;
 use crate::layout::{AttentionLayout, AttentionSegment, AttentionShape, Span};
 use rayon::prelude::*;
 use std::ops::Range;
@@ -94,6 +98,45 @@ impl Inputs<'_> {
     fn value(&self, row: usize, kv: usize) -> RawMat {
         let at = row * self.shape.kv_width() + kv * self.shape.head_dim;
         (self.v[at..].as_ptr(), self.shape.kv_width(), 1)
+    }
+
+    /// Multiplies the entries of one row of scores, of head `h` of the segment's row `i`, by 0 or 1/(1 − p); `row` has a
+    /// column for each of `keys`, of which the row sees `visible`. Nothing without dropout.
+    fn drop(
+        &self,
+        s: &AttentionSegment,
+        (i, h): (usize, usize),
+        keys: Keys,
+        visible: &Range<usize>,
+        row: &mut [f32],
+    ) {
+        let Some(dropout) = self.shape.dropout else {
+            return;
+        };
+        let (mask, scale) = (Mask::new(dropout.seed, dropout.p), 1.0 / (1.0 - dropout.p));
+        let (bits, scale) = (mask.row((s.query + i) * self.shape.heads + h), scale as f32);
+        for (column, span) in keys.runs(s) {
+            let (start, end) = (
+                column.max(visible.start),
+                (column + span.len).min(visible.end),
+            );
+            if start >= end {
+                continue;
+            }
+            let (first, row) = (span.act + start - column, &mut row[start..end]);
+            simd!(|| {
+                // Own copies, as in the dropout of rows.
+                let (mask, bits, first, scale) = (mask, bits, first, scale);
+                for (j, x) in row.iter_mut().enumerate() {
+                    let factor = if mask.keeps(bits, first + j) {
+                        scale
+                    } else {
+                        0.0
+                    };
+                    *x *= factor;
+                }
+            });
+        }
     }
 
     /// Panics unless every row that the segment names lies inside q, k and v.
@@ -243,7 +286,9 @@ fn forward_block(
     inputs.scores(s, h, (start, end), keys, scores);
     for (i, row) in scores.chunks_exact_mut(count).enumerate() {
         let visible = keys.visible(s, start + i, shape);
-        let value = simd!(|| softmax(row, visible, shape.softcap));
+        let seen = visible.clone();
+        let value = simd!(|| softmax(row, seen, shape.softcap));
+        inputs.drop(s, (start + i, h), keys, &visible, row);
         // SAFETY: element (query row, head) belongs to this task alone (checked) and lies inside lse (asserted).
         unsafe { *lse.at((s.query + start + i) * shape.heads + h) = value };
     }
@@ -417,8 +462,10 @@ fn backward_block(
         let (p, ds) = (&mut p[i * count..][..count], &mut ds[i * count..][..count]);
         hide(p, &visible);
         hide(ds, &visible);
-        let (p, ds) = (&mut p[visible.clone()], &mut ds[visible]);
-        simd!(|| score_gradient(p, ds, lse, shape));
+        inputs.drop(s, (start + i, h), keys, &visible, ds);
+        let (seen, of_seen) = (&mut p[visible.clone()], &mut ds[visible.clone()]);
+        simd!(|| score_gradient(seen, of_seen, lse, shape));
+        inputs.drop(s, (start + i, h), keys, &visible, p);
     }
     let (p, ds) = (p.as_ptr(), ds.as_ptr());
     for (column, span) in keys.runs(s) {

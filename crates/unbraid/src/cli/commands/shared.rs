@@ -209,7 +209,7 @@ pub struct TrainerOptions {
     #[arg(long, value_name = "N", default_value = "8", value_parser = count, help_heading = "Batches and steps")]
     pub per_device_train_batch_size: usize,
 
-    /// Examples in an evaluation batch of sft and of kto on single completions; pairs are batched by tokens.
+    /// Examples (pairs) in an evaluation batch: metrics are means over batches, eval_loss weighs them by examples.
     #[arg(long, value_name = "N", default_value = "8", value_parser = count, help_heading = "Batches and steps")]
     pub per_device_eval_batch_size: usize,
 
@@ -221,14 +221,11 @@ pub struct TrainerOptions {
     #[arg(long, action = ArgAction::Set, default_value = "false", help_heading = "Batches and steps")]
     pub gradient_checkpointing: bool,
 
-    /// Order of the training examples.
-    #[arg(
-        long,
-        value_name = "ORDER",
-        default_value = "random",
-        help_heading = "Batches and steps"
-    )]
-    pub train_sampling_strategy: SamplingStrategy,
+    /// Order of the training examples; default: random, and sequential for kto on single completions, which takes no
+    /// other.
+    #[arg(long, value_name = "ORDER", help_heading = "Batches and steps")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub train_sampling_strategy: Option<SamplingStrategy>,
 
     /// Compute in bfloat16 where the machine is fast at it.
     #[arg(long, action = ArgAction::Set, default_value = "false", help_heading = "Batches and steps")]

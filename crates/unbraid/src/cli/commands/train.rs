@@ -37,6 +37,11 @@ pub struct TrainConfig {
     #[serde(flatten)]
     pub trainer: TrainerOptions,
 
+    /// Train without dropout, neither the model's own (GPT-2 drops a tenth) nor the adapter's; default: true. The
+    /// reference never drops anything.
+    #[arg(long, action = ArgAction::Set, default_value = "true", help_heading = "Objective")]
+    pub disable_dropout: bool,
+
     /// Write log-probs, coefficients and cases of each pair in each step to pairs.parquet in output_dir: a folder of
     /// parts (part-N.parquet from step N) that Parquet readers take for one table.
     #[arg(long, action = ArgAction::Set, default_value = "false", help_heading = "Logging, evaluation, saving")]
@@ -97,9 +102,10 @@ pub struct ObjectiveArgs {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub beta: Option<f64>,
 
-    /// Probability that a pair's labels are flipped, in [0, 0.5).
-    #[arg(long, value_name = "X", default_value = "0", value_parser = flip_probability)]
-    pub label_smoothing: f64,
+    /// Probability that a pair's labels are flipped, in [0, 0.5); default: the objective's own (mostly 0).
+    #[arg(long, value_name = "X", value_parser = flip_probability)]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub label_smoothing: Option<f64>,
 
     /// Target margin γ of simpo; default: the objective's own.
     #[arg(long, value_name = "X", value_parser = finite)]

@@ -125,9 +125,9 @@ fn shape<'a>(
         Some(_) => planned.frozen_storage(run.model.dtype),
         None => Storage::Float32,
     };
-    let reads_reference = objective.needs_reference() && !run.objective.reference_free;
+    let reads_reference = objective.logs_reference();
     let args = &run.objective;
-    let moving = (args.sync_ref_model && reads_reference)
+    let moving = (args.sync_ref_model && objective.needs_reference())
         .then_some((args.ref_model_mixup_alpha, args.ref_model_sync_steps as u64));
     let reference = match &run.ref_model {
         Some(name) if reads_reference => Some(inputs::config_of(name)?),
@@ -137,12 +137,14 @@ fn shape<'a>(
     let lengths = pairs
         .iter()
         .map(|p| p.chosen.ids.len().max(p.rejected.ids.len()));
-    let plan = training::plan(options, run.model.seed, lengths.collect());
+    let order = training::order(options);
+    let plan = training::plan(options, run.model.seed, order, lengths.collect());
     let mut settings = training::settings(options, &plan)?;
     let measures = settings.geometry_every.is_some();
     settings.update_every = run.update_every.steps().filter(|_| measures);
     let mut task = train::task_settings(run, objective, remedy);
-    let drops = lora.as_ref().is_some_and(|lora| lora.dropout > 0.0);
+    let adapter = lora.as_ref().is_some_and(|lora| lora.dropout > 0.0);
+    let drops = !run.disable_dropout && (adapter || planned.config.dropout().any());
     task.dropout_seed = drops.then_some(run.model.seed);
     let learnt = |free| {
         let rate = options.learning_rate;

@@ -159,6 +159,16 @@ impl<'a> Task<'a> {
         seen.start - block.base..seen.end - block.base
     }
 
+    /// See [`Inputs::drop`]; `x` is stacked row `s` of the block's scores.
+    fn drop(&self, block: &Block, s: usize, visible: &Range<usize>, x: &mut [f32]) {
+        let keys = Keys {
+            from: block.base,
+            to: block.end,
+        };
+        self.inputs
+            .drop(self.segment, self.row(s), keys, visible, x);
+    }
+
     /// Path positions `origin..end` of keys or values, one below the other.
     fn gather(&self, x: &[f32], path: Keys, to: &mut Vec<f32>) {
         let (width, head) = (self.inputs.shape.kv_width(), self.inputs.shape.head_dim);
@@ -282,8 +292,10 @@ impl<'a> Task<'a> {
                 let tile = self.seen_by_tile::<K>(&block, i / K::ROWS);
                 row[tile.start - block.base..visible.start].fill(0.0);
                 row[visible.end..tile.end - block.base].fill(0.0);
-                let (top, sum) = simd!(|| exponentials(&mut row[visible], shape.softcap));
+                let seen = &mut row[visible.clone()];
+                let (top, sum) = simd!(|| exponentials(seen, shape.softcap));
                 sums[i] = 1.0 / sum;
+                self.drop(&block, s, &visible, row);
                 let (row, h) = self.row(s);
                 // SAFETY: passed on to the caller.
                 unsafe { *lse.at((query + row) * shape.heads + h) = top + sum.ln() };
@@ -409,8 +421,10 @@ impl<'a> Task<'a> {
             }
             let (row, h) = self.row(s);
             let lse = o.lse[(query + row) * shape.heads + h];
-            let (p, ds) = (&mut p[visible.clone()], &mut ds[visible]);
-            simd!(|| score_gradient(p, ds, lse, shape));
+            self.drop(block, s, &visible, ds);
+            let (seen, of_seen) = (&mut p[visible.clone()], &mut ds[visible.clone()]);
+            simd!(|| score_gradient(seen, of_seen, lse, shape));
+            self.drop(block, s, &visible, p);
         }
         // SAFETY: passed on to the caller.
         unsafe {

@@ -4,7 +4,7 @@
 
 use super::super::super::tiles::tests::{PlainF32, WideF32};
 use super::*;
-use crate::layout::{AttentionLayout, AttentionShape, Span};
+use crate::layout::{AttentionDropout, AttentionLayout, AttentionShape, Span};
 use crate::{Backend, NaiveBackend};
 use rand::{RngExt, SeedableRng};
 
@@ -101,7 +101,9 @@ fn tiles_of_both_sizes_agree_with_the_naive_backend() {
         softcap,
         ..plain[0]
     });
-    for shape in plain.into_iter().chain(narrow) {
+    let dropout = Some(AttentionDropout { seed: 3, p: 0.4 });
+    let dropped = [plain[0], narrow[0], narrow[1]].map(|s| AttentionShape { dropout, ..s });
+    for shape in plain.into_iter().chain(narrow).chain(dropped) {
         let widths = [
             shape.q_width(),
             shape.kv_width(),
