@@ -112,7 +112,7 @@ fn paired(
             }
         }
     }
-    let generation = source.generation_config();
+    let generation = source.trained_generation_config(tokenizer);
     drop(source); // the mapped file would count as memory for the whole run
     settings.dropout_seed = adapt::dropout_seed(&model, config.model.seed);
     settings.mask = token_mask(config, &mut model, &train.pairs);

@@ -8,6 +8,9 @@ use unbraid_model::{LoraConfig, ModelConfig, Storage};
 use unbraid_preference::{TokenizedPair, TokenizedSequence};
 use unbraid_text::Tokenizer;
 
+/// Most tokens of pairs whose lengths are given, each side: 1 GiB of ids in all.
+const MAX_SYNTHETIC: usize = 1 << 27;
+
 /// Bytes of program, tokenizer and data where the system does not say.
 pub(super) const PROGRAM: u64 = 60 << 20;
 
@@ -150,6 +153,13 @@ fn synthetic(config: &PlanConfig) -> Result<Vec<TokenizedPair>> {
         );
     }
     let length = (prompt + completion).min(limit);
+    let tokens = length.saturating_mul(config.pairs.unwrap_or(1));
+    if tokens > MAX_SYNTHETIC {
+        bail_usage!(
+            "--pairs and --prompt-tokens with --completion-tokens: {tokens} tokens, more than the {MAX_SYNTHETIC} that a \
+             plan holds\nhint: plan fewer pairs: with max_steps as in the run, memory and time of a step stay the same"
+        );
+    }
     let sequence = |pair: usize, token: u32| {
         let mut ids = vec![token; length];
         ids[..prompt].fill(0);
