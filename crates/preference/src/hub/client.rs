@@ -10,7 +10,7 @@ use std::io::{Read, Write};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use hf_hub::{Cache, Repo};
+use hf_hub::{Cache, Repo, RepoType};
 use serde::Deserialize;
 use ureq::http::{Response, Uri};
 use ureq::{Agent, Body};
@@ -157,34 +157,40 @@ impl Client {
     }
 
     /// The files of a repository.
-    pub(super) fn info(&self, repo: &Repo) -> Result<Info, Failure> {
-        let (response, _) = self.get(self.at(&format!("api/{}", repo.api_url()))?, 0)?;
+    pub(super) fn info(&self, id: &str, kind: RepoType) -> Result<Info, Failure> {
+        let list = match kind {
+            RepoType::Dataset => "datasets",
+            RepoType::Space => "spaces",
+            RepoType::Model => "models",
+        };
+        let (response, _) = self.get(self.at(&format!("api/{list}/{id}/revision/main"))?, 0)?;
         let mut body = response.into_body();
         let text = body.with_config().limit(MAX_LIST).read_to_string();
         let text = text.map_err(|error| format!("request error: {error}"))?;
         serde_json::from_str(&text).map_err(|error| format!("the hub's list of files: {error}"))
     }
 
-    /// A file of a repository in the cache, downloaded unless it is there.
+    /// A file of a repository at one commit, in the cache: downloaded unless it is there.
     pub(super) fn download(
         &self,
         cache: &Cache,
-        repo: &Repo,
+        (id, kind): (&str, RepoType),
         commit: &str,
         name: &str,
     ) -> Result<PathBuf, Failure> {
-        let kept = cache.repo(repo.clone());
-        let pointer = kept.pointer_path(commit).join(name);
+        let folder = Repo::new(id.to_owned(), kind).folder_name();
+        let folder = cache.path().join(folder);
+        let pointer = folder.join("snapshots").join(commit).join(name);
         if pointer.exists() {
             return Ok(pointer);
         }
+        let prefix = match kind {
+            RepoType::Dataset => "datasets/",
+            RepoType::Space => "spaces/",
+            RepoType::Model => "",
+        };
         let path: Vec<String> = name.split('/').map(escaped).collect();
-        let uri = self.at(&format!(
-            "{}/resolve/{}/{}",
-            repo.url(),
-            repo.url_revision(),
-            path.join("/")
-        ))?;
+        let uri = self.at(&format!("{prefix}{id}/resolve/{commit}/{}", path.join("/")))?;
         let (first, etag) = self.get(uri.clone(), 0)?;
         let etag = etag.ok_or("the hub names no ETag")?;
         let etag = etag.trim_start_matches("W/").replace('"', "");
@@ -192,7 +198,7 @@ impl Client {
         if etag.is_empty() || etag.starts_with('.') || !etag.chars().all(plain) {
             return Err(format!("the hub names the odd ETag {etag:?}"));
         }
-        let blob = kept.blob_path(&etag);
+        let blob = folder.join("blobs").join(&etag);
         self.blob(first, &uri, &blob)?;
         point(&blob, &pointer).map_err(|error| format!("{}: {error}", pointer.display()))?;
         Ok(pointer)

@@ -119,7 +119,7 @@ fn fetch(
     }
     let failed = |reason: String| fault(id, reason, HINT);
     let client = Client::new(&cache).map_err(failed)?;
-    let info = match client.info(&main) {
+    let info = match client.info(id, repo_type) {
         Ok(info) => info,
         // Without a connection what the cache has is still good.
         Err(reason) => return cached_snapshot(&dir).ok_or_else(|| failed(reason)),
@@ -151,9 +151,8 @@ fn fetch(
     };
     keep(&pinned)?;
     let get = |name: &str| {
-        client
-            .download(&cache, &pinned, &commit, name)
-            .map_err(failed)
+        let file = client.download(&cache, (id, repo_type), &commit, name);
+        file.map_err(failed)
     };
     for name in choose(&names, &get)? {
         get(&name)?;

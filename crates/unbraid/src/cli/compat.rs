@@ -271,31 +271,34 @@ pub(super) fn group_by_length(settings: &mut Vec<Setting>) -> Result<(), CliErro
     Ok(())
 }
 
+/// The word that a key was last set to, and where.
+fn given(settings: &[Setting], key: &str) -> Option<(String, Place)> {
+    let setting = settings.iter().rfind(|setting| setting.key == key)?;
+    let word = match &setting.value {
+        Value::One(word) => word,
+        Value::List(words) => words.last()?,
+        _ => return None,
+    };
+    Some((word.clone(), setting.place.clone()))
+}
+
 /// Makes `use_cpu` and `no_cuda` the `device` that they mean, and takes out a `data_seed` that is the seed itself.
 ///
 /// # Errors
 /// [`CliError::Conflict`] where `device` names a GPU beside them.
 pub(super) fn old_names(settings: &mut Vec<Setting>) -> Result<(), CliError> {
-    let one = |key: &str| {
-        let setting = settings.iter().rfind(|setting| setting.key == key)?;
-        match &setting.value {
-            Value::One(word) => Some((word.clone(), setting.place.clone())),
-            Value::List(words) => Some((words.last()?.clone(), setting.place.clone())),
-            _ => None,
-        }
-    };
-    let seed = one("seed").map_or("42".to_owned(), |(seed, _)| seed);
-    if one("data_seed").is_some_and(|(own, _)| own == seed) {
+    let seed = given(settings, "seed").map_or("42".to_owned(), |(seed, _)| seed);
+    if given(settings, "data_seed").is_some_and(|(own, _)| own == seed) {
         settings.retain(|setting| setting.key != "data_seed");
     }
     for old in ["use_cpu", "no_cuda"] {
-        let Some((word, place)) = one(old) else {
+        let Some((word, place)) = given(settings, old) else {
             continue;
         };
         if !["true", "yes", "on", "1"].contains(&&*word.to_ascii_lowercase()) {
             continue;
         }
-        match one("device") {
+        match given(settings, "device") {
             Some((device, _)) if device.starts_with("cuda") => {
                 return Err(CliError::Conflict {
                     message: format!("{place}{old} is true, but device is {device}"),

@@ -201,6 +201,12 @@ impl CliError {
                 // A closed pipe (`unbraid --help | head -1`) is no failure.
                 let _ = write!(std::io::stdout(), "{text}");
             }
+            // A word in the wrong place may be a token that slipped.
+            Self::Unexpected { given, .. } | Self::UnknownCommand { given, .. }
+                if given.starts_with("hf_") =>
+            {
+                eprintln!("error: {}", self.to_string().replace(given, redact::MASK));
+            }
             error => eprintln!("error: {}", redact::text(&error.to_string())),
         }
         ExitCode::from(self.exit_code())

@@ -12,7 +12,7 @@ use unbraid_cuda::Precision;
 use super::super::values::{
     Device, Dtype, Geometry, KeyValues, LrSchedulerType, MaxLength, Optim, Resume,
     SamplingStrategy, Steps, Strategy, below_one, count, count_to, epochs, finite, interval,
-    non_empty, non_negative, seed, share, step_limit,
+    non_empty, non_negative, positive, seed, share, step_limit,
 };
 
 pub(super) use super::super::values::MAX_TOKENS;
