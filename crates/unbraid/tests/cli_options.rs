@@ -493,17 +493,12 @@ fn generate_takes_prompts_or_a_data_set() {
         panic!("not generate")
     };
     assert_eq!(config.prompt, ["- one, two", "\n\nHuman: hi"]);
+    let sampling = &config.sampling;
     assert_eq!(
-        (config.do_sample, config.top_p, config.max_new_tokens),
-        (true, 0.9, 64)
+        (sampling.do_sample, sampling.top_p, sampling.max_new_tokens),
+        (Some(true), Some(0.9), None)
     );
     assert!(notes.is_empty());
-    let parsed =
-        line(&[&generate[..], &["--prompt", "a", "--temperature", "0.7"]].concat()).unwrap();
-    assert_eq!(
-        parsed.notes,
-        ["temperature and top_p have no effect without do_sample"]
-    );
 }
 
 #[test]
@@ -557,7 +552,9 @@ fn every_option_of_the_contract_exists_in_both_spellings() {
             "generate",
             vec![
                 model,
-                "prompt dataset-name max-new-tokens temperature top-p do-sample json",
+                "prompt dataset-name max-new-tokens temperature top-p do-sample json repetition-penalty \
+                 no-repeat-ngram-size top-k min-p min-new-tokens suppress-tokens begin-suppress-tokens bad-words-ids \
+                 eos-token-id forced-eos-token-id typical-p generation-config num-beams",
             ],
         ),
         ("inspect", vec![model, data, "json"]),
@@ -578,4 +575,240 @@ fn every_option_of_the_contract_exists_in_both_spellings() {
             }
         }
     }
+}
+
+/// Every option of every command, at numbers that no one means: it is taken, or refused by its name.
+#[test]
+fn no_number_is_taken_that_its_option_cannot_mean() {
+    let needed: &[(&str, &[&str])] = &[
+        (
+            "train",
+            &[
+                "--model-name-or-path=m",
+                "--dataset-name=d",
+                "--output-dir=o",
+            ],
+        ),
+        (
+            "sft",
+            &[
+                "--model-name-or-path=m",
+                "--dataset-name=d",
+                "--output-dir=o",
+            ],
+        ),
+        (
+            "diagnose",
+            &[
+                "--model-name-or-path=m",
+                "--dataset-name=d",
+                "--output-dir=o",
+            ],
+        ),
+        (
+            "score",
+            &[
+                "--model-name-or-path=m",
+                "--dataset-name=d",
+                "--output-dir=o",
+            ],
+        ),
+        ("plan", &["--model-name-or-path=m", "--pairs=3"]),
+        ("generate", &["--model-name-or-path=m", "--prompt=p"]),
+        ("inspect", &["--model-name-or-path=m", "--dataset-name=d"]),
+        ("theory", &[]),
+        ("demo", &[]),
+    ];
+    let numbers = [
+        "nan",
+        "inf",
+        "-inf",
+        "1e300",
+        "-1e300",
+        "1e-300",
+        "-1",
+        "0",
+        "18446744073709551616",
+        "18446744073709551615",
+    ];
+    let whole: &[(&str, &[&str])] = &[
+        (
+            "threads",
+            &[
+                "train", "sft", "diagnose", "score", "plan", "generate", "inspect", "theory",
+                "demo",
+            ],
+        ),
+        (
+            "max-samples",
+            &["train", "sft", "diagnose", "score", "generate", "inspect"],
+        ),
+        (
+            "max-length",
+            &["train", "sft", "diagnose", "score", "generate", "inspect"],
+        ),
+        ("lora-r", &["train", "sft", "plan"]),
+        ("max-steps", &["train", "sft", "plan"]),
+        ("logging-steps", &["train", "sft"]),
+        ("eval-steps", &["train", "sft"]),
+        ("save-steps", &["train", "sft"]),
+        ("save-total-limit", &["train", "sft"]),
+        ("warmup-steps", &["train", "sft"]),
+        ("geometry", &["train"]),
+        ("gram-every", &["train"]),
+        ("update-every", &["train"]),
+        ("eval-geometry", &["train"]),
+        ("ref-model-sync-steps", &["train"]),
+        ("pairs", &["plan"]),
+        ("prompt-tokens", &["plan"]),
+        ("completion-tokens", &["plan"]),
+        ("instances", &["theory"]),
+        ("heatmap", &["diagnose"]),
+        ("heatmap-tokens", &["diagnose"]),
+        ("gram-pairs", &["diagnose"]),
+        ("step-pairs", &["diagnose"]),
+        ("batch-tokens", &["diagnose"]),
+        ("index", &["inspect"]),
+        ("max-new-tokens", &["generate"]),
+        ("min-new-tokens", &["generate"]),
+        ("top-k", &["generate"]),
+        ("no-repeat-ngram-size", &["generate"]),
+    ];
+    let parts: &[(&str, &[&str])] = &[
+        ("learning-rate", &["train", "sft", "diagnose"]),
+        ("num-train-epochs", &["train", "sft", "plan"]),
+        ("weight-decay", &["train"]),
+        ("adam-beta1", &["train"]),
+        ("adam-epsilon", &["train"]),
+        ("max-grad-norm", &["train"]),
+        ("warmup-ratio", &["train"]),
+        ("beta", &["train", "score", "diagnose"]),
+        ("label-smoothing", &["train"]),
+        ("lora-dropout", &["train"]),
+        ("lora-alpha", &["train"]),
+        ("ld-alpha", &["train"]),
+        ("gflops", &["plan"]),
+        ("utilization", &["plan"]),
+        ("temperature", &["generate"]),
+        ("top-p", &["generate"]),
+        ("min-p", &["generate"]),
+        ("repetition-penalty", &["generate"]),
+    ];
+    for (option, commands) in whole.iter().chain(parts) {
+        let part = parts.iter().any(|(known, _)| known == option);
+        for command in *commands {
+            let given = needed.iter().find(|(known, _)| known == command).unwrap().1;
+            let given: Vec<&str> = given
+                .iter()
+                .filter(|word| !word.starts_with(&format!("--{option}=")))
+                .copied()
+                .collect();
+            for number in numbers {
+                let value = format!("--{option}={number}");
+                let words = [&[*command][..], &given, &[&value]].concat();
+                match line(&words) {
+                    Ok(_) => {
+                        let fine = number == "0"
+                            || (number == "-1" && ["max-steps", "lora-alpha"].contains(option))
+                            || (number == "1e-300" && part);
+                        assert!(fine, "{command} {value} is taken");
+                    }
+                    Err(error) => {
+                        let message = error.to_string();
+                        assert_eq!(error.exit_code(), 2);
+                        assert!(
+                            message.contains(&format!("for --{option}: expected")),
+                            "{command} {value}: {message}"
+                        );
+                    }
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn an_option_of_one_value_is_given_once() {
+    for (words, name) in [
+        (
+            &["--beta", "0.1", "--beta", "0.2"][..],
+            "--beta is given twice: 0.1, then 0.2",
+        ),
+        (
+            &["--learning_rate", "1e-6", "--learning-rate=2e-6"],
+            "--learning-rate is given twice: 1e-6, then 2e-6",
+        ),
+        (
+            &["--max-seq-length", "5", "--max-length", "6"],
+            "--max-length is given twice: 5, then 6",
+        ),
+        (
+            &["--bf16", "--bf16", "false"],
+            "--bf16 is given twice: true, then false",
+        ),
+        (
+            &["--dataset-num-proc", "1", "--dataset_num_proc", "2"],
+            "--dataset-num-proc is given twice: 1, then 2",
+        ),
+        (
+            &["--hub-token", "hf_a", "--hub_token=hf_b"],
+            "--hub-token is given twice: ***, then ***",
+        ),
+    ] {
+        let given = [
+            &[
+                "train",
+                "--model-name-or-path=m",
+                "--dataset-name=d",
+                "--output-dir=o",
+            ][..],
+            words,
+        ]
+        .concat();
+        let message = line(&given).unwrap_err().to_string();
+        assert_eq!(message, format!("{name}\nhint: give it once"));
+    }
+    // Lists grow.
+    let lists = [
+        "train",
+        "--model-name-or-path=m",
+        "--dataset-name=d",
+        "--output-dir=o",
+        "--loss-type",
+        "ipo",
+        "--loss-type",
+        "sft",
+    ];
+    let Command::Train(config) = line(&lists).unwrap().command else {
+        panic!("not train")
+    };
+    assert_eq!(config.objective.loss_type, ["ipo", "sft"]);
+}
+
+#[test]
+fn a_word_behind_a_switch_is_its_value_unless_it_is_a_recipe() {
+    let given = [
+        "train",
+        "--model-name-or-path=m",
+        "--dataset-name=d",
+        "--output-dir=o",
+    ];
+    let message = refused(&[&given[..], &["--bf16", "maybe"]].concat());
+    assert_eq!(
+        message,
+        "invalid value \"maybe\" for --bf16: expected one of true, false"
+    );
+    for (word, on) in [("yes", true), ("off", false), ("1", true), ("False", false)] {
+        let Command::Train(config) = line(&[&given[..], &["--bf16", word]].concat())
+            .unwrap()
+            .command
+        else {
+            panic!("not train")
+        };
+        assert_eq!(config.trainer.bf16, on, "{word}");
+    }
+    let Command::Report(config) = line(&["report", "--json", "run"]).unwrap().command else {
+        panic!("not report")
+    };
+    assert_eq!(config.runs, [std::path::PathBuf::from("run")]);
 }

@@ -525,28 +525,37 @@ const LARGEST: f64 = 1e9;
 const SMALLEST: f64 = 1e-30;
 
 /// A finite number; `1e-6` and `5.0e-6` are both read.
-pub(super) fn finite(text: &str) -> Result<f64, String> {
+fn number(text: &str) -> Result<f64, String> {
     match text.parse::<f64>() {
-        Ok(value) if value.is_finite() && value.abs() > LARGEST => Err(format!(
-            "expected a number from -{LARGEST:e} to {LARGEST:e}"
-        )),
         Ok(value) if value.is_finite() => Ok(value),
         Ok(_) => Err("expected a finite number".into()),
         Err(_) => Err("expected a number".into()),
     }
 }
 
-/// A finite number of at least 0.
+/// A number within the bounds of 32-bit arithmetic.
+pub(super) fn finite(text: &str) -> Result<f64, String> {
+    match number(text)? {
+        value if value.abs() <= LARGEST => Ok(value),
+        _ => Err(format!(
+            "expected a number from -{LARGEST:e} to {LARGEST:e}"
+        )),
+    }
+}
+
+/// A number of at least 0.
 pub(super) fn non_negative(text: &str) -> Result<f64, String> {
-    match finite(text)? {
+    match number(text)? {
+        value if value > LARGEST => Err(format!("expected a number from 0 to {LARGEST:e}")),
         value if value >= 0.0 => Ok(value),
         _ => Err("expected a number of at least 0".into()),
     }
 }
 
-/// A finite number above 0.
+/// A number above 0.
 pub(super) fn positive(text: &str) -> Result<f64, String> {
-    match finite(text)? {
+    match number(text)? {
+        value if value > LARGEST => Err(format!("expected a number above 0, at most {LARGEST:e}")),
         value if value >= SMALLEST => Ok(value),
         value if value > 0.0 => Err(format!("expected a number of at least {SMALLEST:e}")),
         _ => Err("expected a number above 0".into()),
@@ -556,9 +565,9 @@ pub(super) fn positive(text: &str) -> Result<f64, String> {
 /// Passes over the data: above 0, at most a million.
 pub(super) fn epochs(text: &str) -> Result<f64, String> {
     const MOST: f64 = 1e6;
-    match positive(text)? {
-        value if value <= MOST => Ok(value),
-        _ => Err(format!("expected a number above 0, at most {MOST}")),
+    match number(text)? {
+        value if value > MOST => Err(format!("expected a number above 0, at most {MOST}")),
+        _ => positive(text),
     }
 }
 

@@ -19,8 +19,8 @@ pub(super) use super::super::values::MAX_TOKENS;
 
 /// Most examples that an option may name.
 pub(super) const MAX_EXAMPLES: usize = 1 << 40;
-/// Most worker threads: more cores than machines have.
-pub(super) const MAX_THREADS: usize = 1024;
+/// Most worker threads: beyond the cores of most machines, and few enough to start on any.
+pub(super) const MAX_THREADS: usize = 256;
 /// Largest rank of an adapter: the width of the widest published models.
 const MAX_RANK: usize = 1 << 14;
 
