@@ -68,6 +68,33 @@ const IGNORED: &[&str] = &[
     "save_on_each_node",
 ];
 
+/// Switches among them that are on where nothing is said: only turning them off is worth a note.
+#[rustfmt::skip]
+const ON_BY_DEFAULT: &[&str] = &[
+    "average_tokens_across_devices", "dataloader_in_order", "dataloader_pin_memory", "eval_do_concat_batches",
+    "log_on_each_node", "logging_nan_inf_filter", "remove_unused_columns", "skip_memory_metrics",
+];
+
+/// Whether a value of an ignored key asks for nothing: a switch as it is, or a word for nothing.
+pub(super) fn asks_nothing(key: &str, value: &Value) -> bool {
+    let usual = if ON_BY_DEFAULT.contains(&key) {
+        "true"
+    } else {
+        "false"
+    };
+    let nothing = |word: &String| {
+        let word = word.to_ascii_lowercase();
+        word == usual || matches!(&*word, "no" | "off" | "none" | "")
+    };
+    match value {
+        Value::Null => true,
+        Value::One(word) => nothing(word),
+        Value::List(words) => words.iter().all(nothing),
+        Value::Mapping(pairs) => pairs.is_empty(),
+        Value::Nested => false,
+    }
+}
+
 /// Accepted, in the same commands, with a note of what happens instead.
 const TOLD: &[(&str, &str)] = &[
     (

@@ -97,7 +97,7 @@ fn complete(command: clap::Command, name: &str) -> clap::Command {
         .after_help(format!(
             "Needed, here or in the recipe: {}.\n\
              Options may be spelled as in TRL (--learning_rate 1e-6, --bf16 True). Options of TRL and\n\
-             transformers that have no meaning here are accepted and named in a note.",
+             transformers that have no effect here are accepted and named in a note.",
             needed(name)
         ))
 }
@@ -326,7 +326,7 @@ fn classify(
     };
     let rule = compat::rule(name, key);
     if let Some(Rule::Told(instead)) = rule {
-        if !is_off(value) {
+        if !compat::asks_nothing(key, value) {
             told.push(format!("{key}: {instead}"));
         }
         return Ok(None);
@@ -336,8 +336,7 @@ fn classify(
         Value::Null if key == "max_length" => (vec!["none".to_owned()], false),
         Value::Null => return Ok(None),
         _ if rule == Some(Rule::Ignored) => {
-            // A switch that is off asks for nothing.
-            if !is_off(value) {
+            if !compat::asks_nothing(key, value) {
                 ignored.insert(key.clone());
             }
             return Ok(None);
@@ -406,23 +405,6 @@ fn classify(
         values,
         list,
     }))
-}
-
-/// Whether a switch is off, or a word says that there is nothing.
-fn is_off(value: &Value) -> bool {
-    let off = |word: &String| {
-        matches!(
-            &*word.to_ascii_lowercase(),
-            "false" | "no" | "off" | "none" | ""
-        )
-    };
-    match value {
-        Value::Null => true,
-        Value::One(word) => off(word),
-        Value::List(words) => words.iter().all(off),
-        Value::Mapping(pairs) => pairs.is_empty(),
-        Value::Nested => false,
-    }
 }
 
 /// Refuses an option of one value that is given twice, in whatever spelling.

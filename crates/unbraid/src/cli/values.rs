@@ -519,8 +519,8 @@ impl Serialize for Resume {
     }
 }
 
-/// Largest magnitude of a number with a fraction: far beyond what any option means, and far from overflow.
-const LARGEST: f64 = 1e9;
+/// Largest magnitude of a number with a fraction: what 32 bits hold.
+const LARGEST: f64 = 1e38;
 /// Smallest number that still counts as above 0: far from underflow in 32 bits.
 const SMALLEST: f64 = 1e-30;
 
