@@ -16,6 +16,20 @@ pub fn text(path: &Path) -> &str {
     path.to_str().unwrap()
 }
 
+/// Words of a command line, less the options that further words give anew.
+pub fn less(words: &[String], further: &[&str]) -> Vec<String> {
+    let name = |word: &str| word.split('=').next().unwrap_or_default().replace('_', "-");
+    let given: Vec<String> = further.iter().map(|word| name(word)).collect();
+    let mut dropped = false;
+    let stays = |word: &&String| {
+        if word.starts_with("--") {
+            dropped = given.contains(&name(word));
+        }
+        !dropped
+    };
+    words.iter().filter(stays).cloned().collect()
+}
+
 /// The objects of a JSON-lines file.
 pub fn rows(path: &Path) -> Vec<Value> {
     let text = fs::read_to_string(path).unwrap();
