@@ -77,8 +77,9 @@ fn serve(files: &'static [(&'static str, &'static str)]) -> String {
                 let to = to.parse().unwrap_or(usize::MAX).min(text.len() - 1);
                 let body = &text[from..=to];
                 format!(
-                    "206 Partial Content\r\nETag: \"{name}-1\"\r\nX-Repo-Commit: c0ffee\r\n\
+                    "206 Partial Content\r\nETag: \"{}-1\"\r\nX-Repo-Commit: c0ffee\r\n\
                      Content-Range: bytes {from}-{to}/{}\r\nContent-Length: {}\r\n\r\n{body}",
+                    name.replace('/', "-"),
                     text.len(),
                     body.len()
                 )
