@@ -34,8 +34,7 @@ pub use recipe::to_recipe;
 pub use values::{
     Attribute, Device, Dtype, FDivergence, Geometry, KeyValues, LrSchedulerType, MaxLength,
     NpoScale, Optim, Parameters, Remedy, Resume, SamplingStrategy, Semantics, Steps, Strategy,
-    TokenLists,
-    TokenMask,
+    TokenLists, TokenMask,
 };
 
 /// A command line, resolved.
