@@ -11,8 +11,8 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use unbraid_geometry::{Cluster, GramSink};
 use unbraid_model::{
-    Accumulate, Batch, Forest, GradientPlan, Gradients, Keep, LanguageModel, Sampling, Sequence,
-    Session,
+    Accumulate, Batch, Forest, GenerationConfig, GradientPlan, Gradients, Keep, LanguageModel,
+    Sequence, Session,
 };
 use unbraid_tensor::{Backend, CpuBackend, NaiveBackend};
 
@@ -361,14 +361,9 @@ fn greedy_generation_agrees_with_transformers() {
         let golden: Value = serde_json::from_slice(&std::fs::read(path).unwrap()).unwrap();
         for g in golden["generations"].as_array().unwrap() {
             let want = ids(&g["completion"]);
-            let got = model.generate(
-                &ids(&g["prompt"]),
-                want.len(),
-                &[],
-                Sampling::default(),
-                &mut rng,
-                |_| true,
-            );
+            let greedy = GenerationConfig::default();
+            let prompt = ids(&g["prompt"]);
+            let got = model.generate(&prompt, want.len(), &greedy, &mut rng, |_| true);
             assert_eq!(got, want, "{case}");
         }
     }

@@ -31,7 +31,7 @@ pub use batch::{Batch, Forest, GradientPlan, Response, Sequence, Target};
 pub use config::ModelConfig;
 pub use decoder::{Forward, Keep, LanguageModel};
 pub use error::ModelError;
-pub use generate::{Sampling, Session};
+pub use generate::{GENERATION_CONFIG, GenerationConfig, LogitsProcessors, Session};
 pub use lora::{ADAPTER_CONFIG, ADAPTER_WEIGHTS, Adapter, LoraConfig, TargetModules};
 pub use parameters::{Init, ParamId, ParamKind, ParamSpec, Parameters, Storage};
 pub use sink::{

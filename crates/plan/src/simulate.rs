@@ -358,7 +358,7 @@ impl Overview {
         };
         let tokens = |i: usize| shape.pairs[i].chosen.ids.len() + shape.pairs[i].rejected.ids.len();
         let sampler = &shape.plan.sampler;
-        let per_step = sampler.batch * sampler.accumulation;
+        let per_step = sampler.per_step();
         let mut overview = Overview {
             kinds: BTreeMap::new(),
             sizes: BatchSizes::default(),

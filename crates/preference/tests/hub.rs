@@ -77,8 +77,9 @@ fn serve(files: &'static [(&'static str, &'static str)]) -> String {
                 let to = to.parse().unwrap_or(usize::MAX).min(text.len() - 1);
                 let body = &text[from..=to];
                 format!(
-                    "206 Partial Content\r\nETag: \"{name}-1\"\r\nX-Repo-Commit: c0ffee\r\n\
+                    "206 Partial Content\r\nETag: \"{}-1\"\r\nX-Repo-Commit: c0ffee\r\n\
                      Content-Range: bytes {from}-{to}/{}\r\nContent-Length: {}\r\n\r\n{body}",
+                    name.replace('/', "-"),
                     text.len(),
                     body.len()
                 )
@@ -93,6 +94,136 @@ fn serve(files: &'static [(&'static str, &'static str)]) -> String {
         }
     });
     address
+}
+
+/// Requests that a server saw: path and Authorization header.
+type Seen = std::sync::Arc<std::sync::Mutex<Vec<(String, Option<String>)>>>;
+
+/// A server that answers with what `respond` makes of a path, and keeps what was asked.
+fn answer(respond: impl Fn(&str) -> String + Send + 'static) -> (String, Seen) {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = format!("http://{}", listener.local_addr().unwrap());
+    let seen = Seen::default();
+    let kept = seen.clone();
+    std::thread::spawn(move || {
+        for stream in listener.incoming() {
+            let mut stream = stream.unwrap();
+            let mut lines = BufReader::new(stream.try_clone().unwrap())
+                .lines()
+                .map_while(Result::ok);
+            let Some(request) = lines.next() else {
+                continue;
+            };
+            let path = request.split(' ').nth(1).unwrap().to_owned();
+            let authorization = lines
+                .take_while(|line| !line.is_empty())
+                .find(|line| line.to_ascii_lowercase().starts_with("authorization:"));
+            let response = respond(&path);
+            kept.lock().unwrap().push((path, authorization));
+            stream.write_all(response.as_bytes()).unwrap();
+        }
+    });
+    (address, seen)
+}
+
+fn body(status: &str, headers: &str, text: &str) -> String {
+    let length = text.len();
+    format!(
+        "HTTP/1.1 {status}\r\nConnection: close\r\n{headers}Content-Length: {length}\r\n\r\n{text}"
+    )
+}
+
+/// A hub that keeps its list to itself and redirects downloads to another host, as the real one does.
+fn the_token_goes_to_the_hub_alone(home: &Path) {
+    let (elsewhere, seen_elsewhere) = answer(|_| body("200 OK", "ETag: \"cdn\"\r\n", "bytes"));
+    let target = elsewhere.clone();
+    let (hub, seen) = answer(move |path| {
+        if path.starts_with("/api/") {
+            let list = r#"{"sha": "feed", "siblings": [{"rfilename": "config.json"}, {"rfilename": "model.safetensors"}]}"#;
+            body("200 OK", "", list)
+        } else if path.ends_with("config.json") {
+            // A relative redirect stays at the hub.
+            body(
+                "307 Temporary Redirect",
+                "ETag: \"c1\"\r\nLocation: /moved/here\r\n",
+                "",
+            )
+        } else if path == "/moved/here" {
+            body("200 OK", "ETag: \"c2\"\r\n", "{}")
+        } else {
+            let to = format!("X-Linked-Etag: \"w1\"\r\nLocation: {target}/blob?signature=1\r\n");
+            body("302 Found", &to, "")
+        }
+    });
+    set("HF_ENDPOINT", &hub);
+    set("HF_TOKEN", "hf_loopbacksecret");
+    let snapshot = fetch_model_repo("org/gated").unwrap();
+    assert_eq!(snapshot, home.join("hub/models--org--gated/snapshots/feed"));
+    let read = |name: &str| std::fs::read_to_string(snapshot.join(name)).unwrap();
+    assert_eq!(
+        (&*read("config.json"), &*read("model.safetensors")),
+        ("{}", "bytes")
+    );
+    assert!(home.join("hub/models--org--gated/blobs/w1").is_file());
+
+    let seen = seen.lock().unwrap();
+    assert!(seen.len() >= 4, "{seen:?}");
+    for (path, authorization) in seen.iter() {
+        assert!(
+            authorization
+                .as_deref()
+                .is_some_and(|line| line.ends_with("Bearer hf_loopbacksecret")),
+            "{path}"
+        );
+    }
+    let elsewhere = seen_elsewhere.lock().unwrap();
+    assert!(!elsewhere.is_empty());
+    for (path, authorization) in elsewhere.iter() {
+        assert_eq!(*authorization, None, "{path}");
+    }
+}
+
+/// Neither the token nor an address's user and password is in a message, whatever goes wrong.
+fn messages_hold_no_secret() {
+    let (hub, _) = answer(|_| body("403 Forbidden", "", "hf_loopbacksecret is not allowed"));
+    let with_user = hub.replace("://", "://me:addresssecret@");
+    for endpoint in [
+        &*hub,
+        &*with_user,
+        "http://me:addresssecret@127.0.0.1:9",
+        "ftp://me:addresssecret@host",
+    ] {
+        set("HF_ENDPOINT", endpoint);
+        let error = fetch_model_repo("org/closed").unwrap_err();
+        let message = format!("{error} {error:?}");
+        assert!(!message.contains("secret"), "{message}");
+        assert!(message.contains("org/closed"), "{message}");
+    }
+    set("HF_TOKEN", "");
+}
+
+/// A download that breaks off is gone on with, and one that stays short is an error.
+fn a_download_that_breaks_off_is_gone_on_with() {
+    let tries = std::sync::atomic::AtomicUsize::new(0);
+    let (hub, _) = answer(move |path| {
+        if path.starts_with("/api/models/org/broken") {
+            return body(
+                "200 OK",
+                "",
+                r#"{"sha": "dead", "siblings": [{"rfilename": "config.json"}]}"#,
+            );
+        }
+        match tries.fetch_add(1, std::sync::atomic::Ordering::SeqCst) {
+            0 => "HTTP/1.1 200 OK\r\nConnection: close\r\nETag: \"b1\"\r\nContent-Length: 10\r\n\r\n01234".into(),
+            _ => body("206 Partial Content", "ETag: \"b1\"\r\nContent-Range: bytes 5-9/10\r\n", "56789"),
+        }
+    });
+    set("HF_ENDPOINT", &hub);
+    let snapshot = fetch_model_repo("org/broken").unwrap();
+    assert_eq!(
+        std::fs::read_to_string(snapshot.join("config.json")).unwrap(),
+        "0123456789"
+    );
 }
 
 fn set(name: &str, value: &str) {
@@ -198,6 +329,9 @@ fn the_hub_with_and_without_a_connection() {
     set("HF_HUB_OFFLINE", "0");
     online_only_what_a_model_needs_is_fetched(home.path());
     online_only_the_files_of_a_split_are_fetched(home.path());
+    the_token_goes_to_the_hub_alone(home.path());
+    messages_hold_no_secret();
+    a_download_that_breaks_off_is_gone_on_with();
     set("HF_HUB_OFFLINE", "1");
     offline_only_the_cache_is_looked_at(home.path());
 }

@@ -36,10 +36,14 @@ pub struct Sampler {
 }
 
 impl Sampler {
+    /// Examples in an optimizer step; as many as there are, where the product is larger than a number can be.
+    pub fn per_step(&self) -> usize {
+        self.batch.saturating_mul(self.accumulation).max(1)
+    }
+
     /// Optimizer steps in an epoch; the last may be smaller.
     pub fn steps_per_epoch(&self) -> u64 {
-        let per_step = self.batch * self.accumulation;
-        self.lengths.len().div_ceil(per_step) as u64
+        self.lengths.len().div_ceil(self.per_step()) as u64
     }
 
     /// Epochs gone after so many optimizer steps, counted in micro-batches as transformers does: the last step of an epoch may
@@ -64,7 +68,7 @@ impl Sampler {
         rng.set_stream(epoch);
         order.shuffle(&mut rng);
         if self.order == SamplingOrder::GroupByLength {
-            for run in order.chunks_mut(50 * self.batch) {
+            for run in order.chunks_mut(self.batch.saturating_mul(50).max(1)) {
                 run.sort_by_key(|&i| std::cmp::Reverse(self.lengths[i]));
             }
         }
@@ -73,13 +77,14 @@ impl Sampler {
 
     /// The micro-batches of 0-based optimizer step `step`.
     pub fn step(&self, step: u64) -> Vec<Vec<usize>> {
-        let per_epoch = self.steps_per_epoch();
+        let per_epoch = self.steps_per_epoch().max(1);
         let order = self.epoch(step / per_epoch);
-        let per_step = self.batch * self.accumulation;
+        let per_step = self.per_step();
+        // Below the number of examples, since it is below `per_epoch` full steps.
         let start = (step % per_epoch) as usize * per_step;
-        let end = (start + per_step).min(order.len());
+        let end = start.saturating_add(per_step).min(order.len());
         order[start..end]
-            .chunks(self.batch)
+            .chunks(self.batch.max(1))
             .map(<[usize]>::to_vec)
             .collect()
     }
@@ -90,7 +95,7 @@ impl Sampler {
             return (0..self.lengths.len()).collect();
         }
         let mut first = self.epoch(0);
-        first.truncate(total as usize * self.batch * self.accumulation);
+        first.truncate((total as usize).saturating_mul(self.per_step()));
         first.sort_unstable();
         first
     }
@@ -99,6 +104,43 @@ impl Sampler {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_step_larger_than_the_data_is_all_of_it_however_large() {
+        for (batch, accumulation) in [
+            (usize::MAX, 1),
+            (usize::MAX, usize::MAX),
+            (1 << 32, 1 << 32),
+            (1, usize::MAX),
+        ] {
+            for order in [
+                SamplingOrder::Sequential,
+                SamplingOrder::Random,
+                SamplingOrder::GroupByLength,
+            ] {
+                let sampler = Sampler {
+                    order,
+                    seed: 1,
+                    batch,
+                    accumulation,
+                    lengths: vec![3, 1, 2],
+                };
+                assert_eq!(sampler.steps_per_epoch(), 1);
+                let mut all = sampler.step(5).concat();
+                all.sort_unstable();
+                assert_eq!(all, [0, 1, 2]);
+                assert_eq!(sampler.touched(u64::MAX), [0, 1, 2]);
+            }
+        }
+        let none = Sampler {
+            order: SamplingOrder::Random,
+            seed: 1,
+            batch: 4,
+            accumulation: 1,
+            lengths: vec![],
+        };
+        assert_eq!((none.steps_per_epoch(), none.step(0).len()), (0, 0));
+    }
 
     fn sampler(order: SamplingOrder) -> Sampler {
         Sampler {

@@ -20,8 +20,21 @@ fn line(words: &[&str]) -> Result<Parsed, CliError> {
     parse(["unbraid"].iter().chain(words).map(Into::into))
 }
 
+/// [`TRAIN`] and further words, less what they give anew.
+fn train_words<'w>(words: &[&'w str]) -> Vec<&'w str> {
+    let option = |word: &str| word.split('=').next().unwrap_or_default().replace('_', "-");
+    let given: Vec<String> = words.iter().map(|word| option(word)).collect();
+    let pairs = TRAIN[1..]
+        .chunks(2)
+        .filter(|pair| !given.contains(&option(pair[0])));
+    let mut all = vec![TRAIN[0]];
+    all.extend(pairs.flatten().copied());
+    all.extend(words);
+    all
+}
+
 fn train_with(words: &[&str]) -> Result<TrainConfig, CliError> {
-    match line(&[TRAIN, words].concat())?.command {
+    match line(&train_words(words))?.command {
         Command::Train(config) => Ok(*config),
         other => panic!("not train: {other:?}"),
     }
@@ -39,7 +52,7 @@ fn refused(words: &[&str]) -> String {
 }
 
 fn train_refused(words: &[&str]) -> String {
-    refused(&[TRAIN, words].concat())
+    refused(&train_words(words))
 }
 
 #[test]
@@ -121,8 +134,6 @@ fn snake_case_and_kebab_case_with_and_without_equals_are_one_option() {
         &["--learning_rate", "5e-6"],
         &["--learning-rate=5e-6"],
         &["--learning_rate=0.000005"],
-        // Given twice, the last one holds.
-        &["--learning_rate", "1", "--learning-rate", "5e-6"],
     ] {
         assert_eq!(train(words).trainer.learning_rate, 5e-6, "{words:?}");
     }
@@ -142,11 +153,7 @@ fn flags_take_nothing_or_a_truth_value() {
     ] {
         assert!(train(words).trainer.bf16, "{words:?}");
     }
-    for words in [
-        &["--bf16", "False"][..],
-        &["--bf16=false"],
-        &["--bf16", "--bf16", "false"],
-    ] {
+    for words in [&["--bf16", "False"][..], &["--bf16=false"]] {
         assert!(!train(words).trainer.bf16, "{words:?}");
     }
     assert_eq!(
@@ -395,9 +402,7 @@ fn options_of_transformers_without_effect_are_noted_once() {
     let parsed = line(&[TRAIN, words].concat()).unwrap();
     assert_eq!(
         parsed.notes,
-        [
-            "accepted without effect here: dataset_num_proc, ddp_find_unused_parameters, remove_unused_columns"
-        ]
+        ["accepted without effect here: dataset_num_proc, ddp_find_unused_parameters"]
     );
     let Command::Train(config) = parsed.command else {
         panic!("not train")
@@ -408,7 +413,7 @@ fn options_of_transformers_without_effect_are_noted_once() {
 #[test]
 fn what_is_not_built_is_refused_unless_it_changes_nothing() {
     assert_eq!(
-        train_refused(&["--fsdp", "x", "--neftune_noise_alpha", "5"]),
+        train_refused(&["--fsdp_config", "x", "--neftune_noise_alpha", "5"]),
         "--neftune-noise-alpha = 5 is not supported yet\nhint: what works: 0"
     );
     train(&["--neftune_noise_alpha", "0.0"]);
@@ -493,17 +498,12 @@ fn generate_takes_prompts_or_a_data_set() {
         panic!("not generate")
     };
     assert_eq!(config.prompt, ["- one, two", "\n\nHuman: hi"]);
+    let sampling = &config.sampling;
     assert_eq!(
-        (config.do_sample, config.top_p, config.max_new_tokens),
-        (true, 0.9, 64)
+        (sampling.do_sample, sampling.top_p, sampling.max_new_tokens),
+        (Some(true), Some(0.9), None)
     );
     assert!(notes.is_empty());
-    let parsed =
-        line(&[&generate[..], &["--prompt", "a", "--temperature", "0.7"]].concat()).unwrap();
-    assert_eq!(
-        parsed.notes,
-        ["temperature and top_p have no effect without do_sample"]
-    );
 }
 
 #[test]
@@ -557,7 +557,9 @@ fn every_option_of_the_contract_exists_in_both_spellings() {
             "generate",
             vec![
                 model,
-                "prompt dataset-name max-new-tokens temperature top-p do-sample json",
+                "prompt dataset-name max-new-tokens temperature top-p do-sample json repetition-penalty \
+                 no-repeat-ngram-size top-k min-p min-new-tokens suppress-tokens begin-suppress-tokens bad-words-ids \
+                 eos-token-id forced-eos-token-id typical-p generation-config num-beams",
             ],
         ),
         ("inspect", vec![model, data, "json"]),
@@ -578,4 +580,241 @@ fn every_option_of_the_contract_exists_in_both_spellings() {
             }
         }
     }
+}
+
+/// Every option of every command, at numbers that no one means: it is taken, or refused by its name.
+#[test]
+fn no_number_is_taken_that_its_option_cannot_mean() {
+    let needed: &[(&str, &[&str])] = &[
+        (
+            "train",
+            &[
+                "--model-name-or-path=m",
+                "--dataset-name=d",
+                "--output-dir=o",
+            ],
+        ),
+        (
+            "sft",
+            &[
+                "--model-name-or-path=m",
+                "--dataset-name=d",
+                "--output-dir=o",
+            ],
+        ),
+        (
+            "diagnose",
+            &[
+                "--model-name-or-path=m",
+                "--dataset-name=d",
+                "--output-dir=o",
+            ],
+        ),
+        (
+            "score",
+            &[
+                "--model-name-or-path=m",
+                "--dataset-name=d",
+                "--output-dir=o",
+            ],
+        ),
+        ("plan", &["--model-name-or-path=m", "--pairs=3"]),
+        ("generate", &["--model-name-or-path=m", "--prompt=p"]),
+        ("inspect", &["--model-name-or-path=m", "--dataset-name=d"]),
+        ("theory", &[]),
+        ("demo", &[]),
+    ];
+    let numbers = [
+        "nan",
+        "inf",
+        "-inf",
+        "1e300",
+        "-1e300",
+        "1e-300",
+        "-1",
+        "0",
+        "18446744073709551616",
+        "18446744073709551615",
+    ];
+    let whole: &[(&str, &[&str])] = &[
+        (
+            "threads",
+            &[
+                "train", "sft", "diagnose", "score", "plan", "generate", "inspect", "theory",
+                "demo",
+            ],
+        ),
+        (
+            "max-samples",
+            &["train", "sft", "diagnose", "score", "generate", "inspect"],
+        ),
+        (
+            "max-length",
+            &["train", "sft", "diagnose", "score", "generate", "inspect"],
+        ),
+        ("lora-r", &["train", "sft", "plan"]),
+        ("max-steps", &["train", "sft", "plan"]),
+        ("logging-steps", &["train", "sft"]),
+        ("eval-steps", &["train", "sft"]),
+        ("save-steps", &["train", "sft"]),
+        ("save-total-limit", &["train", "sft"]),
+        ("warmup-steps", &["train", "sft"]),
+        ("geometry", &["train"]),
+        ("gram-every", &["train"]),
+        ("update-every", &["train"]),
+        ("eval-geometry", &["train"]),
+        ("ref-model-sync-steps", &["train"]),
+        ("pairs", &["plan"]),
+        ("prompt-tokens", &["plan"]),
+        ("completion-tokens", &["plan"]),
+        ("instances", &["theory"]),
+        ("heatmap", &["diagnose"]),
+        ("heatmap-tokens", &["diagnose"]),
+        ("gram-pairs", &["diagnose"]),
+        ("step-pairs", &["diagnose"]),
+        ("batch-tokens", &["diagnose"]),
+        ("index", &["inspect"]),
+        ("max-new-tokens", &["generate"]),
+        ("min-new-tokens", &["generate"]),
+        ("top-k", &["generate"]),
+        ("no-repeat-ngram-size", &["generate"]),
+    ];
+    let parts: &[(&str, &[&str])] = &[
+        ("learning-rate", &["train", "sft", "diagnose"]),
+        ("num-train-epochs", &["train", "sft", "plan"]),
+        ("weight-decay", &["train"]),
+        ("adam-beta1", &["train"]),
+        ("adam-epsilon", &["train"]),
+        ("max-grad-norm", &["train"]),
+        ("warmup-ratio", &["train"]),
+        ("beta", &["train", "score", "diagnose"]),
+        ("label-smoothing", &["train"]),
+        ("lora-dropout", &["train"]),
+        ("lora-alpha", &["train"]),
+        ("ld-alpha", &["train"]),
+        ("gflops", &["plan"]),
+        ("utilization", &["plan"]),
+        ("temperature", &["generate"]),
+        ("top-p", &["generate"]),
+        ("min-p", &["generate"]),
+        ("repetition-penalty", &["generate"]),
+    ];
+    for (option, commands) in whole.iter().chain(parts) {
+        let part = parts.iter().any(|(known, _)| known == option);
+        for command in *commands {
+            let given = needed.iter().find(|(known, _)| known == command).unwrap().1;
+            let given: Vec<&str> = given
+                .iter()
+                .filter(|word| !word.starts_with(&format!("--{option}=")))
+                .copied()
+                .collect();
+            for number in numbers {
+                let value = format!("--{option}={number}");
+                let words = [&[*command][..], &given, &[&value]].concat();
+                match line(&words) {
+                    Ok(_) => {
+                        let fine = number == "0"
+                            || (part && number.starts_with("18446744073709551"))
+                            || (number == "-1" && ["max-steps", "lora-alpha"].contains(option))
+                            || (number == "1e-300" && (part || option.ends_with("-steps")));
+                        assert!(fine, "{command} {value} is taken");
+                    }
+                    Err(error) => {
+                        let message = error.to_string();
+                        assert_eq!(error.exit_code(), 2);
+                        let named = message
+                            .contains(&format!("invalid value \"{number}\" for --{option}: "));
+                        let says = message.contains("at least") || message.contains("expected");
+                        assert!(named && says, "{command} {value}: {message}");
+                    }
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn an_option_of_one_value_is_given_once() {
+    for (words, name) in [
+        (
+            &["--beta", "0.1", "--beta", "0.2"][..],
+            "--beta is given twice: 0.1, then 0.2",
+        ),
+        (
+            &["--learning_rate", "1e-6", "--learning-rate=2e-6"],
+            "--learning-rate is given twice: 1e-6, then 2e-6",
+        ),
+        (
+            &["--max-seq-length", "5", "--max-length", "6"],
+            "--max-length is given twice: 5, then 6",
+        ),
+        (
+            &["--bf16", "--bf16", "false"],
+            "--bf16 is given twice: true, then false",
+        ),
+        (
+            &["--dataset-num-proc", "1", "--dataset_num_proc", "2"],
+            "--dataset-num-proc is given twice: 1, then 2",
+        ),
+        (
+            &["--hub-token", "hf_a", "--hub_token=hf_b"],
+            "--hub-token is given twice: ***, then ***",
+        ),
+    ] {
+        let given = [
+            &[
+                "train",
+                "--model-name-or-path=m",
+                "--dataset-name=d",
+                "--output-dir=o",
+            ][..],
+            words,
+        ]
+        .concat();
+        let message = line(&given).unwrap_err().to_string();
+        assert_eq!(message, format!("{name}\nhint: give it once"));
+    }
+    // Lists grow.
+    let lists = [
+        "train",
+        "--model-name-or-path=m",
+        "--dataset-name=d",
+        "--output-dir=o",
+        "--loss-type",
+        "ipo",
+        "--loss-type",
+        "sft",
+    ];
+    let Command::Train(config) = line(&lists).unwrap().command else {
+        panic!("not train")
+    };
+    assert_eq!(config.objective.loss_type, ["ipo", "sft"]);
+}
+
+#[test]
+fn a_word_behind_a_switch_is_its_value_unless_it_is_a_recipe() {
+    let given = [
+        "train",
+        "--model-name-or-path=m",
+        "--dataset-name=d",
+        "--output-dir=o",
+    ];
+    let message = refused(&[&given[..], &["--bf16", "maybe"]].concat());
+    assert_eq!(
+        message,
+        "invalid value \"maybe\" for --bf16: expected one of true, false"
+    );
+    for (word, on) in [("yes", true), ("off", false), ("1", true), ("False", false)] {
+        let Command::Train(config) = line(&[&given[..], &["--bf16", word]].concat())
+            .unwrap()
+            .command
+        else {
+            panic!("not train")
+        };
+        assert_eq!(config.trainer.bf16, on, "{word}");
+    }
+    let Command::Report(config) = line(&["report", "--json", "run"]).unwrap().command else {
+        panic!("not report")
+    };
+    assert_eq!(config.runs, [std::path::PathBuf::from("run")]);
 }

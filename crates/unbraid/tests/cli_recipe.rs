@@ -81,7 +81,7 @@ fn the_command_line_goes_before_the_recipe_and_the_recipe_before_the_default() {
     for words in [
         &["train", "--report_to", "none", recipe.name()][..],
         &["train", "--bf16", recipe.name()],
-        &["train", "--push_to_hub", recipe.name()],
+        &["train", "--remove_unused_columns", recipe.name()],
         &["train", "--config", recipe.name()],
     ] {
         assert_eq!(train(words).0.objective.beta, Some(0.3), "{words:?}");
@@ -382,9 +382,7 @@ fn trl_recipes_are_read_unchanged() {
     assert_eq!(config.trainer.max_steps, 200);
     assert_eq!(
         notes,
-        [
-            "accepted without effect here: attn_implementation, dataloader_num_workers, fsdp_config, hub_model_id, push_to_hub"
-        ]
+        ["accepted without effect here: dataloader_num_workers, fsdp_config, hub_model_id"]
     );
 }
 

@@ -58,7 +58,7 @@ impl Run {
     fn command(&self, out: &Path, more: &[&str]) -> Command {
         let mut command = Command::new(env!("CARGO_BIN_EXE_unbraid"));
         command
-            .args(&self.words)
+            .args(common::less(&self.words, more))
             .arg("--output-dir")
             .arg(out)
             .args(more);

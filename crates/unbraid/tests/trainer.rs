@@ -61,6 +61,7 @@ fn train(out: &Path, further: &[&str]) -> Vec<String> {
     ]
     .map(str::to_owned)
     .into();
+    words = common::less(&words, further);
     words.extend(further.iter().map(|&w| w.to_owned()));
     words
 }

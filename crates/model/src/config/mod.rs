@@ -33,7 +33,7 @@ pub use rope::{RopeConfig, RopeKind};
 
 use crate::error::ModelError;
 use crate::weights::{StoredDtype, Weights};
-use keys::Keys;
+pub(crate) use keys::Keys;
 
 /// Every `model_type` that can be read, with its class name in transformers.
 pub const SUPPORTED_ARCHITECTURES: &[&str] = &[

@@ -162,9 +162,11 @@ fn option<'a>(
         (Some(value), Arity::Many) => Value::List(vec![value.to_owned()]),
         (Some(value), _) => Value::One(value.to_owned()),
         (None, Arity::Flag) => {
-            let given = rest.next_if(|next| {
-                next.eq_ignore_ascii_case("true") || next.eq_ignore_ascii_case("false")
-            });
+            // The next word is the flag's, unless it is an option, or may be the recipe.
+            let own = |next: &&str| {
+                is_bool(next) || !(dashed(next) || is_recipe(next) || takes_words(command))
+            };
+            let given = rest.next_if(own);
             Value::One(given.unwrap_or("true").to_owned())
         }
         (None, Arity::Optional) => {
@@ -207,9 +209,22 @@ fn no_value(name: &str) -> CliError {
     }
 }
 
+/// A word for true or false.
+fn is_bool(word: &str) -> bool {
+    let words = ["true", "false", "yes", "no", "on", "off", "1", "0"];
+    words.iter().any(|known| word.eq_ignore_ascii_case(known))
+}
+
+/// Whether a command has arguments that are not options, besides a recipe.
+fn takes_words(command: &Command) -> bool {
+    command
+        .get_positionals()
+        .any(|arg| arg.get_id() != "recipe")
+}
+
 /// A recipe is never swallowed as one more value: `--report_to none recipe.yaml`.
 fn is_recipe(word: &str) -> bool {
-    word.ends_with(".yaml") || word.ends_with(".yml")
+    word.ends_with(".yaml") || word.ends_with(".yml") || std::path::Path::new(word).is_file()
 }
 
 /// Whether a word looks like an option; `-`, `-1` and `-0.5` do not.

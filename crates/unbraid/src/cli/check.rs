@@ -277,9 +277,6 @@ fn generate(config: &GenerateConfig) -> Result<Vec<String>, CliError> {
             format!("prompts come from --prompt or from --dataset-name {dataset}, not from both"),
             "give one of the two",
         ),
-        _ if !config.do_sample && (config.temperature, config.top_p) != (1.0, 1.0) => Ok(vec![
-            "temperature and top_p have no effect without do_sample".into(),
-        ]),
         _ => Ok(Vec::new()),
     }
 }

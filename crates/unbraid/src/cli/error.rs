@@ -6,6 +6,8 @@ use std::process::ExitCode;
 
 use thiserror::Error;
 
+use crate::redact;
+
 /// Where a setting was written.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Place {
@@ -97,6 +99,30 @@ pub enum CliError {
         /// What was expected.
         reason: String,
     },
+    /// A value that asks for what does not happen here.
+    #[error("{place}{name} = {value} is refused: {reason}\nhint: {hint}")]
+    Refused {
+        /// Where it was written.
+        place: Place,
+        /// The option or key.
+        name: String,
+        /// The value as given.
+        value: String,
+        /// Why.
+        reason: String,
+        /// What to do.
+        hint: String,
+    },
+    /// An option of one value is given twice on the command line.
+    #[error("{name} is given twice: {first}, then {second}\nhint: give it once")]
+    GivenTwice {
+        /// The option.
+        name: String,
+        /// The first value.
+        first: String,
+        /// The second.
+        second: String,
+    },
     /// A value that means something in TRL but is not built here yet.
     #[error("{place}{name} = {value} is not supported yet\nhint: {hint}")]
     NotSupportedYet {
@@ -175,7 +201,13 @@ impl CliError {
                 // A closed pipe (`unbraid --help | head -1`) is no failure.
                 let _ = write!(std::io::stdout(), "{text}");
             }
-            error => eprintln!("error: {error}"),
+            // A word in the wrong place may be a token that slipped.
+            Self::Unexpected { given, .. } | Self::UnknownCommand { given, .. }
+                if given.starts_with("hf_") =>
+            {
+                eprintln!("error: {}", self.to_string().replace(given, redact::MASK));
+            }
+            error => eprintln!("error: {}", redact::text(&error.to_string())),
         }
         ExitCode::from(self.exit_code())
     }

@@ -26,15 +26,15 @@ pub use commands::{
     Command, DataArgs, DataCommand, DemoConfig, DiagnoseConfig, ExperimentOptions, GenerateConfig,
     InspectConfig, LoraArgs, MergeConfig, ModelArgs, ObjectiveArgs, ObjectivesConfig, PlanConfig,
     ReportConfig, ReportFormat, ReproduceCommand, ReproduceObjectivesConfig,
-    ReproduceSentimentConfig, RowFormat, ScoreConfig, SentimentDataConfig, SftConfig, TheoryConfig,
-    TrainConfig, TrainerOptions,
+    ReproduceSentimentConfig, RowFormat, SamplingArgs, ScoreConfig, SentimentDataConfig, SftConfig,
+    TheoryConfig, TrainConfig, TrainerOptions,
 };
 pub use error::{CliError, Place};
 pub use recipe::to_recipe;
 pub use values::{
     Attribute, Device, Dtype, FDivergence, Geometry, KeyValues, LrSchedulerType, MaxLength,
     NpoScale, Optim, Parameters, Remedy, Resume, SamplingStrategy, Semantics, Steps, Strategy,
-    TokenMask,
+    TokenLists, TokenMask,
 };
 
 /// A command line, resolved.

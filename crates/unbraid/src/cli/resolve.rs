@@ -18,6 +18,7 @@ use super::commands::{Cli, NO_DATA, NO_MODEL, SHOWN_IN_PLAN};
 use super::compat::{self, Rule};
 use super::error::{CliError, Place};
 use super::recipe::{self, Setting, Value};
+use crate::redact;
 
 /// Commands that take a recipe.
 const RECIPE_COMMANDS: &[&str] = &["train", "sft", "diagnose", "plan"];
@@ -77,6 +78,9 @@ fn complete(command: clap::Command, name: &str) -> clap::Command {
         // Nothing is written, and lengths may be given in a data set's place.
         "plan" => command
             .mut_arg("output_dir", |arg| arg.required(false).default_value("."))
+            .mut_arg("json", |arg| {
+                arg.help("Print the plan as JSON on stdout: memory, work and times, and what would spare memory")
+            })
             .mut_arg("dataset_name", |arg| {
                 arg.required(false)
                     .default_value(NO_DATA)
@@ -171,14 +175,17 @@ pub(super) fn resolve(mut words: Words, root: &clap::Command) -> Result<Parsed, 
         Some(file) => from_recipe(file, &words.settings, leaf)?,
         None => Vec::new(),
     };
+    once(&words.settings, leaf)?;
     settings.append(&mut words.settings);
     compat::group_by_length(&mut settings)?;
+    compat::old_names(&mut settings)?;
 
     let mut ignored = BTreeSet::new();
+    let mut told = Vec::new();
     let mut assignments: Vec<Assignment> = Vec::new();
     let lone = leaf.clone().mut_args(|arg| arg.required(false));
     for setting in settings {
-        let Some(new) = classify(&setting, &name, leaf, &mut ignored)? else {
+        let Some(new) = classify(&setting, &name, leaf, (&mut ignored, &mut told))? else {
             continue;
         };
         try_alone(&lone, &name, &new, &setting.place)?;
@@ -210,6 +217,7 @@ pub(super) fn resolve(mut words: Words, root: &clap::Command) -> Result<Parsed, 
         let keys: Vec<_> = ignored.into_iter().collect();
         notes.push(format!("accepted without effect here: {}", keys.join(", ")));
     }
+    notes.append(&mut told);
     notes.append(&mut check::check(&command)?);
     Ok(Parsed { command, notes })
 }
@@ -271,7 +279,17 @@ fn from_recipe(
                 hint,
             });
         }
-        // Two spellings of one key (`torch_dtype`, `dtype`).
+        // Two spellings of one key (`torch_dtype`, `dtype`); the one that says nothing gives way.
+        let spelled = settings
+            .iter()
+            .position(|earlier| earlier.key == setting.key);
+        match spelled.map(|at| (at, &settings[at].value, &setting.value)) {
+            Some((_, _, Value::Null)) => continue,
+            Some((at, Value::Null, _)) => {
+                settings.remove(at);
+            }
+            _ => {}
+        }
         if let Some(earlier) = settings.iter().find(|earlier| earlier.key == setting.key) {
             let first = match earlier.place {
                 Place::Recipe { line, .. } => line,
@@ -296,7 +314,7 @@ fn classify(
     setting: &Setting,
     name: &str,
     leaf: &clap::Command,
-    ignored: &mut BTreeSet<String>,
+    (ignored, told): (&mut BTreeSet<String>, &mut Vec<String>),
 ) -> Result<Option<Assignment>, CliError> {
     let Setting { key, value, place } = setting;
     let option = argv::find(leaf, key);
@@ -307,13 +325,18 @@ fn classify(
         reason: reason.to_owned(),
     };
     let rule = compat::rule(name, key);
+    if let Some(Rule::Told(instead)) = rule {
+        if !compat::asks_nothing(key, value) {
+            told.push(format!("{key}: {instead}"));
+        }
+        return Ok(None);
+    }
     let (values, was_list) = match value {
         // TRL's "no truncation"; elsewhere null is the default.
         Value::Null if key == "max_length" => (vec!["none".to_owned()], false),
         Value::Null => return Ok(None),
         _ if rule == Some(Rule::Ignored) => {
-            // A switch that is off asks for nothing.
-            if !matches!(value, Value::One(value) if value.eq_ignore_ascii_case("false")) {
+            if !compat::asks_nothing(key, value) {
                 ignored.insert(key.clone());
             }
             return Ok(None);
@@ -321,6 +344,7 @@ fn classify(
         Value::One(value) => (vec![value.clone()], false),
         Value::List(values) if values.is_empty() => return Ok(None),
         Value::List(values) => (values.clone(), true),
+        Value::Mapping(pairs) if pairs.is_empty() => return Ok(None),
         Value::Mapping(pairs) if rule.is_none() && MAPPINGS.contains(&key.as_str()) => {
             let pairs = pairs.iter().map(|(k, v)| (k.clone(), v.as_str().into()));
             let json: serde_json::Map<String, serde_json::Value> = pairs.collect();
@@ -333,7 +357,7 @@ fn classify(
     };
     let flag = match (option, rule) {
         (Some(option), _) => argv::is_flag(option),
-        (None, Some(Rule::NotYet(allowed))) => {
+        (None, Some(Rule::NotYet(allowed) | Rule::Refused(allowed, ..))) => {
             allowed.contains(&"true") || allowed.contains(&"false")
         }
         (None, _) => false,
@@ -355,6 +379,17 @@ fn classify(
             },
         });
     }
+    if let Some(Rule::Refused(allowed, reason, hint)) = rule
+        && let Some(value) = values.iter().find(|value| !compat::allows(allowed, value))
+    {
+        return Err(CliError::Refused {
+            place: place.clone(),
+            name: place.spell(key),
+            value: value.clone(),
+            reason: reason.to_owned(),
+            hint: hint.to_owned(),
+        });
+    }
     let Some(option) = option else {
         return Ok(None);
     };
@@ -370,6 +405,32 @@ fn classify(
         values,
         list,
     }))
+}
+
+/// Refuses an option of one value that is given twice, in whatever spelling.
+fn once(given: &[Setting], leaf: &clap::Command) -> Result<(), CliError> {
+    let words = |value: &Value| match value {
+        Value::One(word) => word.clone(),
+        Value::List(words) => words.join(" "),
+        _ => String::new(),
+    };
+    for (i, setting) in given.iter().enumerate() {
+        if argv::find(leaf, &setting.key).is_some_and(argv::is_list) {
+            continue;
+        }
+        if let Some(first) = given[..i].iter().find(|earlier| earlier.key == setting.key) {
+            let (mut first, mut second) = (words(&first.value), words(&setting.value));
+            if redact::is_secret(&setting.key) {
+                (first, second) = (redact::MASK.to_owned(), redact::MASK.to_owned());
+            }
+            return Err(CliError::GivenTwice {
+                name: setting.place.spell(&setting.key),
+                first,
+                second,
+            });
+        }
+    }
+    Ok(())
 }
 
 /// Words for true and false that YAML and Python's argument parsers know.

@@ -67,6 +67,9 @@ impl Serialize for Device {
     }
 }
 
+/// Most tokens that an option may name: more positions than any model has.
+pub(super) const MAX_TOKENS: usize = 1 << 25;
+
 /// Longest sequence kept, in tokens: a number, or `none` for no truncation.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct MaxLength(pub Option<usize>);
@@ -79,7 +82,13 @@ impl FromStr for MaxLength {
             return Ok(Self(None));
         }
         match text.parse() {
+            Ok(tokens) if tokens > MAX_TOKENS => {
+                Err(format!("expected at most {MAX_TOKENS} tokens, or none"))
+            }
             Ok(tokens) if tokens >= 2 => Ok(Self(Some(tokens))),
+            Err(_) if is_whole(text) => {
+                Err(format!("expected at most {MAX_TOKENS} tokens, or none"))
+            }
             Ok(_) => Err("a pair needs at least 2 tokens: one of prompt, one of completion".into()),
             Err(_) => Err("expected a number of tokens, or none".into()),
         }
@@ -94,6 +103,9 @@ impl Serialize for MaxLength {
         }
     }
 }
+
+/// Most optimizer steps that an option may name.
+const MOST_STEPS: f64 = 1e12;
 
 /// A number of optimizer steps; below 1 it is a share of the whole run, as in transformers.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -119,6 +131,9 @@ impl FromStr for Steps {
         let value: f64 = text.parse().map_err(|_| "expected a number of steps")?;
         if !value.is_finite() || value < 0.0 {
             return Err("expected a number of steps, 0 or more".into());
+        }
+        if value > MOST_STEPS {
+            return Err(format!("expected at most {MOST_STEPS} steps"));
         }
         if value >= 1.0 && value.fract() != 0.0 {
             return Err("expected a whole number of steps, or a share of the run below 1".into());
@@ -268,6 +283,24 @@ impl KeyValues {
     }
 }
 
+/// Sequences of token ids, `[[1, 2], [3]]`.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct TokenLists(pub Vec<Vec<u32>>);
+
+impl FromStr for TokenLists {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        const EXPECTED: &str =
+            "expected JSON lists of token ids, none of them empty: [[1, 2], [3]]";
+        let lists: Vec<Vec<u32>> = serde_json::from_str(text).map_err(|_| EXPECTED)?;
+        match lists.is_empty() || lists.iter().any(Vec::is_empty) {
+            true => Err(EXPECTED.into()),
+            false => Ok(Self(lists)),
+        }
+    }
+}
+
 /// As transformers reads `lr_scheduler_kwargs`: a mapping; numbers are numbers.
 impl Serialize for KeyValues {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
@@ -385,6 +418,9 @@ impl FromStr for Geometry {
     fn from_str(text: &str) -> Result<Self, String> {
         match (text, text.parse::<u64>()) {
             ("off", _) | (_, Ok(0)) => Ok(Self::Off),
+            (_, Ok(n)) if n as f64 > MOST_STEPS => {
+                Err(format!("expected at most {MOST_STEPS} steps"))
+            }
             ("every", _) => Ok(Self::EachNth(1)),
             (_, Ok(n)) => Ok(Self::EachNth(n)),
             _ => Err("expected off, every or a number of steps".into()),
@@ -483,8 +519,13 @@ impl Serialize for Resume {
     }
 }
 
+/// Largest magnitude of a number with a fraction: what 32 bits hold.
+const LARGEST: f64 = 1e38;
+/// Smallest number that still counts as above 0: far from underflow in 32 bits.
+const SMALLEST: f64 = 1e-30;
+
 /// A finite number; `1e-6` and `5.0e-6` are both read.
-pub(super) fn finite(text: &str) -> Result<f64, String> {
+fn number(text: &str) -> Result<f64, String> {
     match text.parse::<f64>() {
         Ok(value) if value.is_finite() => Ok(value),
         Ok(_) => Err("expected a finite number".into()),
@@ -492,20 +533,77 @@ pub(super) fn finite(text: &str) -> Result<f64, String> {
     }
 }
 
-/// A finite number of at least 0.
+/// A number within the bounds of 32-bit arithmetic.
+pub(super) fn finite(text: &str) -> Result<f64, String> {
+    match number(text)? {
+        value if value.abs() <= LARGEST => Ok(value),
+        _ => Err(format!(
+            "expected a number from -{LARGEST:e} to {LARGEST:e}"
+        )),
+    }
+}
+
+/// A number of at least 0.
 pub(super) fn non_negative(text: &str) -> Result<f64, String> {
-    match finite(text)? {
+    match number(text)? {
+        value if value > LARGEST => Err(format!("expected a number from 0 to {LARGEST:e}")),
         value if value >= 0.0 => Ok(value),
         _ => Err("expected a number of at least 0".into()),
     }
 }
 
-/// A finite number above 0.
+/// A number above 0.
 pub(super) fn positive(text: &str) -> Result<f64, String> {
-    match finite(text)? {
-        value if value > 0.0 => Ok(value),
+    match number(text)? {
+        value if value > LARGEST => Err(format!("expected a number above 0, at most {LARGEST:e}")),
+        value if value >= SMALLEST => Ok(value),
+        value if value > 0.0 => Err(format!("expected a number of at least {SMALLEST:e}")),
         _ => Err("expected a number above 0".into()),
     }
+}
+
+/// Passes over the data: above 0, at most a million.
+pub(super) fn epochs(text: &str) -> Result<f64, String> {
+    const MOST: f64 = 1e6;
+    match number(text)? {
+        value if value > MOST => Err(format!("expected a number above 0, at most {MOST}")),
+        _ => positive(text),
+    }
+}
+
+/// Whether a text is a whole number, however large.
+fn is_whole(text: &str) -> bool {
+    let digits = text.strip_prefix('+').unwrap_or(text);
+    !digits.is_empty() && digits.bytes().all(|byte| byte.is_ascii_digit())
+}
+
+/// A whole number from 1 to `MAX`.
+pub(super) fn count_to<const MAX: usize>(text: &str) -> Result<usize, String> {
+    match text.parse() {
+        Ok(0) => Err("expected at least 1".into()),
+        Ok(value) if value <= MAX => Ok(value),
+        Ok(_) => Err(format!("expected a whole number from 1 to {MAX}")),
+        Err(_) if is_whole(text) => Err(format!("expected a whole number from 1 to {MAX}")),
+        Err(_) => Err("expected a whole number of at least 1".into()),
+    }
+}
+
+/// A whole number from 0 to `MAX`.
+pub(super) fn whole_to<const MAX: usize>(text: &str) -> Result<usize, String> {
+    match text.parse() {
+        Ok(value) if value <= MAX => Ok(value),
+        Ok(_) => Err(format!("expected a whole number from 0 to {MAX}")),
+        Err(_) if is_whole(text) => Err(format!("expected a whole number from 0 to {MAX}")),
+        Err(_) => Err("expected a whole number of at least 0".into()),
+    }
+}
+
+/// A seed: any whole number of 64 bits.
+pub(super) fn seed(text: &str) -> Result<u64, String> {
+    text.parse().map_err(|_| match is_whole(text) {
+        true => format!("expected a whole number from 0 to {}", u64::MAX),
+        false => "expected a whole number of at least 0".into(),
+    })
 }
 
 /// A whole number of at least 1.
@@ -513,6 +611,9 @@ pub(super) fn count(text: &str) -> Result<usize, String> {
     match text.parse() {
         Ok(0) => Err("expected at least 1".into()),
         Ok(value) => Ok(value),
+        Err(_) if is_whole(text) => {
+            Err(format!("expected a whole number from 1 to {}", usize::MAX))
+        }
         Err(_) => Err("expected a whole number of at least 1".into()),
     }
 }
@@ -557,16 +658,16 @@ pub(super) fn non_empty(text: &str) -> Result<String, String> {
     }
 }
 
-/// A whole number of at least 0.
-pub(super) fn whole<T: FromStr>(text: &str) -> Result<T, String> {
-    text.parse()
-        .map_err(|_| "expected a whole number of at least 0".into())
-}
-
 /// A limit of optimizer steps: at least 1, or -1 for none.
 pub(super) fn step_limit(text: &str) -> Result<i64, String> {
     match text.parse() {
+        Ok(steps) if steps >= 1 && steps as f64 > MOST_STEPS => Err(format!(
+            "expected at most {MOST_STEPS} steps, or -1 for no limit"
+        )),
         Ok(steps) if steps == -1 || steps >= 1 => Ok(steps),
+        Err(_) if is_whole(text) => Err(format!(
+            "expected at most {MOST_STEPS} steps, or -1 for no limit"
+        )),
         _ => Err("expected a whole number of at least 1, or -1 for no limit".into()),
     }
 }

@@ -4,7 +4,7 @@ use super::device;
 use crate::cli::{DataArgs, Dtype, ModelArgs};
 use crate::commands::device::Machine;
 use anyhow::{Context, Result, bail};
-use serde_json::Value;
+use serde_json::{Map, Value};
 use std::path::{Path, PathBuf};
 use unbraid_cuda::Precision;
 use unbraid_model::weights::{StoredDtype, Weights};
@@ -77,7 +77,7 @@ fn locate_base(adapter: &Path, base_model: Option<&str>) -> Result<(String, Path
 }
 
 /// The file beside a model that says how it likes to generate.
-pub(crate) const GENERATION_CONFIG: &str = "generation_config.json";
+pub(crate) use unbraid_model::GENERATION_CONFIG;
 
 impl Source {
     /// The model's `generation_config.json`, if it has one.
@@ -85,17 +85,41 @@ impl Source {
         std::fs::read(self.weights.dir().join(GENERATION_CONFIG)).ok()
     }
 
-    /// Tokens at which generation stops by that file (Llama 3's chat models name several).
-    pub(crate) fn stop_tokens(&self) -> Vec<u32> {
-        let json = self.generation_config();
-        let config: Option<Value> = json.and_then(|bytes| serde_json::from_slice(&bytes).ok());
-        let eos = config.as_ref().map(|c| &c["eos_token_id"]);
-        let id = |v: &Value| v.as_u64().and_then(|id| u32::try_from(id).ok());
-        match eos {
-            Some(Value::Array(ids)) => ids.iter().filter_map(id).collect(),
-            Some(one) => id(one).into_iter().collect(),
-            None => Vec::new(),
+    /// What a trained model's `generation_config.json` should say: the model's own, with the tokenizer's end token first
+    /// among its ends where it was none of them, as transformers' trainer aligns it. `None` where there is nothing to say.
+    pub(crate) fn trained_generation_config(&self, tokenizer: &Tokenizer) -> Option<Vec<u8>> {
+        let file = self.generation_config();
+        let Some(eos) = tokenizer.eos_id() else {
+            return file;
+        };
+        let mut map: Map<String, Value> = match &file {
+            // What is no JSON object is kept as it is.
+            Some(bytes) => match serde_json::from_slice(bytes) {
+                Ok(map) => map,
+                Err(_) => return file,
+            },
+            None => {
+                let config = ModelConfig::for_weights(&self.weights).ok()?;
+                let ends = config
+                    .raw()
+                    .get("eos_token_id")
+                    .filter(|ends| !ends.is_null());
+                Map::from_iter(ends.map(|ends| ("eos_token_id".to_owned(), ends.clone())))
+            }
+        };
+        let mut ends = match map.get("eos_token_id") {
+            Some(Value::Array(ends)) => ends.clone(),
+            None | Some(Value::Null) => Vec::new(),
+            Some(one) => vec![one.clone()],
+        };
+        if ends.contains(&eos.into()) {
+            return file;
         }
+        ends.insert(0, eos.into());
+        map.insert("eos_token_id".to_owned(), Value::Array(ends));
+        let mut text = serde_json::to_string_pretty(&map).ok()?;
+        text.push('\n');
+        Some(text.into_bytes())
     }
 }
 

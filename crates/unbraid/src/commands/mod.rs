@@ -106,7 +106,7 @@ pub fn run(command: Command) -> Result<End> {
     })
 }
 
-/// An error in full: each cause after its context, unless the context already says it.
+/// An error in full, without secrets: each cause after its context, unless the context already says it.
 pub fn message(error: &anyhow::Error) -> String {
     let mut text = String::new();
     for link in error.chain().map(ToString::to_string) {
@@ -116,7 +116,7 @@ pub fn message(error: &anyhow::Error) -> String {
             text = format!("{text}: {link}");
         }
     }
-    text
+    crate::redact::text(&text)
 }
 
 /// Wrong usage that shows only once objective, model or data are known.

@@ -1,6 +1,7 @@
 //! Output directories and files.
 
 use super::lock::LOCK_FILE;
+use crate::redact;
 use anyhow::{Context, Result, bail};
 use serde::Serialize;
 use serde_json::{Value, json};
@@ -20,13 +21,29 @@ pub(crate) fn prepare_dir(dir: &Path, overwrite: bool) -> Result<()> {
     };
     let occupied = fs::read_dir(dir).is_ok_and(|mut entries| entries.any(content));
     if occupied && !overwrite {
+        let resume = match holds_checkpoint(dir) {
+            true => ", or --resume-from-checkpoint true to go on from its newest checkpoint",
+            false => "",
+        };
         bail!(
             "--output-dir {}: the directory is not empty\n\
-             hint: choose another, or say --overwrite-output-dir to write into it",
+             hint: choose another, or say --overwrite-output-dir to write into it{resume}",
             dir.display()
         );
     }
     fs::create_dir_all(dir).with_context(|| format!("cannot create {}", dir.display()))
+}
+
+/// Whether a run has left a checkpoint in `dir`.
+fn holds_checkpoint(dir: &Path) -> bool {
+    let mut entries = fs::read_dir(dir).into_iter().flatten().flatten();
+    entries.any(|entry| {
+        let name = entry.file_name();
+        let step = name
+            .to_str()
+            .and_then(|name| name.strip_prefix("checkpoint-"));
+        step.is_some_and(|step| step.parse::<u64>().is_ok()) && entry.path().is_dir()
+    })
 }
 
 /// Whether `dir` is empty, or holds a run that was stopped before it ended: its record, but no final state.
@@ -142,18 +159,22 @@ pub(crate) fn write_run_yaml<C: Serialize>(
         // A JSON string is a YAML string.
         text.push_str(&format!("  {key}: {}\n", Value::from(value.as_str())));
     }
+    let text = redact::text(&text);
     Ok(write_file_atomic(&dir.join("run.yaml"), text.as_bytes())?)
 }
 
-/// The command that runs, as one would type it.
+/// The command that runs, as one would type it, without secrets.
 pub(crate) fn command_line() -> String {
-    let words: Vec<String> = std::env::args().map(|word| shell_word(&word)).collect();
-    words.join(" ")
+    let given = std::env::args_os().map(|word| word.to_string_lossy().into_owned());
+    let words = redact::words(given);
+    let shown: Vec<String> = words.iter().map(|word| shell_word(word)).collect();
+    shown.join(" ")
 }
 
 /// An argument as one would type it.
 fn shell_word(word: &str) -> String {
     let plain = |c: char| c.is_ascii_alphanumeric() || "-_=./:,+@%".contains(c);
+
     if !word.is_empty() && word.chars().all(plain) {
         word.to_owned()
     } else {

@@ -66,10 +66,11 @@ fn base(config: &SftConfig) -> Result<Base> {
     let source = load::open(name, config.model.base_model.as_deref())?;
     let mut model = adapt::base(&source, &config.model, &config.lora)?;
     adapt::attach(&mut model, &source, &config.lora, config.model.seed)?;
+    let tokenizer = load::source_tokenizer(&source)?;
     Ok(Base {
         model,
-        tokenizer: load::source_tokenizer(&source)?,
-        generation: source.generation_config(),
+        generation: source.trained_generation_config(&tokenizer),
+        tokenizer,
         fingerprint: load::fingerprint(&source)?,
     })
 }

@@ -113,7 +113,7 @@ fn paired(
             }
         }
     }
-    let generation = source.generation_config();
+    let generation = source.trained_generation_config(tokenizer);
     drop(source); // the mapped file would count as memory for the whole run
     settings.dropout_seed = adapt::training_dropout(&model, config);
     settings.mask = token_mask(config, &mut model, &train.pairs);

@@ -200,7 +200,7 @@ pub(super) fn run(
         stepped: Vec::new(),
     };
     drop(known);
-    let generation = source.generation_config();
+    let generation = source.trained_generation_config(tokenizer);
     let common = (options, &config.model);
     let beside = (tokenizer, generation.as_deref());
     training::run(

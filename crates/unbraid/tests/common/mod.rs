@@ -16,6 +16,20 @@ pub fn text(path: &Path) -> &str {
     path.to_str().unwrap()
 }
 
+/// Words of a command line, less the options that further words give anew.
+pub fn less(words: &[String], further: &[&str]) -> Vec<String> {
+    let name = |word: &str| word.split('=').next().unwrap_or_default().replace('_', "-");
+    let given: Vec<String> = further.iter().map(|word| name(word)).collect();
+    let mut dropped = false;
+    let stays = |word: &&String| {
+        if word.starts_with("--") {
+            dropped = given.contains(&name(word));
+        }
+        !dropped
+    };
+    words.iter().filter(stays).cloned().collect()
+}
+
 /// The objects of a JSON-lines file.
 pub fn rows(path: &Path) -> Vec<Value> {
     let text = fs::read_to_string(path).unwrap();
@@ -24,16 +38,26 @@ pub fn rows(path: &Path) -> Vec<Value> {
         .collect()
 }
 
-/// `unbraid train` on the demo's pairs, two steps, with further options.
+/// `unbraid train` on the demo's pairs, two steps, with further options in these ones' place.
 pub fn train(out: &Path, further: &[&str]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_unbraid"));
-    command
-        .args(["train", "--model-name-or-path", &demo("model")])
-        .args(["--dataset-name", &demo("preferences.jsonl")])
-        .args(["--output-dir", text(out), "--threads", "1"])
-        .args(["--max-steps", "2", "--logging-steps", "1"])
-        .args(["--per-device-train-batch-size", "2", "--geometry", "off"])
-        .args(further);
+    command.arg("train");
+    for (option, value) in [
+        ("--model-name-or-path", &*demo("model")),
+        ("--dataset-name", &*demo("preferences.jsonl")),
+        ("--output-dir", text(out)),
+        ("--threads", "1"),
+        ("--max-steps", "2"),
+        ("--logging-steps", "1"),
+        ("--per-device-train-batch-size", "2"),
+        ("--geometry", "off"),
+    ] {
+        let name = |word: &&str| word.split('=').next().unwrap_or_default().replace('_', "-");
+        if further.iter().all(|word| name(word) != option) {
+            command.args([option, value]);
+        }
+    }
+    command.args(further);
     // Every test has its own directory, and the cache is in it.
     command.env("UNBRAID_CACHE", out.parent().unwrap().join("cache"));
     command

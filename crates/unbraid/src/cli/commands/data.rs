@@ -6,7 +6,7 @@ use clap::{ArgAction, Args, Subcommand, ValueEnum};
 use serde::Serialize;
 use unbraid_reproduce::Style;
 
-use super::super::values::{below_one, non_empty, whole};
+use super::super::values::{below_one, non_empty, seed};
 
 /// What to make.
 #[derive(Subcommand, Clone, Debug, PartialEq)]
@@ -70,6 +70,6 @@ pub struct SentimentDataConfig {
     pub test_share: f64,
 
     /// Seed of the split.
-    #[arg(long, value_name = "N", default_value = "42", value_parser = whole::<u64>)]
+    #[arg(long, value_name = "N", default_value = "42", value_parser = seed)]
     pub seed: u64,
 }

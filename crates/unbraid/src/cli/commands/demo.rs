@@ -5,7 +5,8 @@ use std::path::PathBuf;
 use clap::{ArgAction, Args};
 use serde::Serialize;
 
-use super::super::values::{count, whole};
+use super::super::values::{count_to, seed};
+use super::shared::MAX_THREADS;
 
 /// A resolved demo run.
 #[derive(Args, Clone, Debug, PartialEq, Serialize)]
@@ -24,11 +25,11 @@ pub struct DemoConfig {
     pub overwrite_output_dir: bool,
 
     /// Threads of the CPU backend; default: all cores.
-    #[arg(long, value_name = "N", value_parser = count)]
+    #[arg(long, value_name = "N", value_parser = count_to::<MAX_THREADS>)]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub threads: Option<usize>,
 
     /// Seed of every random draw.
-    #[arg(long, value_name = "N", default_value = "42", value_parser = whole::<u64>)]
+    #[arg(long, value_name = "N", default_value = "42", value_parser = seed)]
     pub seed: u64,
 }

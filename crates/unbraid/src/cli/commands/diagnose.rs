@@ -7,10 +7,17 @@ use serde::Serialize;
 use unbraid_diagnose::SweepSpec;
 
 use super::super::values::{
-    Optim, Parameters, count, non_empty, non_negative, positive, positive_share, whole,
+    Optim, Parameters, count_to, non_empty, non_negative, positive, positive_share, whole_to,
 };
-use super::shared::{DataArgs, LoraArgs, ModelArgs};
+use super::shared::{DataArgs, LoraArgs, MAX_EXAMPLES, MAX_TOKENS, ModelArgs};
 use super::train::ObjectiveArgs;
+
+/// Most heat maps: each is a file and a picture.
+const MAX_HEAT_MAPS: usize = 10_000;
+/// Most tokens of a completion in a heat map: each needs a gradient.
+const MAX_HEAT_TOKENS: usize = 4096;
+/// Most pairs of a Gram matrix: it has four entries for each two of them.
+const MAX_GRAM_PAIRS: usize = 4096;
 
 /// `model_name_or_path` where a series of checkpoints stands in its place.
 pub(in super::super) const NO_MODEL: &str = "-";
@@ -79,11 +86,11 @@ pub struct DiagnoseConfig {
     pub proxies_only: bool,
 
     /// Token heat maps of the N most harmed pairs; 0: none.
-    #[arg(long, value_name = "N", default_value = "4", value_parser = whole::<usize>, help_heading = "Diagnosis")]
+    #[arg(long, value_name = "N", default_value = "4", value_parser = whole_to::<MAX_HEAT_MAPS>, help_heading = "Diagnosis")]
     pub heatmap: usize,
 
     /// Tokens of each completion that a heat map shows; default: 32, fewer behind a long prompt.
-    #[arg(long, value_name = "N", value_parser = count, help_heading = "Diagnosis")]
+    #[arg(long, value_name = "N", value_parser = count_to::<MAX_HEAT_TOKENS>, help_heading = "Diagnosis")]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub heatmap_tokens: Option<usize>,
 
@@ -103,7 +110,7 @@ pub struct DiagnoseConfig {
     pub gram: bool,
 
     /// Pairs of the Gram matrix.
-    #[arg(long, value_name = "N", default_value = "16", value_parser = count, help_heading = "Diagnosis")]
+    #[arg(long, value_name = "N", default_value = "16", value_parser = count_to::<MAX_GRAM_PAIRS>, help_heading = "Diagnosis")]
     pub gram_pairs: usize,
 
     /// Cases under other values of beta, gamma, lambda or delta: NAME=V1,V2,… or NAME=FROM:TO:COUNT at equal ratios;
@@ -118,11 +125,11 @@ pub struct DiagnoseConfig {
     pub sweep_objective: Option<String>,
 
     /// Pairs, spread over the data, on which a real optimizer step is taken and undone; 0: none.
-    #[arg(long, value_name = "N", default_value = "16", value_parser = whole::<usize>, help_heading = "Diagnosis")]
+    #[arg(long, value_name = "N", default_value = "16", value_parser = whole_to::<MAX_EXAMPLES>, help_heading = "Diagnosis")]
     pub step_pairs: usize,
 
     /// Tokens of the pairs that are measured together: more is faster and takes more memory.
-    #[arg(long, value_name = "TOKENS", default_value = "2048", value_parser = count, help_heading = "Diagnosis")]
+    #[arg(long, value_name = "TOKENS", default_value = "2048", value_parser = count_to::<MAX_TOKENS>, help_heading = "Diagnosis")]
     pub batch_tokens: usize,
 
     /// What would be minimised.

@@ -3,8 +3,8 @@
 use clap::{ArgAction, Args};
 use serde::Serialize;
 
-use super::super::values::whole;
-use super::shared::{DataArgs, ModelArgs};
+use super::super::values::whole_to;
+use super::shared::{DataArgs, MAX_EXAMPLES, ModelArgs};
 
 /// A resolved look at one pair. Only the model's tokenizer and template are read.
 #[derive(Args, Clone, Debug, PartialEq, Serialize)]
@@ -20,7 +20,7 @@ pub struct InspectConfig {
     pub data: DataArgs,
 
     /// Row to show, from 0.
-    #[arg(long, value_name = "N", default_value = "0", value_parser = whole::<usize>, help_heading = "Data")]
+    #[arg(long, value_name = "N", default_value = "0", value_parser = whole_to::<MAX_EXAMPLES>, help_heading = "Data")]
     pub index: usize,
 
     /// Print ids, tokens and masks as JSON on stdout.

@@ -23,7 +23,7 @@ pub use data::{DataCommand, RowFormat, SentimentDataConfig};
 pub use demo::DemoConfig;
 pub use diagnose::DiagnoseConfig;
 pub(super) use diagnose::NO_MODEL;
-pub use generate::GenerateConfig;
+pub use generate::{GenerateConfig, SamplingArgs};
 pub use inspect::InspectConfig;
 pub use merge::MergeConfig;
 pub use objectives::ObjectivesConfig;

@@ -3,8 +3,12 @@
 use clap::Args;
 use serde::Serialize;
 
-use super::super::values::{count, non_empty, positive, positive_share};
+use super::super::values::{count_to, non_empty, positive, positive_share};
+use super::shared::MAX_TOKENS;
 use super::train::TrainConfig;
+
+/// Most pairs whose lengths are given.
+const MAX_PAIRS: usize = 100_000_000;
 
 /// `dataset_name` where lengths are given in a data set's place.
 pub(in super::super) const NO_DATA: &str = "-";
@@ -25,16 +29,16 @@ pub(in super::super) const SHOWN_IN_PLAN: &[&str] = &[
 #[derive(Args, Clone, Debug, PartialEq, Serialize)]
 pub struct PlanConfig {
     /// Pairs of the run, instead of a data set.
-    #[arg(long, value_name = "N", value_parser = count, help_heading = "Lengths")]
+    #[arg(long, value_name = "N", value_parser = count_to::<MAX_PAIRS>, help_heading = "Lengths")]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub pairs: Option<usize>,
 
     /// Tokens of each prompt, with pairs.
-    #[arg(long, value_name = "TOKENS", default_value = "256", value_parser = count, help_heading = "Lengths")]
+    #[arg(long, value_name = "TOKENS", default_value = "256", value_parser = count_to::<MAX_TOKENS>, help_heading = "Lengths")]
     pub prompt_tokens: usize,
 
     /// Tokens of each completion, with pairs.
-    #[arg(long, value_name = "TOKENS", default_value = "256", value_parser = count, help_heading = "Lengths")]
+    #[arg(long, value_name = "TOKENS", default_value = "256", value_parser = count_to::<MAX_TOKENS>, help_heading = "Lengths")]
     pub completion_tokens: usize,
 
     /// A GPU in this machine's place: h100, h100-pcie, h200, a100, a100-40gb, l40s, l4, a10, t4, rtx4090, rtx3090.

@@ -6,7 +6,8 @@ use clap::{ArgAction, Args, Subcommand};
 use serde::Serialize;
 use unbraid_reproduce::{Extent, Style};
 
-use super::super::values::{MaxLength, count, non_empty, positive, whole};
+use super::super::values::{MaxLength, count_to, non_empty, positive, seed};
+use super::shared::{MAX_EXAMPLES, MAX_THREADS};
 
 /// Which experiment.
 #[derive(Subcommand, Clone, Debug, PartialEq)]
@@ -46,24 +47,24 @@ pub struct ExperimentOptions {
         long,
         value_name = "N",
         value_delimiter = ',',
-        value_parser = whole::<u64>,
+        value_parser = seed,
         help_heading = "Extent"
     )]
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub seeds: Vec<u64>,
 
     /// Optimizer steps of preference training.
-    #[arg(long, value_name = "N", value_parser = count, help_heading = "Extent")]
+    #[arg(long, value_name = "N", value_parser = count_to::<MAX_EXAMPLES>, help_heading = "Extent")]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub max_steps: Option<usize>,
 
     /// Held-out pairs that are scored.
-    #[arg(long, value_name = "N", value_parser = count, help_heading = "Extent")]
+    #[arg(long, value_name = "N", value_parser = count_to::<MAX_EXAMPLES>, help_heading = "Extent")]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub held_out: Option<usize>,
 
     /// Held-out pairs, the first ones, whose geometry is measured at every evaluation.
-    #[arg(long, value_name = "N", value_parser = count, help_heading = "Extent")]
+    #[arg(long, value_name = "N", value_parser = count_to::<MAX_EXAMPLES>, help_heading = "Extent")]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub measured: Option<usize>,
 
@@ -73,12 +74,12 @@ pub struct ExperimentOptions {
     pub learning_rate: Option<f64>,
 
     /// Pairs in a training batch.
-    #[arg(long, value_name = "N", value_parser = count, help_heading = "Recipe")]
+    #[arg(long, value_name = "N", value_parser = count_to::<MAX_EXAMPLES>, help_heading = "Recipe")]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub per_device_train_batch_size: Option<usize>,
 
     /// Threads of the CPU backend; default: all cores.
-    #[arg(long, value_name = "N", value_parser = count)]
+    #[arg(long, value_name = "N", value_parser = count_to::<MAX_THREADS>)]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub threads: Option<usize>,
 }
@@ -136,7 +137,7 @@ pub struct ReproduceSentimentConfig {
     pub remedies: Vec<String>,
 
     /// Optimizer steps of the supervised fine-tuning before.
-    #[arg(long, value_name = "N", value_parser = count, help_heading = "Extent")]
+    #[arg(long, value_name = "N", value_parser = count_to::<MAX_EXAMPLES>, help_heading = "Extent")]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub sft_steps: Option<usize>,
 

@@ -11,9 +11,18 @@ use unbraid_cuda::Precision;
 
 use super::super::values::{
     Device, Dtype, Geometry, KeyValues, LrSchedulerType, MaxLength, Optim, Resume,
-    SamplingStrategy, Steps, Strategy, below_one, count, finite, interval, non_empty, non_negative,
-    positive, share, step_limit, whole,
+    SamplingStrategy, Steps, Strategy, below_one, count, count_to, epochs, finite, interval,
+    non_empty, non_negative, positive, seed, share, step_limit,
 };
+
+pub(super) use super::super::values::MAX_TOKENS;
+
+/// Most examples that an option may name.
+pub(super) const MAX_EXAMPLES: usize = 1 << 40;
+/// Most worker threads: beyond the cores of most machines, and few enough to start on any.
+pub(super) const MAX_THREADS: usize = 256;
+/// Largest rank of an adapter: the width of the widest published models.
+const MAX_RANK: usize = 1 << 14;
 
 /// The model and where it runs.
 #[derive(Args, Clone, Debug, PartialEq, Serialize)]
@@ -37,12 +46,12 @@ pub struct ModelArgs {
     pub device: Device,
 
     /// Threads of the CPU backend; default: all cores.
-    #[arg(long, value_name = "N", value_parser = count)]
+    #[arg(long, value_name = "N", value_parser = count_to::<MAX_THREADS>)]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub threads: Option<usize>,
 
     /// Seed of every random draw.
-    #[arg(long, value_name = "N", default_value = "42", value_parser = whole::<u64>)]
+    #[arg(long, value_name = "N", default_value = "42", value_parser = seed)]
     pub seed: u64,
 }
 
@@ -68,7 +77,7 @@ pub struct DataArgs {
     pub dataset_test_split: String,
 
     /// Use only the first N rows of each split.
-    #[arg(long, value_name = "N", value_parser = count)]
+    #[arg(long, value_name = "N", value_parser = count_to::<MAX_EXAMPLES>)]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub max_samples: Option<usize>,
 
@@ -198,7 +207,7 @@ pub struct TrainerOptions {
     pub warmup_steps: Steps,
 
     /// Passes over the training data; need not be whole.
-    #[arg(long, value_name = "N", default_value = "3", value_parser = positive, help_heading = "Batches and steps")]
+    #[arg(long, value_name = "N", default_value = "3", value_parser = epochs, help_heading = "Batches and steps")]
     pub num_train_epochs: f64,
 
     /// Stop after this many optimizer steps, whatever num_train_epochs says; -1: no such stop.
@@ -275,7 +284,7 @@ pub struct TrainerOptions {
     pub save_steps: Steps,
 
     /// Keep only the newest N checkpoints, and the best one; default: all.
-    #[arg(long, value_name = "N", value_parser = count, help_heading = "Logging, evaluation, saving")]
+    #[arg(long, value_name = "N", value_parser = count_to::<MAX_EXAMPLES>, help_heading = "Logging, evaluation, saving")]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub save_total_limit: Option<usize>,
 
@@ -375,7 +384,7 @@ pub struct LoraArgs {
     pub use_peft: bool,
 
     /// Rank of the adapter.
-    #[arg(long, value_name = "N", default_value = "16", value_parser = count)]
+    #[arg(long, value_name = "N", default_value = "16", value_parser = count_to::<MAX_RANK>)]
     pub lora_r: usize,
 
     /// Scale of the adapter; its product is multiplied by lora_alpha / lora_r.

@@ -5,7 +5,11 @@ use std::path::PathBuf;
 use clap::{ArgAction, Args};
 use serde::Serialize;
 
-use super::super::values::{count, whole};
+use super::super::values::{count_to, seed};
+use super::shared::MAX_THREADS;
+
+/// Most instances of a statement: a day of work.
+const MAX_INSTANCES: usize = 1_000_000;
 
 /// A resolved check of the theory.
 #[derive(Args, Clone, Debug, PartialEq, Serialize)]
@@ -28,15 +32,15 @@ pub struct TheoryConfig {
     pub json: bool,
 
     /// Random instances of each statement; adversarial ones come on top.
-    #[arg(long, value_name = "N", default_value = "100", value_parser = count)]
+    #[arg(long, value_name = "N", default_value = "100", value_parser = count_to::<MAX_INSTANCES>)]
     pub instances: usize,
 
     /// Threads of the CPU backend; default: all cores.
-    #[arg(long, value_name = "N", value_parser = count)]
+    #[arg(long, value_name = "N", value_parser = count_to::<MAX_THREADS>)]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub threads: Option<usize>,
 
     /// Seed of every random draw.
-    #[arg(long, value_name = "N", default_value = "42", value_parser = whole::<u64>)]
+    #[arg(long, value_name = "N", default_value = "42", value_parser = seed)]
     pub seed: u64,
 }

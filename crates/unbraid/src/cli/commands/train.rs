@@ -4,10 +4,10 @@ use clap::{ArgAction, Args};
 use serde::Serialize;
 
 use super::super::values::{
-    Attribute, FDivergence, Geometry, NpoScale, Remedy, Semantics, TokenMask, count, finite,
-    flip_probability, non_empty, non_negative, positive, positive_share, share, whole,
+    Attribute, FDivergence, Geometry, NpoScale, Remedy, Semantics, TokenMask, count_to, finite,
+    flip_probability, non_empty, non_negative, positive, positive_share, share, whole_to,
 };
-use super::shared::{DataArgs, LoraArgs, ModelArgs, TrainerOptions};
+use super::shared::{DataArgs, LoraArgs, MAX_EXAMPLES, ModelArgs, TrainerOptions};
 
 /// A resolved preference-training run. Serialised, it is a recipe that gives this run again.
 #[derive(Args, Clone, Debug, PartialEq, Serialize)]
@@ -70,12 +70,12 @@ pub struct TrainConfig {
     pub attribute: Attribute,
 
     /// Completions that attribution watches, held-out ones where there are any; default: 32, fewer in short runs.
-    #[arg(long, value_name = "N", value_parser = count, help_heading = "Geometry")]
+    #[arg(long, value_name = "N", value_parser = count_to::<MAX_EXAMPLES>, help_heading = "Geometry")]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub attribute_probes: Option<usize>,
 
     /// Measure the geometry of the first N held-out pairs at every evaluation; 0: of none.
-    #[arg(long, value_name = "N", default_value = "0", value_parser = whole::<usize>, help_heading = "Geometry")]
+    #[arg(long, value_name = "N", default_value = "0", value_parser = whole_to::<MAX_EXAMPLES>, help_heading = "Geometry")]
     pub eval_geometry: usize,
 
     /// Low-rank adapters.
@@ -217,7 +217,7 @@ pub struct ObjectiveArgs {
     pub ref_model_mixup_alpha: f64,
 
     /// Optimizer steps between two moves of the reference.
-    #[arg(long, value_name = "N", default_value = "512", value_parser = count)]
+    #[arg(long, value_name = "N", default_value = "512", value_parser = count_to::<MAX_EXAMPLES>)]
     pub ref_model_sync_steps: usize,
 
     /// Side to take where a paper and TRL differ.

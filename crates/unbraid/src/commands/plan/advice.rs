@@ -21,7 +21,7 @@ type Change = fn(&mut RunShape<'_>);
 pub(super) fn options(plan: &Plan<'_>) -> Result<Vec<Advice>> {
     let shape = &plan.shape;
     let batch = shape.plan.sampler.batch;
-    let steps = batch * shape.plan.sampler.accumulation;
+    let steps = shape.plan.sampler.per_step();
     let smaller = format!(
         "--per-device-train-batch-size 1 --gradient-accumulation-steps {steps} (the same steps)"
     );
@@ -33,7 +33,7 @@ pub(super) fn options(plan: &Plan<'_>) -> Result<Vec<Advice>> {
         ),
         (&smaller, batch > 1, |s| {
             let sampler = &mut s.plan.sampler;
-            sampler.accumulation *= sampler.batch;
+            sampler.accumulation = sampler.per_step();
             sampler.batch = 1;
         }),
         (

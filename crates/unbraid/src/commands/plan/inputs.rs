@@ -8,6 +8,9 @@ use unbraid_model::{LoraConfig, ModelConfig, Storage};
 use unbraid_preference::{TokenizedPair, TokenizedSequence};
 use unbraid_text::Tokenizer;
 
+/// Most tokens of pairs whose lengths are given, each side: 1 GiB of ids in all.
+const MAX_SYNTHETIC: usize = 1 << 27;
+
 /// Bytes of program, tokenizer and data where the system does not say.
 pub(super) const PROGRAM: u64 = 60 << 20;
 
@@ -121,7 +124,7 @@ impl Planned {
 pub(super) fn pairs(config: &PlanConfig, planned: &Planned) -> Result<Vec<TokenizedPair>> {
     let data = &config.run.data;
     let Some(name) = config.dataset() else {
-        return synthetic(config);
+        return synthetic(config, planned.config.max_positions());
     };
     let tokenizer = match &planned.tokenizer {
         Ok(tokenizer) => tokenizer,
@@ -140,7 +143,7 @@ pub(super) fn pairs(config: &PlanConfig, planned: &Planned) -> Result<Vec<Tokeni
 }
 
 /// Pairs of one length; prompts differ, as in most data.
-fn synthetic(config: &PlanConfig) -> Result<Vec<TokenizedPair>> {
+fn synthetic(config: &PlanConfig, positions: usize) -> Result<Vec<TokenizedPair>> {
     let (prompt, completion) = (config.prompt_tokens, config.completion_tokens);
     let limit = config.run.data.max_length.0.unwrap_or(usize::MAX);
     if prompt >= limit {
@@ -150,6 +153,19 @@ fn synthetic(config: &PlanConfig) -> Result<Vec<TokenizedPair>> {
         );
     }
     let length = (prompt + completion).min(limit);
+    if length > positions + 1 {
+        bail_usage!(
+            "--prompt-tokens {prompt} and --completion-tokens {completion}: a sequence of {length} tokens is longer than the \
+             model's {positions} positions\nhint: set --max-length {positions} or less, or give shorter lengths"
+        );
+    }
+    let tokens = length.saturating_mul(config.pairs.unwrap_or(1));
+    if tokens > MAX_SYNTHETIC {
+        bail_usage!(
+            "--pairs and --prompt-tokens with --completion-tokens: {tokens} tokens, more than the {MAX_SYNTHETIC} that a \
+             plan holds\nhint: plan fewer pairs: with max_steps as in the run, memory and time of a step stay the same"
+        );
+    }
     let sequence = |pair: usize, token: u32| {
         let mut ids = vec![token; length];
         ids[..prompt].fill(0);

@@ -17,6 +17,10 @@ use unbraid_plan::{RunShape, Simulation, simulate};
 use unbraid_preference::TokenizedPair;
 use unbraid_train::TokenMask;
 
+/// Most optimizer steps of a plan, and most pairs in them: each is looked at once.
+const MAX_STEPS: u64 = 3_000_000;
+const MAX_EXAMPLES: u64 = 100_000_000;
+
 /// A run and what it takes.
 struct Plan<'a> {
     config: &'a PlanConfig,
@@ -139,6 +143,17 @@ fn shape<'a>(
         .map(|p| p.chosen.ids.len().max(p.rejected.ids.len()));
     let order = training::order(options);
     let plan = training::plan(options, run.model.seed, order, lengths.collect());
+    let work = plan
+        .total
+        .saturating_mul(plan.sampler.per_step().min(pairs.len()) as u64);
+    if plan.total > MAX_STEPS || work > MAX_EXAMPLES {
+        return Err(super::usage(format!(
+            "num_train_epochs or max_steps: {} steps of {} pairs are more than a plan walks through ({MAX_STEPS} steps, \
+             {MAX_EXAMPLES} pairs)\nhint: plan fewer; the time of a run is in proportion to its steps",
+            plan.total,
+            plan.sampler.per_step().min(pairs.len())
+        )));
+    }
     let mut settings = training::settings(options, &plan)?;
     let measures = settings.geometry_every.is_some();
     settings.update_every = run.update_every.steps().filter(|_| measures);

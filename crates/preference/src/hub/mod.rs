@@ -5,9 +5,11 @@
 //! the environment, because the cache is shared with other programs by these names.
 //! Tested in `tests/hub.rs` against a cache made by hand and a small server on this machine.
 
+mod client;
+
 use std::path::{Path, PathBuf};
 
-use hf_hub::api::sync::{Api, ApiBuilder, ApiError};
+use client::Client;
 use hf_hub::{Cache, Repo, RepoType};
 
 use crate::error::{PreferenceError, Result};
@@ -118,12 +120,12 @@ fn fetch(
         let reason = "HF_HUB_OFFLINE is set and the cache does not have it".to_owned();
         return cached_snapshot(&dir).ok_or_else(|| fault(id, reason, OFFLINE));
     }
-    let failed = |error: ApiError| fault(id, error.to_string(), HINT);
-    let api = api(&cache).map_err(failed)?;
-    let info = match api.repo(main.clone()).info() {
+    let failed = |reason: String| fault(id, reason, HINT);
+    let client = Client::new(&cache).map_err(failed)?;
+    let info = match client.info(id, repo_type) {
         Ok(info) => info,
         // Without a connection what the cache has is still good.
-        Err(error) => return cached_snapshot(&dir).ok_or_else(|| failed(error)),
+        Err(reason) => return cached_snapshot(&dir).ok_or_else(|| failed(reason)),
     };
     let commit = info.sha;
     if commit.is_empty() || !commit.bytes().all(|byte| byte.is_ascii_alphanumeric()) {
@@ -151,29 +153,15 @@ fn fetch(
         })
     };
     keep(&pinned)?;
-    let remote = api.repo(pinned);
-    let get = |name: &str| remote.get(name).map_err(failed);
+    let get = |name: &str| {
+        let file = client.download(&cache, (id, repo_type), &commit, name);
+        file.map_err(failed)
+    };
     for name in choose(&names, &get)? {
         get(&name)?;
     }
     keep(&main)?;
     Ok(dir.join("snapshots").join(commit))
-}
-
-fn api(cache: &Cache) -> Result<Api, ApiError> {
-    let mut builder = ApiBuilder::from_cache(cache.clone())
-        .with_progress(false)
-        .with_retries(2);
-    if let Ok(endpoint) = std::env::var("HF_ENDPOINT") {
-        builder = builder.with_endpoint(endpoint);
-    }
-    if let Some(token) = std::env::var("HF_TOKEN")
-        .ok()
-        .filter(|token| !token.is_empty())
-    {
-        builder = builder.with_token(Some(token));
-    }
-    builder.build()
 }
 
 fn fault(id: &str, reason: String, hint: &'static str) -> PreferenceError {
