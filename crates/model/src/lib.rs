@@ -15,6 +15,7 @@ mod decoder;
 pub mod error;
 mod gemma2;
 mod generate;
+mod head;
 mod gpt2;
 mod gpt_neox;
 mod layers;
@@ -33,6 +34,7 @@ pub use error::ModelError;
 pub use generate::{Sampling, Session};
 pub use lora::{ADAPTER_CONFIG, ADAPTER_WEIGHTS, Adapter, LoraConfig, TargetModules};
 pub use parameters::{Init, ParamId, ParamKind, ParamSpec, Parameters, Storage};
+pub use head::{head_backward_into, head_delta};
 pub use sink::{
     Accumulate, BackwardPass, GradientSink, Gradients, LinearGradient, ProbeSeeds, RowSpace, Seeds,
 };

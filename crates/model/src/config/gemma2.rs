@@ -52,6 +52,8 @@ pub struct Gemma2Config {
     pub attention_bias: bool,
     /// Whether the output head is the token embedding.
     pub tie_word_embeddings: bool,
+    /// The token whose embedding a look-up does not train (`pad_token_id`, PyTorch's `padding_idx`).
+    pub padding_row: Option<u32>,
     /// Tokens that end a text.
     pub eos_token_ids: Vec<u32>,
     /// The whole configuration as read.
@@ -99,6 +101,7 @@ impl Gemma2Config {
             windows: read_windows(&keys)?,
             attention_bias: keys.flag_or("attention_bias", false)?,
             tie_word_embeddings: keys.flag_or("tie_word_embeddings", true)?,
+            padding_row: keys.padding_row(keys.size("vocab_size", MAX_VOCAB)?, Some(0))?,
             eos_token_ids: keys.eos_token_ids(Some(1))?,
             raw: Map::new(),
         };

@@ -48,6 +48,8 @@ pub struct LlamaConfig {
     pub mlp_bias: bool,
     /// Whether the output head is the token embedding.
     pub tie_word_embeddings: bool,
+    /// The token whose embedding a look-up does not train (`pad_token_id`, PyTorch's `padding_idx`).
+    pub padding_row: Option<u32>,
     /// Tokens that end a text.
     pub eos_token_ids: Vec<u32>,
     /// The whole configuration as read.
@@ -164,6 +166,7 @@ impl Variant {
             head_norms: self.head_norms,
             windows: self.windows,
             tie_word_embeddings: keys.flag_or("tie_word_embeddings", false)?,
+            padding_row: keys.padding_row(keys.size("vocab_size", MAX_VOCAB)?, None)?,
             eos_token_ids: keys.eos_token_ids(self.eos)?,
             raw: Map::new(),
         };

@@ -14,7 +14,7 @@ use serde::de::{MapAccess, Visitor};
 use serde_json::Value;
 
 use super::decode::Encoding;
-use super::mapped::MappedFile;
+use super::source::SourceFile;
 use super::{Entry, Layout, Weights, names};
 use crate::error::ModelError;
 
@@ -24,11 +24,10 @@ const LENGTH_FIELD: usize = 8;
 const MAX_HEADER: u64 = 100_000_000;
 
 /// Adds all tensors of `file` to `weights`.
-pub(super) fn add_file(weights: &mut Weights, file: MappedFile) -> Result<(), ModelError> {
-    let header = check_header(&file)?;
-    let (length, metadata) = SafeTensors::read_metadata(file.bytes())
+pub(super) fn add_file(weights: &mut Weights, file: SourceFile) -> Result<(), ModelError> {
+    let header = read_header(&file)?;
+    let (length, metadata) = SafeTensors::read_metadata(&header)
         .map_err(|error| invalid(&file, error.to_string()))?;
-    debug_assert_eq!(length, header.len());
     let data = LENGTH_FIELD + length;
     let number = weights.files.len();
     let mut entries = Vec::new();
@@ -62,34 +61,31 @@ fn encoding(dtype: Dtype) -> Encoding {
     }
 }
 
-/// The header's bytes, after checking that the file is long enough for it and for the data it
-/// announces, and that no name appears twice.
-fn check_header(file: &MappedFile) -> Result<&[u8], ModelError> {
-    let bytes = file.bytes();
+/// The length field and the header, after checking that the file is long enough for them and for the
+/// data that the header announces, and that no name appears twice.
+fn read_header(file: &SourceFile) -> Result<Vec<u8>, ModelError> {
     let truncated = |detail: String| ModelError::Truncated {
         path: file.path().to_owned(),
         detail,
     };
-    let (field, rest) = bytes.split_first_chunk::<LENGTH_FIELD>().ok_or_else(|| {
-        truncated(format!(
-            "{} bytes, the header's length alone takes 8",
-            bytes.len()
-        ))
-    })?;
-    let declared = u64::from_le_bytes(*field);
+    let there = file.len();
+    if there < LENGTH_FIELD as u64 {
+        let detail = format!("{there} bytes, the header's length alone takes 8");
+        return Err(truncated(detail));
+    }
+    let field = file.read(0..LENGTH_FIELD)?;
+    let declared = u64::from_le_bytes(field.try_into().expect("eight bytes read"));
     if declared > MAX_HEADER {
         let detail = format!("declares a header of {declared} bytes, the limit is {MAX_HEADER}");
         return Err(invalid(file, detail));
     }
-    let header = usize::try_from(declared)
-        .ok()
-        .and_then(|length| rest.get(..length))
-        .ok_or_else(|| {
-            let there = rest.len();
-            truncated(format!(
-                "the header takes {declared} bytes, {there} are there"
-            ))
-        })?;
+    let rest = there - LENGTH_FIELD as u64;
+    if declared > rest {
+        let detail = format!("the header takes {declared} bytes, {rest} are there");
+        return Err(truncated(detail));
+    }
+    let bytes = file.read(0..LENGTH_FIELD + declared as usize)?; // at most MAX_HEADER
+    let header = &bytes[LENGTH_FIELD..];
     let summary = serde_json::Deserializer::from_slice(header)
         .deserialize_map(Summarise)
         .map_err(|error| invalid(file, format!("header: {error}")))?;
@@ -100,17 +96,17 @@ fn check_header(file: &MappedFile) -> Result<&[u8], ModelError> {
             other: None,
         });
     }
-    let there = (rest.len() - header.len()) as u64;
+    let there = rest - declared;
     if there < summary.data_end {
         let wanted = summary.data_end;
         return Err(truncated(format!(
             "the tensors take {wanted} bytes, {there} are there"
         )));
     }
-    Ok(header)
+    Ok(bytes)
 }
 
-fn invalid(file: &MappedFile, detail: String) -> ModelError {
+fn invalid(file: &SourceFile, detail: String) -> ModelError {
     ModelError::Format {
         path: file.path().to_owned(),
         format: "safetensors",
