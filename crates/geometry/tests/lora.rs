@@ -200,8 +200,7 @@ fn fresh(dropout: f64, modules_to_save: &[&str]) -> LoraConfig {
         target_modules: TargetModules::AllLinear,
         modules_to_save: modules_to_save.iter().map(|&m| m.into()).collect(),
         use_rslora: false,
-        rank_pattern: Default::default(),
-        alpha_pattern: Default::default(),
+        ..LoraConfig::default()
     }
 }
 

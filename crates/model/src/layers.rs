@@ -72,16 +72,10 @@ impl Linear {
         x: &B::Buffer,
         n: usize,
     ) -> Option<B::Buffer> {
-        let seed = self.dropout_seed(adapter, seed)?;
+        let seed = adapter.dropout_seed(self.weight, seed)?;
         let mut dropped = b.empty(n * self.d_in);
         b.dropout(x, None, seed, adapter.dropout, &mut dropped, n, self.d_in);
         Some(dropped)
-    }
-
-    /// A seed of its own for every linear map.
-    fn dropout_seed(&self, adapter: Adapter, seed: Option<u64>) -> Option<u64> {
-        let own = (self.weight.0 as u64 + 1).wrapping_mul(0x9e37_79b9_7f4a_7c15);
-        seed.filter(|_| adapter.dropout > 0.0).map(|s| s ^ own)
     }
 
     /// s·x Aᵀ, `[N, r]`.
@@ -196,7 +190,7 @@ impl Linear {
             Mat::rows(&du, 0, rank),
             Mat::rows(params.get(adapter.a), 0, d_in),
         );
-        match self.dropout_seed(adapter, seed) {
+        match adapter.dropout_seed(self.weight, seed) {
             None => b.gemm(Gemm::add(r, d_in, rank), du, a, MatMut::rows(dx, 0, d_in)),
             Some(seed) => {
                 let mut whole = b.empty(r * d_in);

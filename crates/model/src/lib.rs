@@ -32,7 +32,9 @@ pub use config::ModelConfig;
 pub use decoder::{Forward, Keep, LanguageModel};
 pub use error::ModelError;
 pub use generate::{Sampling, Session};
-pub use lora::{ADAPTER_CONFIG, ADAPTER_WEIGHTS, Adapter, LoraConfig, TargetModules};
+pub use lora::{
+    ADAPTER_CONFIG, ADAPTER_WEIGHTS, Adapter, InitialBase, LoraConfig, TargetModules,
+};
 pub use parameters::{Init, ParamId, ParamKind, ParamSpec, Parameters, Storage};
 pub use head::{head_backward_into, head_delta};
 pub use sink::{

@@ -103,8 +103,7 @@ fn adapter() -> LoraConfig {
         target_modules: TargetModules::Names(vec!["q_proj".into()]),
         modules_to_save: Vec::new(),
         use_rslora: false,
-        rank_pattern: Default::default(),
-        alpha_pattern: Default::default(),
+        ..LoraConfig::default()
     }
 }
 

@@ -8,7 +8,7 @@
 use std::collections::BTreeSet;
 use std::fmt;
 
-use safetensors::{Dtype, SafeTensors};
+use safetensors::{Dtype, SafeTensorError, tensor::Metadata};
 use serde::Deserializer as _;
 use serde::de::{MapAccess, Visitor};
 use serde_json::Value;
@@ -26,9 +26,9 @@ const MAX_HEADER: u64 = 100_000_000;
 /// Adds all tensors of `file` to `weights`.
 pub(super) fn add_file(weights: &mut Weights, file: SourceFile) -> Result<(), ModelError> {
     let header = read_header(&file)?;
-    let (length, metadata) = SafeTensors::read_metadata(&header)
+    let metadata = check_places(&header, file.len() - LENGTH_FIELD as u64)
         .map_err(|error| invalid(&file, error.to_string()))?;
-    let data = LENGTH_FIELD + length;
+    let data = LENGTH_FIELD + header.len();
     let number = weights.files.len();
     let mut entries = Vec::new();
     for (name, info) in metadata.tensors() {
@@ -52,6 +52,21 @@ pub(super) fn add_file(weights: &mut Weights, file: SourceFile) -> Result<(), Mo
     Ok(())
 }
 
+/// The crate's checks: tensors lie end to end, each as large as its shape, and fill the file's `rest` behind the header.
+fn check_places(header: &[u8], rest: u64) -> Result<Metadata, SafeTensorError> {
+    let parsed: Metadata =
+        serde_json::from_slice(header).map_err(SafeTensorError::InvalidHeaderDeserialization)?;
+    let in_order = parsed.offset_keys().into_iter().filter_map(|name| {
+        let info = parsed.info(&name)?.clone();
+        Some((name, info))
+    });
+    let checked = Metadata::new(None, in_order.collect())?;
+    match (header.len() + checked.data_len()) as u64 == rest {
+        true => Ok(checked),
+        false => Err(SafeTensorError::MetadataIncompleteBuffer),
+    }
+}
+
 fn encoding(dtype: Dtype) -> Encoding {
     match dtype {
         Dtype::F32 => Encoding::F32,
@@ -61,7 +76,7 @@ fn encoding(dtype: Dtype) -> Encoding {
     }
 }
 
-/// The length field and the header, after checking that the file is long enough for them and for the
+/// The header, after checking that the file is long enough for them and for the
 /// data that the header announces, and that no name appears twice.
 fn read_header(file: &SourceFile) -> Result<Vec<u8>, ModelError> {
     let truncated = |detail: String| ModelError::Truncated {
@@ -84,9 +99,8 @@ fn read_header(file: &SourceFile) -> Result<Vec<u8>, ModelError> {
         let detail = format!("the header takes {declared} bytes, {rest} are there");
         return Err(truncated(detail));
     }
-    let bytes = file.read(0..LENGTH_FIELD + declared as usize)?; // at most MAX_HEADER
-    let header = &bytes[LENGTH_FIELD..];
-    let summary = serde_json::Deserializer::from_slice(header)
+    let header = file.read(LENGTH_FIELD..LENGTH_FIELD + declared as usize)?; // at most MAX_HEADER
+    let summary = serde_json::Deserializer::from_slice(&header)
         .deserialize_map(Summarise)
         .map_err(|error| invalid(file, format!("header: {error}")))?;
     if let Some(name) = summary.repeated {
@@ -103,7 +117,7 @@ fn read_header(file: &SourceFile) -> Result<Vec<u8>, ModelError> {
             "the tensors take {wanted} bytes, {there} are there"
         )));
     }
-    Ok(bytes)
+    Ok(header)
 }
 
 fn invalid(file: &SourceFile, detail: String) -> ModelError {

@@ -89,8 +89,7 @@ fn adapter() -> LoraConfig {
         target_modules: TargetModules::AllLinear,
         modules_to_save: Vec::new(),
         use_rslora: false,
-        rank_pattern: Default::default(),
-        alpha_pattern: Default::default(),
+        ..LoraConfig::default()
     }
 }
 
