@@ -47,7 +47,6 @@ fn shape(pairs: &[TokenizedPair]) -> RunShape<'_> {
     RunShape {
         config: tiny(),
         storage: Storage::Float32,
-        stored: 0,
         lora: None,
         reference: None,
         moving: None,

@@ -95,7 +95,7 @@ fn adapter() -> LoraConfig {
 
 fn predict(plan: &Plan<'_>, shape: &RunShape<'_>, change: String) -> Result<Advice> {
     let simulation = simulate(shape).map_err(|error| super::super::usage(error.to_string()))?;
-    let memory = Memory::of(&simulation, plan.memory.program, plan.memory.mapped);
+    let memory = Memory::of(&simulation, plan.memory.program);
     Ok(Advice {
         change,
         peak: memory.peak,
