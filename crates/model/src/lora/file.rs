@@ -262,8 +262,18 @@ impl<B: Backend> LanguageModel<B> {
             let spec = &self.params.specs[id.0];
             (stored_name(spec), spec.shape.clone())
         };
-        let tensors: Vec<_> = trained.iter().map(describe).collect();
-        let fetch = |i: usize| Ok(self.params.export(&self.backend, trained[i]));
+        let mut tensors: Vec<_> = trained.iter().map(describe).collect();
+        if self.tied() && self.params.is_trainable(self.head()) {
+            // PEFT looks for both of the tied modules.
+            tensors.push((
+                format!("{PREFIX}{HEAD}.weight"),
+                self.params.specs[self.head().0].shape.clone(),
+            ));
+        }
+        let fetch = |i: usize| {
+            let id = trained.get(i).copied().unwrap_or(self.head());
+            Ok(self.params.export(&self.backend, id))
+        };
         let path = dir.join(ADAPTER_WEIGHTS);
         std::fs::create_dir_all(dir).map_err(|source| ModelError::Io {
             action: "create",

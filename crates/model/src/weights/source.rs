@@ -134,3 +134,49 @@ impl SourceFile {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What a mapped file answers with a signal.
+    #[test]
+    fn a_file_cut_short_during_a_read_is_an_error() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("weights");
+        let length = 3 * STRETCH;
+        std::fs::write(&path, vec![7; length]).unwrap();
+        let file = SourceFile::open(&path).unwrap();
+        let mut seen = 0;
+        let cut = |bytes: &[u8]| {
+            seen += bytes.len();
+            let writer = File::options().write(true).open(&path).unwrap();
+            writer.set_len(STRETCH as u64 + 5).unwrap();
+        };
+        let error = file.stream(0..length, 4, cut).unwrap_err();
+        assert_eq!(seen, STRETCH);
+        assert!(matches!(error, ModelError::FileChanged { .. }), "{error}");
+        let message = file.read(length - 8..length).unwrap_err().to_string();
+        assert!(message.contains("changed while in use"), "{message}");
+        assert!(file.equal(0..8, length - 8..length).is_err());
+    }
+
+    #[test]
+    fn stretches_are_whole_units_and_join_to_the_range() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("weights");
+        let bytes: Vec<u8> = (0..2 * STRETCH + 100).map(|i| (i % 251) as u8).collect();
+        std::fs::write(&path, &bytes).unwrap();
+        let file = SourceFile::open(&path).unwrap();
+        let (mut joined, mut lengths) = (Vec::new(), Vec::new());
+        file.stream(3..bytes.len(), 18, |part| {
+            joined.extend_from_slice(part);
+            lengths.push(part.len());
+        })
+        .unwrap();
+        assert_eq!(joined, bytes[3..]);
+        assert!(lengths[..lengths.len() - 1].iter().all(|n| n % 18 == 0));
+        assert!(file.equal(0..251, 251..502).unwrap());
+        assert!(!file.equal(0..251, 250..501).unwrap());
+    }
+}
