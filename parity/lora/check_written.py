@@ -1,7 +1,7 @@
 """Whatever `unbraid train` writes opens in PEFT and in transformers with equal log-probs: checked by hand.
 
     pip install torch==2.15.0 transformers==5.23.0 peft==0.21.0 safetensors==0.8.0
-    cargo build && python parity/lora/check_written.py target/debug/unbraid
+    cargo build && python parity/lora/check_written.py target/debug/unbraid [FAMILY…]
 
 For each tiny model of `../models` and each kind of adapter: `unbraid train` a few steps, `unbraid score` the result, open it in
 PEFT (a whole model in transformers), and compare the log-probs of every pair and the names that the peers miss. The tokenizer
@@ -107,7 +107,8 @@ def check(binary, base, kind, options, data, texts, folder):
     subprocess.run(score, check=True, capture_output=True)
     ours = [json.loads(line) for line in (scores / "scores.jsonl").read_text().splitlines()]
     model, missed = opened(base, out)
-    words = transformers.AutoTokenizer.from_pretrained(base)
+    # The file as it is: AutoTokenizer goes by the model's type and gives a Qwen2 model Qwen2's rules.
+    words = transformers.PreTrainedTokenizerFast(tokenizer_file=str(base / "tokenizer.json"), eos_token="<eos>")
     largest = 0.0
     for row, text in zip(ours, texts):
         for side in ("chosen", "rejected"):
@@ -121,7 +122,7 @@ def main():
     binary = Path(sys.argv[1]).resolve()
     transformers.logging.set_verbosity_error()
     bad = 0
-    for family in FAMILIES:
+    for family in sys.argv[2:] or FAMILIES:
         for kind, options in kinds(family).items():
             with tempfile.TemporaryDirectory() as temporary:
                 folder = Path(temporary)

@@ -426,7 +426,10 @@ fn patterns_and_single_names_find_their_modules() {
         )
     };
     let pattern = r".*\.(q|v)_proj";
-    assert_eq!(adapted(pattern), (8, TargetModules::Pattern(pattern.into())));
+    assert_eq!(
+        adapted(pattern),
+        (8, TargetModules::Pattern(pattern.into()))
+    );
     let not_first = r"(?!.*layers\.0\.).*\.(q|v)_proj";
     assert_eq!(adapted(not_first).0, 4);
     let names = TargetModules::Names(vec!["q_proj".into()]);
@@ -457,13 +460,22 @@ fn written_adapters_have_the_tensors_that_peft_writes() {
             settings(dir.path()),
             settings(&root().join("lora").join(case)),
         );
-        for key in ["r", "init_lora_weights", "use_rslora", "ensure_weight_tying"] {
+        for key in [
+            "r",
+            "init_lora_weights",
+            "use_rslora",
+            "ensure_weight_tying",
+        ] {
             assert_eq!(ours[key], peft[key], "{case} {key}");
         }
         let mut again = base(NaiveBackend, golden["base"].as_str().unwrap());
         again.load_adapter(dir.path()).unwrap();
         let batch = Batch::new(&NaiveBackend, pack(golden["base"].as_str().unwrap()));
-        assert_eq!(again.token_logps(&batch), model.token_logps(&batch), "{case}");
+        assert_eq!(
+            again.token_logps(&batch),
+            model.token_logps(&batch),
+            "{case}"
+        );
         // Merged and written as a whole model, it comes back too, as two matrices where it has to.
         let mut merged = again;
         merged.merge_adapter();

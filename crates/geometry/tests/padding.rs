@@ -48,7 +48,10 @@ fn first_pair(family: &str) -> Forest {
 
 fn close(what: &str, got: f64, want: f64, scale: f64) {
     let allowed = 1e-8 * scale; // Gemma's √width is a float32 number in transformers
-    assert!((got - want).abs() <= allowed, "{what}: {got} against {want}");
+    assert!(
+        (got - want).abs() <= allowed,
+        "{what}: {got} against {want}"
+    );
 }
 
 #[test]
@@ -74,7 +77,12 @@ fn gradients_agree_with_transformers() {
         let gram = &sink.grams[0];
         close(&what, gram.total(0, 0), ww, ww);
         close(&what, gram.total(1, 1), ll, ll);
-        close(&what, gram.total(0, 1), number("grad_inner"), (ww * ll).sqrt());
+        close(
+            &what,
+            gram.total(0, 1),
+            number("grad_inner"),
+            (ww * ll).sqrt(),
+        );
 
         let mut gradients = Gradients::zeros(&NaiveBackend, &model.params, trained);
         let plan = GradientPlan::summed(&NaiveBackend, &batch.forest);
@@ -136,7 +144,13 @@ fn what_is_no_row_of_the_embedding_is_refused() {
         map.insert("pad_token_id".into(), padding);
         ModelConfig::from_map(map, "config.json")
     };
-    for good in [Value::Null, 0.into(), 100.into(), (-1).into(), (-101).into()] {
+    for good in [
+        Value::Null,
+        0.into(),
+        100.into(),
+        (-1).into(),
+        (-101).into(),
+    ] {
         read(good).unwrap();
     }
     for bad in [101.into(), (-102).into(), "0".into(), 1.5.into()] {

@@ -416,7 +416,8 @@ impl<B: Backend> LanguageModel<B> {
         let (b, d) = (&*self.backend, self.config.hidden_size());
         let (m, v) = (forward.token_logps.len(), self.config.vocab_size());
         let cap = self.family.logit_softcap();
-        let squares = match self.joined_head(&forward.h, forward.head_down.as_ref(), m, Faint::None) {
+        let squares = match self.joined_head(&forward.h, forward.head_down.as_ref(), m, Faint::None)
+        {
             Some(x) => b.head_log_squares(&x.h, &x.w, &forward.lse, cap, m, x.d, v),
             None => {
                 let w = self.params.get(self.head());

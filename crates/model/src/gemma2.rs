@@ -176,9 +176,7 @@ impl<B: Backend> Family<B> for Gemma2<B> {
         sink: &mut dyn GradientSink<B>,
         g: &B::Buffer,
     ) {
-        if sink.wants(self.embed.table)
-            || pass.params.lookup_adapter(self.embed.table).is_some()
-        {
+        if sink.wants(self.embed.table) || pass.params.lookup_adapter(self.embed.table).is_some() {
             let b = pass.backend;
             let mut scaled = b.zeros(b.len(g));
             b.axpy((self.d as f64).sqrt(), g, &mut scaled);

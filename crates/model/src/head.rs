@@ -169,10 +169,8 @@ impl<B: Backend> LanguageModel<B> {
         let d = width + rank;
         let join = |rows: usize, base: &B::Buffer, own: &B::Buffer, factor: f64| {
             let mut out = b.empty(rows * d);
-            let put_base =
-                |out: &mut B::Buffer| b.copy_2d(base, 0, width, out, 0, d, rows, width);
-            let put_own =
-                |out: &mut B::Buffer| b.copy_2d(own, 0, rank, out, width, d, rows, rank);
+            let put_base = |out: &mut B::Buffer| b.copy_2d(base, 0, width, out, 0, d, rows, width);
+            let put_own = |out: &mut B::Buffer| b.copy_2d(own, 0, rank, out, width, d, rows, rank);
             // Scaled is the whole, before the part that keeps its size is put in.
             match faint {
                 Faint::None => put_base(&mut out),

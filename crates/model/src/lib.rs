@@ -15,9 +15,9 @@ mod decoder;
 pub mod error;
 mod gemma2;
 mod generate;
-mod head;
 mod gpt2;
 mod gpt_neox;
+mod head;
 mod layers;
 mod llama;
 mod lora;
@@ -32,11 +32,9 @@ pub use config::ModelConfig;
 pub use decoder::{Forward, Keep, LanguageModel};
 pub use error::ModelError;
 pub use generate::{Sampling, Session};
-pub use lora::{
-    ADAPTER_CONFIG, ADAPTER_WEIGHTS, Adapter, InitialBase, LoraConfig, TargetModules,
-};
-pub use parameters::{Init, ParamId, ParamKind, ParamSpec, Parameters, Storage};
 pub use head::{head_backward_into, head_delta};
+pub use lora::{ADAPTER_CONFIG, ADAPTER_WEIGHTS, Adapter, InitialBase, LoraConfig, TargetModules};
+pub use parameters::{Init, ParamId, ParamKind, ParamSpec, Parameters, Storage};
 pub use sink::{
     Accumulate, BackwardPass, GradientSink, Gradients, LinearGradient, ProbeSeeds, RowSpace, Seeds,
 };

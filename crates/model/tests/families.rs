@@ -252,7 +252,13 @@ fn a_tied_flag_over_a_head_of_its_own_keeps_both() {
 /// Copies of one matrix stay tied, and a tied matrix may be stored under the head's name alone.
 #[test]
 fn equal_heads_stay_tied_and_either_name_will_do() {
-    for case in ["llama_tied", "qwen2", "gemma2", "gpt2", "gpt_neox_sequential"] {
+    for case in [
+        "llama_tied",
+        "qwen2",
+        "gemma2",
+        "gpt2",
+        "gpt_neox_sequential",
+    ] {
         let source = Weights::open(&case_dir(case)).unwrap();
         let config = ModelConfig::from_dir(&case_dir(case)).unwrap();
         let (table, head) = (config.table_name(), config.head_name());
@@ -307,7 +313,10 @@ fn odd_rotary_widths_agree_with_transformers() {
         assert_eq!(got.len(), wanted.len());
         for (got, want) in got.iter().zip(wanted) {
             let want = want.as_f64().unwrap();
-            assert!((got - want).abs() < 1e-9 * want.abs().max(1.0), "{got} against {want}");
+            assert!(
+                (got - want).abs() < 1e-9 * want.abs().max(1.0),
+                "{got} against {want}"
+            );
         }
     }
     // Pairs that do not fit into a head cannot turn.

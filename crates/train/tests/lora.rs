@@ -85,7 +85,12 @@ fn trajectory(case: &str, tolerance: f64) {
 
 #[test]
 fn trajectories_agree_with_peft() {
-    let whole = ["llama_tied_table", "gpt2_head", "qwen2_tied", "gpt_neox_head"];
+    let whole = [
+        "llama_tied_table",
+        "gpt2_head",
+        "qwen2_tied",
+        "gpt_neox_head",
+    ];
     for case in ["llama", "gpt2", "llama_whole", "llama_head", "qwen2_table"]
         .into_iter()
         .chain(whole)
@@ -93,7 +98,12 @@ fn trajectories_agree_with_peft() {
         trajectory(case, 1e-7);
     }
     // Their goldens carry float32 rounding of the base (see `crates/geometry/tests/lora.rs`).
-    for case in ["gemma2_tables", "mistral_pissa", "gpt2_pissa", "qwen3_olora"] {
+    for case in [
+        "gemma2_tables",
+        "mistral_pissa",
+        "gpt2_pissa",
+        "qwen3_olora",
+    ] {
         trajectory(case, 1e-4);
     }
 }

@@ -169,7 +169,10 @@ impl<'a> Keys<'a> {
         let rows = vocabulary as i64; // capped far below
         let row = value.as_i64().filter(|id| (-rows..rows).contains(id));
         let row = row.ok_or_else(|| {
-            let expected = format!("null or a row of the embedding, an integer from -{rows} to {}", rows - 1);
+            let expected = format!(
+                "null or a row of the embedding, an integer from -{rows} to {}",
+                rows - 1
+            );
             self.bad(KEY, value, &expected)
         })?;
         Ok(u32::try_from(row.rem_euclid(rows)).ok())

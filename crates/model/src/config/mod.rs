@@ -130,7 +130,9 @@ impl ModelConfig {
             Some(map) => Self::from_map(map.clone(), &weights.path().display().to_string()),
             None => Self::from_dir(weights.dir()),
         }?;
-        if config.tie_word_embeddings() && weights.differ(config.table_name(), config.head_name())? {
+        if config.tie_word_embeddings()
+            && weights.differ(config.table_name(), config.head_name())?
+        {
             config.untie();
         }
         Ok(config)

@@ -133,7 +133,9 @@ impl LoraConfig {
         let flag = |key: &str| json.get(key) == Some(&Value::Bool(true));
         let initial_base = InitialBase::read(json.get("init_lora_weights")).map_err(|reason| {
             let found = json.get("init_lora_weights").cloned().unwrap_or_default();
-            fail(format!("\"init_lora_weights\" = {found} is refused: {reason}"))
+            fail(format!(
+                "\"init_lora_weights\" = {found} is refused: {reason}"
+            ))
         })?;
         Ok(LoraConfig {
             base_model: json
@@ -211,7 +213,9 @@ fn stored_name(spec: &ParamSpec) -> String {
 /// Length of the module's path in the parameter's own name.
 fn module_len(spec: &ParamSpec) -> usize {
     let ends = [".weight", ".bias"].iter();
-    let end = ends.filter(|end| spec.name.ends_with(**end)).map(|e| e.len());
+    let end = ends
+        .filter(|end| spec.name.ends_with(**end))
+        .map(|e| e.len());
     spec.name.len() - end.max().unwrap_or(0)
 }
 
@@ -369,7 +373,9 @@ impl<B: Backend> LanguageModel<B> {
             return Some(self.head());
         }
         let specs = self.params.specs.iter();
-        let id = specs.map(stored_name).position(|own| own[PREFIX.len()..] == *name);
+        let id = specs
+            .map(stored_name)
+            .position(|own| own[PREFIX.len()..] == *name);
         let id = ParamId(id?);
         (self.params.is_trainable(id) || id == self.family().table()).then_some(id)
     }
@@ -385,11 +391,19 @@ impl<B: Backend> LanguageModel<B> {
     ) -> Result<(), ModelError> {
         let fail = super::refused;
         let (a_name, b_name) = match lookup {
-            true => (format!("{stem}.lora_embedding_A"), format!("{stem}.lora_embedding_B")),
-            false => (format!("{stem}.lora_A.weight"), format!("{stem}.lora_B.weight")),
+            true => (
+                format!("{stem}.lora_embedding_A"),
+                format!("{stem}.lora_embedding_B"),
+            ),
+            false => (
+                format!("{stem}.lora_A.weight"),
+                format!("{stem}.lora_B.weight"),
+            ),
         };
         let sites = self.sites();
-        let site = sites.iter().find(|(site, own)| own == path && lookup == (*site == Site::Table));
+        let site = sites
+            .iter()
+            .find(|(site, own)| own == path && lookup == (*site == Site::Table));
         let Some(&(site, _)) = site else {
             return Err(fail(format!(
                 "tensor {a_name} adapts a module that the base model does not have\n\

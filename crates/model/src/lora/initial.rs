@@ -118,7 +118,9 @@ fn best_of_rank(w: &DMatrix<f64>, rank: usize) -> Result<DMatrix<f64>, ModelErro
         newest = next.qr().q();
         let columns = space.ncols();
         space = space.resize_horizontally(columns + newest.ncols(), 0.0);
-        space.columns_mut(columns, newest.ncols()).copy_from(&newest);
+        space
+            .columns_mut(columns, newest.ncols())
+            .copy_from(&newest);
     }
 }
 

@@ -183,7 +183,11 @@ impl LoraConfig {
         specs: &[ParamSpec],
         all: &[(Site, &str)],
     ) -> Result<Vec<Site>, ModelError> {
-        let whole = |path: &str| self.modules_to_save.iter().any(|name| kept_whole(path, name));
+        let whole = |path: &str| {
+            self.modules_to_save
+                .iter()
+                .any(|name| kept_whole(path, name))
+        };
         let mut found = Vec::new();
         if let TargetModules::Pattern(text) = &self.target_modules {
             let pattern = Pattern::whole(text)?;
@@ -247,7 +251,10 @@ impl<B: Backend> LanguageModel<B> {
     /// Everything that can have an adapter, with its module's path.
     fn sites(&self) -> Vec<(Site, String)> {
         let specs = &self.params.specs;
-        let mut all = vec![(Site::Table, module(&specs[self.family().table().0]).to_owned())];
+        let mut all = vec![(
+            Site::Table,
+            module(&specs[self.family().table().0]).to_owned(),
+        )];
         let linear = specs.iter().enumerate().filter(|(_, s)| s.adaptable());
         all.extend(linear.map(|(i, s)| (Site::Linear(ParamId(i)), module(s).to_owned())));
         all.push((Site::Head, HEAD.to_owned()));

@@ -89,7 +89,9 @@ impl Pattern {
                 text.len()
             )));
         }
-        let regex = RegexBuilder::new(&anchored).backtrack_limit(100_000).build();
+        let regex = RegexBuilder::new(&anchored)
+            .backtrack_limit(100_000)
+            .build();
         let regex = regex.map_err(|e| {
             // The last line says what is wrong, those before draw an arrow.
             let reason = e.to_string();

@@ -62,7 +62,9 @@ fn is_tied(header: &Header<'_>) -> Result<bool, ModelError> {
     if head.encoding != embedding.encoding || head.shape != embedding.shape {
         return Ok(false);
     }
-    header.file.equal(head.bytes.clone(), embedding.bytes.clone())
+    header
+        .file
+        .equal(head.bytes.clone(), embedding.bytes.clone())
 }
 
 fn place(name: &str, blocks: usize) -> Place {
