@@ -105,7 +105,7 @@ fn paired(
         }
     }
     let generation = source.generation_config();
-    drop(source); // the mapped file would count as memory for the whole run
+    drop(source); // its files need not stay open
     settings.dropout_seed = adapt::dropout_seed(&model, config.model.seed);
     settings.mask = token_mask(config, &mut model, &train.pairs);
     facts.push(("pairs", train.pairs.len().to_string()));
