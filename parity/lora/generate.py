@@ -1,11 +1,15 @@
 """Writes the adapter goldens: PEFT adapters on the tiny models of `../models`, with float64 numbers.
 
     pip install torch==2.15.0 transformers==5.23.0 peft==0.21.0 safetensors==0.8.0
-    python parity/lora/generate.py
+    python parity/lora/generate.py          # or: … generate.py llama gemma2_tables
 
 Per case: the adapter as `save_pretrained` writes it (B drawn at random: a fresh one would change nothing)
 and `golden.json`: token log-probs of the pairs of `../models/<base>/golden.json`, ‖g_w‖², ‖g_l‖², ⟨g_w, g_l⟩ over
-the trainable parameters alone, the first log-probs after merging, and six DPO steps with AdamW.
+the trainable parameters alone, the first log-probs after merging, six DPO steps with AdamW, and the names and shapes of
+the tensors that PEFT writes (weights of the base that it stores beside them left out).
+
+Where a tied matrix is adapted as one of its two modules, `merge_and_unload` changes both, and the merged model is another
+than the adapted one. Ours unties them; the golden then holds the adapted model's log-probs.
 """
 
 import json
@@ -13,6 +17,7 @@ import sys
 from pathlib import Path
 
 import peft
+import safetensors
 import torch
 import transformers
 from peft import LoraConfig, PeftModel, get_peft_model
@@ -35,6 +40,28 @@ CASES = {
     "llama_whole": ("llama", dict(
         r=2, lora_alpha=4, target_modules=r".*layers\.\d+\.self_attn\.(k|o)_proj", modules_to_save=["lm_head"],
     )),
+    # the head adapted, norms by the end of their names
+    "llama_head": ("llama", dict(
+        r=3, lora_alpha=5, target_modules=["lm_head", "v_proj"], modules_to_save=["norm"],
+    )),
+    # one matrix that is table and head, with an adapter as each; a cap on the logits, a factor on the embedding
+    "gemma2_tables": ("gemma2", dict(r=3, lora_alpha=6, target_modules=["embed_tokens", "lm_head", "o_proj"])),
+    # the table alone
+    "qwen2_table": ("qwen2", dict(r=2, lora_alpha=3, target_modules=["embed_tokens", "q_proj"], use_rslora=True)),
+    # a tied matrix trained whole as one module, as the other, as both
+    "llama_tied_table": ("llama_tied", dict(r=2, target_modules=["q_proj"], modules_to_save=["embed_tokens"])),
+    "gpt2_head": ("gpt2", dict(r=2, target_modules=["c_attn"], modules_to_save=["lm_head"])),
+    "qwen2_tied": ("qwen2", dict(
+        r=2, target_modules=["k_proj"], modules_to_save=["embed_tokens"], ensure_weight_tying=True,
+    )),
+    # embed_in adapted, the head trained whole under its name of today
+    "gpt_neox_head": ("gpt_neox", dict(
+        r=2, target_modules=["query_key_value", "embed_in"], modules_to_save=["lm_head"],
+    )),
+    # the start moved a part of the base into the adapter
+    "mistral_pissa": ("mistral", dict(r=2, lora_alpha=4, target_modules="all-linear", init_lora_weights="pissa")),
+    "gpt2_pissa": ("gpt2", dict(r=3, target_modules=["c_attn", "c_proj"], init_lora_weights="pissa")),
+    "qwen3_olora": ("qwen3", dict(r=2, lora_alpha=3, target_modules=["q_proj", "down_proj"], init_lora_weights="olora")),
 }  # fmt: skip
 
 
@@ -63,6 +90,13 @@ def write_adapter(base, settings, folder):
     (folder / "README.md").unlink(missing_ok=True)
 
 
+def tensors(folder):
+    """Name and shape of every tensor of the adapter's file."""
+    with safetensors.safe_open(folder / "adapter_model.safetensors", "pt") as file:
+        shapes = {name: list(file.get_slice(name).get_shape()) for name in file.keys()}
+    return {name: shapes[name] for name in sorted(shapes) if ".base_layer." not in name}
+
+
 def trajectory(model, pairs):
     """Six DPO steps with AdamW from the written adapter; the reference is the base, the adapter off."""
     trained = [p for p in model.parameters() if p.requires_grad]
@@ -87,6 +121,8 @@ def trajectory(model, pairs):
 def main():
     double.patch()
     for case, (base, settings) in CASES.items():
+        if sys.argv[1:] and case not in sys.argv[1:]:
+            continue
         folder = HERE / case
         write_adapter(base, settings, folder)
         model = PeftModel.from_pretrained(load(base), folder, is_trainable=True).double().eval()
@@ -105,7 +141,9 @@ def main():
             row["grad_inner"] = inner("chosen", "rejected")
             rows.append(row)
         again = PeftModel.from_pretrained(load(base), folder, is_trainable=True).double().eval()
-        merged = model.merge_and_unload().eval()
+        targets = settings["target_modules"]
+        tied = model.config.tie_word_embeddings and any(t in ("embed_tokens", "lm_head") for t in targets)
+        merged = model if tied else model.merge_and_unload().eval()
         first = token_logps(merged, pairs[0]["prompt"], pairs[0]["chosen"]).tolist()
         golden = {
             "generator": "python parity/lora/generate.py",
@@ -115,6 +153,7 @@ def main():
             "peft": peft.__version__,
             "base": base,
             "trainable_parameters": sum(p.numel() for p in trained),
+            "tensors": tensors(folder),
             "merged_chosen_token_logps": first,
             "per_pair": rows,
             "trajectory": trajectory(again, pairs),

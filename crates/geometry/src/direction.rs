@@ -9,7 +9,7 @@
 //!
 //! Tested in `tests/direction.rs` against central differences, all families, and adapters.
 
-use unbraid_model::{BackwardPass, GradientSink, LinearGradient, ParamId, RowSpace};
+use unbraid_model::{BackwardPass, GradientSink, LinearGradient, ParamId, RowSpace, head_delta};
 use unbraid_tensor::{Backend, Gemm, HeadBackward, Mat, MatMut};
 
 /// A sink that takes ⟨∇a_r, Δ⟩ of every response (or other probe) of a plan that keeps them apart, for one or more
@@ -124,6 +124,8 @@ impl<B: Backend> GradientSink<B> for DirectionSink<'_, B> {
 
     fn head(&mut self, pass: &BackwardPass<'_, B>, param: ParamId, args: &mut HeadBackward<'_, B>) {
         self.along_each(param, |delta| {
+            let joined = head_delta(pass.backend, args, delta);
+            let delta = joined.as_ref().unwrap_or(delta);
             let rows = pass.backend.head_direction(args, delta);
             move |response: usize| rows[pass.plan.targets[response].clone()].iter().sum()
         });

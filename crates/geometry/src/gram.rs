@@ -12,6 +12,7 @@
 use std::ops::Range;
 use unbraid_model::{
     BackwardPass, GradientSink, Gradients, LinearGradient, ParamId, Parameters, RowSpace,
+    head_backward_into,
 };
 use unbraid_tensor::{Backend, Gemm, HeadBackward, Mat, MatMut};
 
@@ -425,11 +426,12 @@ impl<B: Backend> GradientSink<B> for GramSink<'_, B> {
         let mut args = HeadBackward {
             coefficients: Some(&factors),
             dh: args.dh.as_deref_mut(),
-            dw: total,
+            dw: None,
             inner: &wanted,
             ..*args
         };
-        let mut inner = pass.backend.head_backward(&mut args).into_iter();
+        let inner = head_backward_into(pass.backend, &mut args, total);
+        let mut inner = inner.into_iter();
         let group = self.group_of[param.0];
         for gram in &mut self.grams {
             let mut own = GroupedGram {

@@ -245,6 +245,8 @@ pub struct GradientPlan<B: Backend> {
     pub positions: B::Index,
     /// Token of each gradient row, `[R]`.
     pub ids: B::Index,
+    /// The same on the host.
+    pub tokens: Vec<u32>,
     /// Gradient row of each target, `[M]`.
     pub target_rows: B::Index,
     /// Attention with gradient rows.
@@ -265,6 +267,7 @@ impl<B: Backend> GradientPlan<B> {
             activation_rows: None,
             positions: backend.index(&forest.positions),
             ids: backend.index(&forest.ids),
+            tokens: forest.ids.clone(),
             target_rows: backend.index(&rows),
             layout: forest.layout(),
             responses: Vec::new(),
@@ -341,10 +344,12 @@ impl<B: Backend> GradientPlan<B> {
         }
         let pick =
             |values: &[u32]| -> Vec<u32> { rows.iter().map(|&r| values[r as usize]).collect() };
+        let tokens = pick(&forest.ids);
         GradientPlan {
             rows: rows.len(),
             positions: backend.index(&pick(&forest.positions)),
-            ids: backend.index(&pick(&forest.ids)),
+            ids: backend.index(&tokens),
+            tokens,
             target_rows: backend.index(&target_rows),
             activation_rows: Some(backend.index(&rows)),
             layout: AttentionLayout { segments },

@@ -10,6 +10,7 @@ use crate::error::ModelError;
 use crate::gemma2::Gemma2;
 use crate::gpt_neox::GptNeox;
 use crate::gpt2::Gpt2;
+use crate::head::Faint;
 use crate::layers::Norm;
 use crate::llama::Llama;
 use crate::lora::LoraConfig;
@@ -81,6 +82,8 @@ pub trait Family<B: Backend>: Send + Sync {
     fn final_norm(&self) -> Norm;
     /// The head's weight; the embedding's when tied.
     fn head(&self) -> ParamId;
+    /// The token embedding's table.
+    fn table(&self) -> ParamId;
     /// Soft cap on the logits (Gemma 2); none in most families.
     fn logit_softcap(&self) -> Option<f64> {
         None
@@ -122,6 +125,8 @@ pub struct Forward<B: Backend> {
     norm: NormCache<B::Buffer>,
     /// Final hidden states of the scored rows, `[M, D]`.
     pub h: B::Buffer,
+    /// What the head's adapter makes of them, s·drop(h)Aᵀ `[M, r]`, where it has one.
+    pub(crate) head_down: Option<B::Buffer>,
     /// log Σ exp of the logits of each scored row, `[M]`.
     pub lse: B::Buffer,
     /// Soft cap on the logits that `lse` was computed with.
@@ -181,6 +186,8 @@ pub struct LanguageModel<B: Backend> {
     /// Its parameters.
     pub params: Parameters<B>,
     family: Box<dyn Family<B>>,
+    /// The head's weight where it was tied when the family was built and is no more.
+    own_head: Option<ParamId>,
     /// Settings of its adapter.
     pub(crate) lora: Option<LoraConfig>,
 }
@@ -221,12 +228,17 @@ impl<B: Backend> LanguageModel<B> {
         storage: Storage,
     ) -> Result<Self, ModelError> {
         let (specs, family) = build(&config);
-        let params = Parameters::load(&*backend, specs, weights, storage)?;
+        let tied = config.tie_word_embeddings();
+        let (table, head) = (config.table_name(), config.head_name());
+        // A tied matrix may be stored under either name.
+        let other_name = |name: &str| (tied && name == table).then_some(head);
+        let params = Parameters::load(&*backend, specs, weights, storage, other_name)?;
         Ok(LanguageModel {
             backend,
             config,
             params,
             family,
+            own_head: None,
             lora: None,
         })
     }
@@ -240,6 +252,7 @@ impl<B: Backend> LanguageModel<B> {
             config,
             params,
             family,
+            own_head: None,
             lora: None,
         }
     }
@@ -259,6 +272,7 @@ impl<B: Backend> LanguageModel<B> {
             config,
             params: Parameters::new(specs, values, storage),
             family,
+            own_head: None,
             lora: None,
         }
     }
@@ -282,7 +296,21 @@ impl<B: Backend> LanguageModel<B> {
 
     /// The head's weight; the embedding's when tied.
     pub fn head(&self) -> ParamId {
-        self.family.head()
+        self.own_head.unwrap_or_else(|| self.family.head())
+    }
+
+    /// Whether embedding and head are one matrix.
+    pub fn tied(&self) -> bool {
+        self.head() == self.family.table()
+    }
+
+    /// Gives a tied head a matrix of its own, equal to the embedding as it is.
+    pub(crate) fn untie(&mut self) {
+        let (table, name) = (self.family.table(), self.config.head_name());
+        let head = self.params.copy_base(&self.backend, table, name, "head");
+        self.params.move_adapter(table, head);
+        self.own_head = Some(head);
+        self.config.untie();
     }
 
     /// Whether a training pass with a seed drops anything: of the model itself, or of its adapter's inputs.
@@ -362,9 +390,10 @@ impl<B: Backend> LanguageModel<B> {
         b.gemm(
             Gemm::replace(n, v, d),
             Mat::rows(h, rows.start, d),
-            Mat::rows(self.params.get(self.family.head()), 0, d).t(),
+            Mat::rows(self.params.get(self.head()), 0, d).t(),
             MatMut::rows(&mut logits, 0, v),
         );
+        self.add_head_adapter(h, rows, &mut logits);
         let mut logits = b.download(&logits);
         if let Some(cap) = self.family.logit_softcap() {
             let soften = |z: f32| (cap * (f64::from(z) / cap).tanh()) as f32;
@@ -391,17 +420,24 @@ impl<B: Backend> LanguageModel<B> {
     /// log Σ_v π(v)² at every target, `[M]`: how likely the policy expects its own samples to be.
     pub fn log_squares(&self, forward: &Forward<B>) -> Vec<f64> {
         let (b, d) = (&*self.backend, self.config.hidden_size());
-        let w = self.params.get(self.family.head());
         let (m, v) = (forward.token_logps.len(), self.config.vocab_size());
         let cap = self.family.logit_softcap();
-        b.download_f64(&b.head_log_squares(&forward.h, w, &forward.lse, cap, m, d, v))
+        let squares = match self.joined_head(&forward.h, forward.head_down.as_ref(), m, Faint::None)
+        {
+            Some(x) => b.head_log_squares(&x.h, &x.w, &forward.lse, cap, m, x.d, v),
+            None => {
+                let w = self.params.get(self.head());
+                b.head_log_squares(&forward.h, w, &forward.lse, cap, m, d, v)
+            }
+        };
+        b.download_f64(&squares)
     }
 
     /// Inner products (ww, wl, ll) of the head's own gradients of each pair of responses (2i, 2i + 1), Σ (G_s·G_t)(h_s·h_t),
     /// which need no walk back. Of a tied matrix the look-up's share is left out.
     pub fn head_grams(&self, batch: &Batch<B>, forward: &Forward<B>) -> Vec<[f64; 3]> {
         let (b, m) = (&*self.backend, batch.targets());
-        let head = self.family.head();
+        let head = self.head();
         let seeds = b.upload_f64(&vec![1.0; m]);
         let pairs = batch.forest.responses.chunks_exact(2);
         let wanted: Vec<_> = pairs
@@ -410,10 +446,14 @@ impl<B: Backend> LanguageModel<B> {
                 [(w.clone(), w.clone()), (w, l.clone()), (l.clone(), l)]
             })
             .collect();
+        let joined = self.joined_head(&forward.h, forward.head_down.as_ref(), m, Faint::Adapter);
         let mut args = HeadBackward {
             inner: &wanted,
             ..forward.head_arguments(&self.params, batch, &seeds, head)
         };
+        if let Some(x) = &joined {
+            (args.h, args.w, args.d) = (&x.h, &x.w, x.d);
+        }
         let inner = b.head_backward(&mut args);
         inner.chunks_exact(3).map(|x| [x[0], x[1], x[2]]).collect()
     }
@@ -436,14 +476,19 @@ impl<B: Backend> LanguageModel<B> {
         let mut last = b.empty(m * d);
         b.gather(&x, &batch.target_rows, &mut last, d, false);
         let (h, norm) = self.family.final_norm().forward(b, &self.params, &last, m);
-        let w = self.params.get(self.family.head());
         let (softcap, v) = (self.family.logit_softcap(), self.config.vocab_size());
         let targets = &batch.target_ids;
+        let head_down = self.head_down(&h, m, pass.dropout_seed, &batch.target_rows);
+        let joined = self.joined_head(&h, head_down.as_ref(), m, Faint::None);
+        let (x, w, d) = match &joined {
+            Some(x) => (&x.h, &x.w, x.d),
+            None => (&h, self.params.get(self.head()), d),
+        };
         // Who keeps but the blocks' inputs has no memory for logits, and a score no use.
         let (logps, lse, logits) = match blocks.first() {
-            Some(Saved::State(_)) => b.head_logps_kept(&h, w, targets, softcap, m, d, v),
+            Some(Saved::State(_)) => b.head_logps_kept(x, w, targets, softcap, m, d, v),
             _ => {
-                let (logps, lse) = b.head_logps(&h, w, targets, softcap, m, d, v);
+                let (logps, lse) = b.head_logps(x, w, targets, softcap, m, d, v);
                 (logps, lse, None)
             }
         };
@@ -452,6 +497,7 @@ impl<B: Backend> LanguageModel<B> {
             last,
             norm,
             h,
+            head_down,
             lse,
             softcap,
             logits,
@@ -508,10 +554,14 @@ impl<B: Backend> LanguageModel<B> {
             seeds: &logp_seeds,
         };
         let mut dh = b.empty(m * d);
-        let head = self.family.head();
-        let mut args = pass.head_arguments(head);
-        args.dh = Some(&mut dh);
-        sink.head(&pass, head, &mut args);
+        let head = self.head();
+        if let Some(adapter) = self.params.adapter(head) {
+            self.adapted_head_backward(&pass, sink, adapter, &mut dh);
+        } else {
+            let mut args = pass.head_arguments(head);
+            args.dh = Some(&mut dh);
+            sink.head(&pass, head, &mut args);
+        }
         if let Some(probe) = &seeds.probe {
             probe.backward(&pass, sink, &mut dh, d);
         }

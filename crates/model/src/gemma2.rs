@@ -41,7 +41,10 @@ pub(crate) struct Gemma2<B: Backend> {
 impl<B: Backend> Gemma2<B> {
     pub(crate) fn new(c: &Gemma2Config, specs: &mut SpecList) -> Self {
         let (d, std) = (c.hidden_size, c.initializer_range());
-        let embed = Embedding::new(specs, "model.embed_tokens.weight", [c.vocab_size, d], std);
+        let embed = Embedding {
+            padding: c.padding_row,
+            ..Embedding::new(specs, "model.embed_tokens.weight", [c.vocab_size, d], std)
+        };
         let blocks = (0..c.num_hidden_layers)
             .map(|i| Block::new(c, i, specs))
             .collect();
@@ -156,6 +159,9 @@ impl<B: Backend> Family<B> for Gemma2<B> {
     fn head(&self) -> ParamId {
         self.head
     }
+    fn table(&self) -> ParamId {
+        self.embed.table
+    }
     fn logit_softcap(&self) -> Option<f64> {
         self.softcap
     }
@@ -172,7 +178,7 @@ impl<B: Backend> Family<B> for Gemma2<B> {
         sink: &mut dyn GradientSink<B>,
         g: &B::Buffer,
     ) {
-        if sink.wants(self.embed.table) {
+        if sink.wants(self.embed.table) || pass.params.lookup_adapter(self.embed.table).is_some() {
             let b = pass.backend;
             let mut scaled = b.zeros(b.len(g));
             b.axpy((self.d as f64).sqrt(), g, &mut scaled);

@@ -146,6 +146,9 @@ impl<B: Backend> Family<B> for Gpt2 {
     fn head(&self) -> ParamId {
         self.head
     }
+    fn table(&self) -> ParamId {
+        self.wte.table
+    }
 
     fn embed(&self, pass: &ForwardPass<'_, B>) -> B::Buffer {
         let (b, d) = (pass.backend, self.d);

@@ -172,6 +172,9 @@ impl<B: Backend> Family<B> for GptNeox<B> {
     fn head(&self) -> ParamId {
         self.head
     }
+    fn table(&self) -> ParamId {
+        self.embed.table
+    }
 
     fn embed(&self, pass: &ForwardPass<'_, B>) -> B::Buffer {
         let x = self.embed.forward(pass);

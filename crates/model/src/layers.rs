@@ -72,16 +72,10 @@ impl Linear {
         x: &B::Buffer,
         n: usize,
     ) -> Option<B::Buffer> {
-        let seed = self.dropout_seed(adapter, seed)?;
+        let seed = adapter.dropout_seed(self.weight, seed)?;
         let mut dropped = b.empty(n * self.d_in);
         b.dropout(x, None, seed, adapter.dropout, &mut dropped, n, self.d_in);
         Some(dropped)
-    }
-
-    /// A seed of its own for every linear map.
-    fn dropout_seed(&self, adapter: Adapter, seed: Option<u64>) -> Option<u64> {
-        let own = (self.weight.0 as u64 + 1).wrapping_mul(0x9e37_79b9_7f4a_7c15);
-        seed.filter(|_| adapter.dropout > 0.0).map(|s| s ^ own)
     }
 
     /// s·x Aᵀ, `[N, r]`.
@@ -196,7 +190,7 @@ impl Linear {
             Mat::rows(&du, 0, rank),
             Mat::rows(params.get(adapter.a), 0, d_in),
         );
-        match self.dropout_seed(adapter, seed) {
+        match adapter.dropout_seed(self.weight, seed) {
             None => b.gemm(Gemm::add(r, d_in, rank), du, a, MatMut::rows(dx, 0, d_in)),
             Some(seed) => {
                 let mut whole = b.empty(r * d_in);
@@ -212,12 +206,17 @@ impl Linear {
 }
 
 /// A table of token embeddings.
+///
+/// With an adapter a row is E[t] + s·A[:, t]ᵀBᵀ, A `[r, V]`, B `[D, r]`, without dropout, as PEFT has it. `padding` is the
+/// row that PyTorch's `padding_idx` names: looking it up gives it no gradient, nor the adapter's A there.
 #[derive(Clone, Copy, Debug)]
 pub struct Embedding {
     /// The table, `[V, D]`.
     pub table: ParamId,
     /// Width D.
     pub d: usize,
+    /// The token whose row the look-up does not train.
+    pub padding: Option<u32>,
 }
 
 impl Embedding {
@@ -231,6 +230,7 @@ impl Embedding {
         Embedding {
             table: specs.matrix(name.into(), [vocabulary, d], "embedding", std),
             d,
+            padding: None,
         }
     }
 
@@ -245,9 +245,18 @@ impl Embedding {
 
     /// The embedding of every row's token, `[N, D]`.
     pub fn forward<B: Backend>(&self, pass: &ForwardPass<'_, B>) -> B::Buffer {
-        let mut x = pass.backend.empty(pass.rows * self.d);
-        let table = pass.params.get(self.table);
-        pass.backend.gather(table, pass.ids, &mut x, self.d, false);
+        let (b, params, n) = (pass.backend, pass.params, pass.rows);
+        let mut x = b.empty(n * self.d);
+        b.gather(params.get(self.table), pass.ids, &mut x, self.d, false);
+        if let Some(adapter) = params.lookup_adapter(self.table) {
+            let u = looked_up(b, params, adapter, pass.ids, n);
+            b.gemm(
+                Gemm::add(n, self.d, adapter.rank),
+                Mat::rows(&u, 0, adapter.rank),
+                Mat::rows(params.get(adapter.b), 0, adapter.rank).t(),
+                MatMut::rows(&mut x, 0, self.d),
+            );
+        }
         x
     }
 
@@ -259,9 +268,86 @@ impl Embedding {
         g: &B::Buffer,
     ) {
         if sink.wants(self.table) {
-            sink.lookup(pass, self.table, &pass.plan.ids, g, self.d);
+            self.look_back(pass, sink, self.table, g, self.d);
+        }
+        if let Some(adapter) = pass.params.lookup_adapter(self.table) {
+            self.adapter_backward(pass, sink, adapter, g);
         }
     }
+
+    /// Hands a look-up's gradient to the sink, that of the padding token left out.
+    fn look_back<B: Backend>(
+        &self,
+        pass: &BackwardPass<'_, B>,
+        sink: &mut dyn GradientSink<B>,
+        table: ParamId,
+        g: &B::Buffer,
+        width: usize,
+    ) {
+        let (b, plan) = (pass.backend, pass.plan);
+        let trains = |token: &u32| Some(*token) != self.padding;
+        if plan.tokens.iter().all(trains) {
+            sink.lookup(pass, table, &plan.ids, g, width);
+            return;
+        }
+        let factors = plan.tokens.iter().map(|t| f64::from(u8::from(trains(t))));
+        let factors = b.upload_f64(&factors.collect::<Vec<f64>>());
+        let same: Vec<u32> = (0..plan.rows as u32).collect();
+        let mut kept = b.zeros(plan.rows * width);
+        b.scatter_add(g, &b.index(&same), Some(&factors), &mut kept, width);
+        sink.lookup(pass, table, &plan.ids, &kept, width);
+    }
+
+    /// The adapter's share: with u = s·A[:, t]ᵀ, dB = Gᵀu and the look-up's gradient in A is s·G B.
+    fn adapter_backward<B: Backend>(
+        &self,
+        pass: &BackwardPass<'_, B>,
+        sink: &mut dyn GradientSink<B>,
+        adapter: Adapter,
+        g: &B::Buffer,
+    ) {
+        let (b, params, r, rank) = (pass.backend, pass.params, pass.plan.rows, adapter.rank);
+        if sink.wants(adapter.b) {
+            let u = looked_up(b, params, adapter, &pass.batch.ids, pass.batch.rows());
+            let gradient = LinearGradient {
+                weight: adapter.b,
+                bias: None,
+                d_in: rank,
+                d_out: self.d,
+                a: &u,
+                g,
+            };
+            sink.linear(pass, gradient);
+        }
+        if sink.wants(adapter.a) {
+            let mut du = b.empty(r * rank);
+            let shape = Gemm {
+                alpha: adapter.scale,
+                ..Gemm::replace(r, rank, self.d)
+            };
+            b.gemm(
+                shape,
+                Mat::rows(g, 0, self.d),
+                Mat::rows(params.get(adapter.b), 0, rank),
+                MatMut::rows(&mut du, 0, rank),
+            );
+            self.look_back(pass, sink, adapter.a, &du, rank);
+        }
+    }
+}
+
+/// s·A[:, t]ᵀ of every row's token, `[N, r]`; A is held `[V, r]`.
+fn looked_up<B: Backend>(
+    b: &B,
+    params: &Parameters<B>,
+    adapter: Adapter,
+    ids: &B::Index,
+    n: usize,
+) -> B::Buffer {
+    let mut u = b.empty(n * adapter.rank);
+    b.gather(params.get(adapter.a), ids, &mut u, adapter.rank, false);
+    b.scale(adapter.scale, &mut u);
+    u
 }
 
 /// Layer norm (with bias) or root-mean-square norm (without).

@@ -18,6 +18,7 @@ mod gemma2;
 mod generate;
 mod gpt2;
 mod gpt_neox;
+mod head;
 mod layers;
 mod llama;
 mod lora;
@@ -32,7 +33,8 @@ pub use config::ModelConfig;
 pub use decoder::{Forward, Keep, LanguageModel};
 pub use error::ModelError;
 pub use generate::{GENERATION_CONFIG, GenerationConfig, LogitsProcessors, Session};
-pub use lora::{ADAPTER_CONFIG, ADAPTER_WEIGHTS, Adapter, LoraConfig, TargetModules};
+pub use head::{head_backward_into, head_delta};
+pub use lora::{ADAPTER_CONFIG, ADAPTER_WEIGHTS, Adapter, InitialBase, LoraConfig, TargetModules};
 pub use parameters::{Init, ParamId, ParamKind, ParamSpec, Parameters, Storage};
 pub use sink::{
     Accumulate, BackwardPass, GradientSink, Gradients, LinearGradient, ProbeSeeds, RowSpace, Seeds,

@@ -37,7 +37,10 @@ pub(crate) struct Llama<B: Backend> {
 impl<B: Backend> Llama<B> {
     pub(crate) fn new(c: &LlamaConfig, specs: &mut SpecList) -> Self {
         let (d, std) = (c.hidden_size, c.initializer_range());
-        let embed = Embedding::new(specs, "model.embed_tokens.weight", [c.vocab_size, d], std);
+        let embed = Embedding {
+            padding: c.padding_row,
+            ..Embedding::new(specs, "model.embed_tokens.weight", [c.vocab_size, d], std)
+        };
         let blocks = (0..c.num_hidden_layers)
             .map(|i| Block::new(c, i, specs))
             .collect();
@@ -156,6 +159,9 @@ impl<B: Backend> Family<B> for Llama<B> {
     }
     fn head(&self) -> ParamId {
         self.head
+    }
+    fn table(&self) -> ParamId {
+        self.embed.table
     }
 
     fn embed(&self, pass: &ForwardPass<'_, B>) -> B::Buffer {

@@ -155,6 +155,8 @@ pub struct Parameters<B: Backend> {
     storage: Storage,
     /// The adapter of each weight that has one, by the weight's number.
     adapters: Vec<Option<Adapter>>,
+    /// The adapter of a table as it is looked up, which as a head may have another.
+    lookup: Option<(ParamId, Adapter)>,
     adapters_on: bool,
     /// Parameters trained whole beside an adapter, with the value that is not in use: the frozen one while
     /// adapters are on, the trained one while they are off.
@@ -168,6 +170,7 @@ impl<B: Backend> Parameters<B> {
             storage,
             trainable: vec![true; specs.len()],
             adapters: vec![None; specs.len()],
+            lookup: None,
             adapters_on: true,
             copies: Vec::new(),
             specs,
@@ -207,6 +210,51 @@ impl<B: Backend> Parameters<B> {
 
     pub(crate) fn set_adapter(&mut self, weight: ParamId, adapter: Adapter) {
         self.adapters[weight.0] = Some(adapter);
+    }
+
+    /// The adapter of a table as it is looked up, when there is one and adapters are on.
+    pub fn lookup_adapter(&self, table: ParamId) -> Option<Adapter> {
+        let (adapted, adapter) = self.lookup?;
+        (self.adapters_on && adapted == table).then_some(adapter)
+    }
+
+    pub(crate) fn set_lookup_adapter(&mut self, table: ParamId, adapter: Adapter) {
+        self.lookup = Some((table, adapter));
+    }
+
+    /// The table's adapter, which it then has no more.
+    pub(crate) fn take_lookup_adapter(&mut self) -> Option<(ParamId, Adapter)> {
+        self.lookup.take()
+    }
+
+    /// Hands one weight's adapter to another of the same shape.
+    pub(crate) fn move_adapter(&mut self, from: ParamId, to: ParamId) {
+        self.adapters[to.0] = self.adapters[from.0].take();
+    }
+
+    /// Adds a copy of a parameter of the base under another name and group, trainable if the base is.
+    pub(crate) fn copy_base(
+        &mut self,
+        backend: &B,
+        id: ParamId,
+        name: &str,
+        group: &str,
+    ) -> ParamId {
+        let spec = ParamSpec {
+            name: name.into(),
+            group: group.into(),
+            ..self.specs[id.0].clone()
+        };
+        let value = backend.upload(&backend.download(&self.values[id.0]));
+        let trained = self.trainable[id.0];
+        let copy = self.push(spec, value);
+        self.trainable[copy.0] = trained;
+        copy
+    }
+
+    /// Holds a parameter in the backend's own precision, whatever it was held in.
+    pub(crate) fn widen(&mut self, backend: &B, id: ParamId) {
+        self.values[id.0] = backend.upload(&backend.download(&self.values[id.0]));
     }
 
     /// Every adapter with its weight; afterwards there is none, and what is left is trainable again.
@@ -259,7 +307,7 @@ fn transpose(data: &[f32], rows: usize, cols: usize) -> Vec<f32> {
 }
 
 impl<B: Backend> Parameters<B> {
-    /// Reads every parameter from a checkpoint.
+    /// Reads every parameter from a checkpoint; one that it lacks under its own name may have `other_name`.
     ///
     /// # Errors
     /// A missing tensor, a wrong shape, or a value that is not finite, with the tensor's name.
@@ -268,10 +316,17 @@ impl<B: Backend> Parameters<B> {
         specs: Vec<ParamSpec>,
         weights: &Weights,
         storage: Storage,
+        other_name: impl Fn(&str) -> Option<&'static str>,
     ) -> Result<Self, ModelError> {
         let mut values = Vec::with_capacity(specs.len());
         for spec in &specs {
-            let mut data = weights.read_f32(&spec.name, &spec.shape)?;
+            let present = |name: &&str| weights.shape(name).is_some();
+            let other = match weights.shape(&spec.name) {
+                None => other_name(&spec.name).filter(present),
+                Some(_) => None,
+            };
+            let name = other.unwrap_or(&spec.name);
+            let mut data = weights.read_f32(name, &spec.shape)?;
             if spec.transposed {
                 data = transpose(&data, spec.shape[0], spec.shape[1]);
             }

@@ -6,6 +6,7 @@
 
 use crate::batch::{Batch, GradientPlan};
 use crate::decoder::Forward;
+use crate::head::head_backward_into;
 use crate::parameters::{ParamId, Parameters};
 use std::ops::Range;
 use unbraid_tensor::{Backend, Gemm, HeadBackward, Mat, MatMut};
@@ -170,7 +171,8 @@ pub trait GradientSink<B: Backend> {
         g: &B::Buffer,
         d: usize,
     );
-    /// The head: must run [`Backend::head_backward`], which also fills `args.dh`.
+    /// The head: must run [`Backend::head_backward`], which also fills `args.dh`. Of an adapted head `param` is the
+    /// adapter's B, and `args` join it to the head's weight ([`crate::head_backward_into`], [`crate::head_delta`]).
     fn head(&mut self, pass: &BackwardPass<'_, B>, param: ParamId, args: &mut HeadBackward<'_, B>);
 }
 
@@ -260,12 +262,6 @@ impl<B: Backend> GradientSink<B> for Accumulate<'_, B> {
     }
 
     fn head(&mut self, pass: &BackwardPass<'_, B>, param: ParamId, args: &mut HeadBackward<'_, B>) {
-        // The sink outlives this call, the borrow does not: lend the buffer for the call only.
-        let mut args = HeadBackward {
-            dh: args.dh.as_deref_mut(),
-            dw: self.0.values[param.0].as_mut(),
-            ..*args
-        };
-        pass.backend.head_backward(&mut args);
+        head_backward_into(pass.backend, args, self.0.values[param.0].as_mut());
     }
 }

@@ -235,7 +235,7 @@ fn wrong_and_unsupported_settings_are_named() {
         ),
         (
             "gpt_neox",
-            json!({"rotary_pct": 0.1}),
+            json!({"rotary_pct": 0.05}),
             "expected a share of head_dim (16)",
         ),
         (

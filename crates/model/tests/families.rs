@@ -222,3 +222,107 @@ fn the_fingerprint_covers_the_configuration() {
     std::fs::write(&path, config.to_string()).unwrap();
     assert_ne!(fingerprint(), before);
 }
+
+/// `tie_word_embeddings` over a file that holds a head of its own: two matrices where they differ, as in transformers 5.
+#[test]
+fn a_tied_flag_over_a_head_of_its_own_keeps_both() {
+    for case in ["llama", "mistral", "qwen3", "gpt_neox"] {
+        let dir = tempfile::tempdir().unwrap();
+        load(&case_dir(case))
+            .save(dir.path(), StoredDtype::F32)
+            .unwrap();
+        let mut config = config_of(case);
+        config["tie_word_embeddings"] = json!(true);
+        std::fs::write(dir.path().join("config.json"), config.to_string()).unwrap();
+        let model = load(dir.path());
+        assert!(!model.tied(), "{case}");
+        assert_eq!(logps(&model), logps(&load(&case_dir(case))), "{case}");
+        // Written, both are there, and whoever reads the flag alone finds the same model.
+        let out = tempfile::tempdir().unwrap();
+        model.save(out.path(), StoredDtype::F32).unwrap();
+        let written = Weights::open(out.path()).unwrap();
+        assert!(written.shape(model.config.head_name()).is_some(), "{case}");
+        let text = std::fs::read_to_string(out.path().join("config.json")).unwrap();
+        let json: Value = serde_json::from_str(&text).unwrap();
+        assert_eq!(json["tie_word_embeddings"], json!(false), "{case}");
+        assert_eq!(logps(&load(out.path())), logps(&model), "{case}");
+    }
+}
+
+/// Copies of one matrix stay tied, and a tied matrix may be stored under the head's name alone.
+#[test]
+fn equal_heads_stay_tied_and_either_name_will_do() {
+    for case in [
+        "llama_tied",
+        "qwen2",
+        "gemma2",
+        "gpt2",
+        "gpt_neox_sequential",
+    ] {
+        let source = Weights::open(&case_dir(case)).unwrap();
+        let config = ModelConfig::from_dir(&case_dir(case)).unwrap();
+        let (table, head) = (config.table_name(), config.head_name());
+        for (with_table, with_head) in [(true, true), (false, true)] {
+            let mut names: Vec<(String, String)> = Vec::new(); // stored name, name in the source
+            for name in source.names().filter(|name| with_table || *name != table) {
+                names.push((name.into(), name.into()));
+            }
+            if with_head {
+                names.push((head.into(), table.into()));
+            }
+            let shape = |name: &str| source.shape(name).unwrap().to_vec();
+            let tensors: Vec<_> = names.iter().map(|(n, s)| (n.clone(), shape(s))).collect();
+            let fetch = |i: usize| source.read_f32(&names[i].1, &tensors[i].1);
+            let dir = tempfile::tempdir().unwrap();
+            save_safetensors(dir.path(), &tensors, fetch, StoredDtype::F32, u64::MAX).unwrap();
+            std::fs::copy(
+                case_dir(case).join("config.json"),
+                dir.path().join("config.json"),
+            )
+            .unwrap();
+            let model = load(dir.path());
+            assert!(model.tied(), "{case}");
+            assert_eq!(logps(&model), logps(&load(&case_dir(case))), "{case}");
+        }
+    }
+}
+
+/// An odd share of a head's dimensions turns one dimension more (`parity/models/odd_rotary.py`, in f64).
+#[test]
+fn odd_rotary_widths_agree_with_transformers() {
+    let json = |name: &str| -> Value {
+        let text = std::fs::read_to_string(case_dir("gpt_neox").join(name)).unwrap();
+        serde_json::from_str(&text).unwrap()
+    };
+    let pair = &json("golden.json")["pairs"][0];
+    let ids = |key: &str| -> Vec<u32> { serde_json::from_value(pair[key].clone()).unwrap() };
+    let (prompt, all) = (ids("prompt"), [ids("prompt"), ids("chosen")].concat());
+    let mut forest = Forest::new();
+    let sequence = Sequence {
+        ids: &all,
+        scored_from: prompt.len(),
+    };
+    forest.add_tree(&[sequence], true);
+    let batch = Batch::new(&NaiveBackend, forest);
+    for case in json("odd_rotary.json")["cases"].as_array().unwrap() {
+        let mut config = config_of("gpt_neox");
+        config["rope_parameters"]["partial_rotary_factor"] = case["partial_rotary_factor"].clone();
+        let model = with_config("gpt_neox", &config);
+        let wanted = case["chosen_token_logps"].as_array().unwrap();
+        let got = model.token_logps(&batch);
+        assert_eq!(got.len(), wanted.len());
+        for (got, want) in got.iter().zip(wanted) {
+            let want = want.as_f64().unwrap();
+            assert!(
+                (got - want).abs() < 1e-9 * want.abs().max(1.0),
+                "{got} against {want}"
+            );
+        }
+    }
+    // Pairs that do not fit into a head cannot turn.
+    let mut config = config_of("gpt_neox");
+    (config["hidden_size"], config["num_attention_heads"]) = (json!(21), json!(3));
+    config["rope_parameters"]["partial_rotary_factor"] = json!(1.0);
+    let error = ModelConfig::from_json_str(&config.to_string(), "config.json").unwrap_err();
+    assert!(error.to_string().contains("rotary_pct"), "{error}");
+}

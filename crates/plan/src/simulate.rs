@@ -39,8 +39,6 @@ pub struct RunShape<'a> {
     pub config: ModelConfig,
     /// How its matrices are held.
     pub storage: Storage,
-    /// Bytes of its weight files, which are mapped until the first step; 0 where they do not count.
-    pub stored: u64,
     /// The adapter that is trained, if one is.
     pub lora: Option<LoraConfig>,
     /// A reference model of its own.
@@ -102,9 +100,9 @@ impl Footprint {
 /// Largest bytes of each phase, the program itself left out.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct Phases {
-    /// Reading the weights: those read so far, their part of the mapped file, and one tensor decoded.
+    /// Reading the weights: those read so far, and one tensor decoded.
     pub load: u64,
-    /// The reference's pass over the data, mapped files left out; 0 where there is none.
+    /// The reference's pass over the data; 0 where there is none.
     pub reference: u64,
     /// Optimizer steps.
     pub steps: u64,
@@ -192,7 +190,7 @@ pub fn simulate(shape: &RunShape<'_>) -> Result<Simulation, PlanError> {
         every,
     });
     let mut phases = Phases {
-        load: load(&model, shape.stored),
+        load: load(&model),
         ..Phases::default()
     };
     let mut footprint = Footprint {
@@ -290,20 +288,18 @@ fn largest_turned(model: &Model, kind: ParamKind) -> u64 {
         .unwrap_or(0)
 }
 
-/// Bytes at the largest moment of reading the weights in order: a page of the mapped file counts once it is read.
-fn load(model: &Model, stored: u64) -> u64 {
-    let per_element = stored as f64 / model.params.count().max(1) as f64;
-    let (mut held, mut mapped, mut peak) = (0, 0.0, 0);
+/// Bytes at the largest moment of reading the weights in order: those held, and one tensor decoded.
+fn load(model: &Model) -> u64 {
+    let (mut held, mut peak) = (0, 0);
     for spec in &model.params.specs {
         let decoded = spec.len() as u64 * FLOAT;
         held += match model.params.storage() {
             Storage::Bfloat16 if spec.shape.len() == 2 => decoded / 2,
             _ => decoded,
         };
-        mapped += per_element * spec.len() as f64;
-        peak = peak.max(held + mapped as u64 + decoded * (1 + u64::from(spec.transposed)));
+        peak = peak.max(held + decoded * (1 + u64::from(spec.transposed)));
     }
-    peak.max(held + mapped as u64)
+    peak
 }
 
 /// The run's batches in numbers.

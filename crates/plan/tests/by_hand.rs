@@ -47,7 +47,6 @@ fn shape(pairs: &[TokenizedPair]) -> RunShape<'_> {
     RunShape {
         config: tiny(),
         storage: Storage::Float32,
-        stored: 0,
         lora: None,
         reference: None,
         moving: None,
@@ -104,8 +103,7 @@ fn adapter() -> LoraConfig {
         target_modules: TargetModules::Names(vec!["q_proj".into()]),
         modules_to_save: Vec::new(),
         use_rslora: false,
-        rank_pattern: Default::default(),
-        alpha_pattern: Default::default(),
+        ..LoraConfig::default()
     }
 }
 

@@ -364,8 +364,7 @@ fn dropout_takes_no_part() {
             target_modules: TargetModules::AllLinear,
             modules_to_save: Vec::new(),
             use_rslora: false,
-            rank_pattern: Default::default(),
-            alpha_pattern: Default::default(),
+            ..LoraConfig::default()
         };
         model.attach_lora(config, 3).unwrap();
         PreferenceSettings {

@@ -55,6 +55,8 @@ pub struct Gemma2Config {
     pub tie_word_embeddings: bool,
     /// What training drops.
     pub dropout: Dropout,
+    /// The token whose embedding a look-up does not train (`pad_token_id`, PyTorch's `padding_idx`).
+    pub padding_row: Option<u32>,
     /// Tokens that end a text.
     pub eos_token_ids: Vec<u32>,
     /// The whole configuration as read.
@@ -103,6 +105,7 @@ impl Gemma2Config {
             attention_bias: keys.flag_or("attention_bias", false)?,
             tie_word_embeddings: keys.flag_or("tie_word_embeddings", true)?,
             dropout: Dropout::of_attention(&keys)?,
+            padding_row: keys.padding_row(keys.size("vocab_size", MAX_VOCAB)?, Some(0))?,
             eos_token_ids: keys.eos_token_ids(Some(1))?,
             raw: Map::new(),
         };

@@ -28,7 +28,8 @@ pub struct GptNeoxConfig {
     pub num_hidden_layers: usize,
     /// Attention heads.
     pub num_attention_heads: usize,
-    /// How many of a head's dimensions turn, even, from the first on.
+    /// What the rotary frequencies are spread over, at least 1; of a head's dimensions the first turn, this many or, where
+    /// it is odd, one more.
     pub rotary_dim: usize,
     /// Longest sequence, tokens.
     pub max_position_embeddings: usize,
@@ -116,7 +117,8 @@ impl GptNeoxConfig {
     }
 }
 
-/// The rotated part of a head: its width times the share, rounded down, as in transformers.
+/// The rotated part of a head: its width times the share, rounded down, as in transformers, which turns one dimension more
+/// where that is odd.
 fn read_rotary_dim(keys: &Keys<'_>, head_dim: usize) -> Result<usize, ModelError> {
     let nested = RopeConfig::nested(keys)?;
     let share = match nested
@@ -127,9 +129,9 @@ fn read_rotary_dim(keys: &Keys<'_>, head_dim: usize) -> Result<usize, ModelError
         _ => keys.optional_positive("rotary_pct")?.unwrap_or(0.25),
     };
     let rotary_dim = (head_dim as f64 * share) as usize;
-    if share > 1.0 || rotary_dim == 0 || !rotary_dim.is_multiple_of(2) {
+    if share > 1.0 || rotary_dim == 0 || rotary_dim.next_multiple_of(2) > head_dim {
         let expected = format!(
-            "a share of head_dim ({head_dim}) that is an even number of dimensions, at least 2"
+            "a share of head_dim ({head_dim}) of at least one dimension, whose pairs fit into it"
         );
         return Err(keys.bad("rotary_pct", share, &expected));
     }

@@ -163,4 +163,29 @@ impl<'a> Keys<'a> {
         }
         Ok(ids)
     }
+
+    /// The row of the token embedding that `pad_token_id` names, `None` for `null`; an absent key means the family's
+    /// `default`. A negative id counts from the end, as PyTorch's `padding_idx` does.
+    pub(crate) fn padding_row(
+        &self,
+        vocabulary: usize,
+        default: Option<u32>,
+    ) -> Result<Option<u32>, ModelError> {
+        const KEY: &str = "pad_token_id";
+        let value = match self.map.get(KEY) {
+            None => return Ok(default.filter(|&row| (row as usize) < vocabulary)),
+            Some(Value::Null) => return Ok(None),
+            Some(value) => value,
+        };
+        let rows = vocabulary as i64; // capped far below
+        let row = value.as_i64().filter(|id| (-rows..rows).contains(id));
+        let row = row.ok_or_else(|| {
+            let expected = format!(
+                "null or a row of the embedding, an integer from -{rows} to {}",
+                rows - 1
+            );
+            self.bad(KEY, value, &expected)
+        })?;
+        Ok(u32::try_from(row.rem_euclid(rows)).ok())
+    }
 }

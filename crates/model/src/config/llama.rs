@@ -51,6 +51,8 @@ pub struct LlamaConfig {
     pub tie_word_embeddings: bool,
     /// What training drops.
     pub dropout: Dropout,
+    /// The token whose embedding a look-up does not train (`pad_token_id`, PyTorch's `padding_idx`).
+    pub padding_row: Option<u32>,
     /// Tokens that end a text.
     pub eos_token_ids: Vec<u32>,
     /// The whole configuration as read.
@@ -168,6 +170,7 @@ impl Variant {
             windows: self.windows,
             tie_word_embeddings: keys.flag_or("tie_word_embeddings", false)?,
             dropout: Dropout::of_attention(&keys)?,
+            padding_row: keys.padding_row(keys.size("vocab_size", MAX_VOCAB)?, None)?,
             eos_token_ids: keys.eos_token_ids(self.eos)?,
             raw: Map::new(),
         };

@@ -124,15 +124,61 @@ impl ModelConfig {
     }
 
     /// The configuration that goes with opened weights: synthesised from a GGUF file's metadata,
-    /// else `config.json` beside them.
+    /// else `config.json` beside them. Where that ties the head to the embedding but the file holds
+    /// both and they differ, the head is a matrix of its own, as in transformers 5.
     ///
     /// # Errors
-    /// As [`ModelConfig::from_dir`].
+    /// What reading the two matrices may give; else as [`ModelConfig::from_dir`].
     pub fn for_weights(weights: &Weights) -> Result<Self, ModelError> {
-        match weights.gguf_config() {
+        let mut config = match weights.gguf_config() {
             Some(map) => Self::from_map(map.clone(), &weights.path().display().to_string()),
             None => Self::from_dir(weights.dir()),
+        }?;
+        if config.tie_word_embeddings()
+            && weights.differ(config.table_name(), config.head_name())?
+        {
+            config.untie();
         }
+        Ok(config)
+    }
+
+    /// Says that the head is a matrix of its own.
+    pub(crate) fn untie(&mut self) {
+        let (tied, raw) = match self {
+            Self::Gpt2(c) => (&mut c.tie_word_embeddings, &mut c.raw),
+            Self::Llama(c) | Self::Mistral(c) | Self::Qwen2(c) | Self::Qwen3(c) => {
+                (&mut c.tie_word_embeddings, &mut c.raw)
+            }
+            Self::Gemma2(c) => (&mut c.tie_word_embeddings, &mut c.raw),
+            Self::GptNeox(c) => (&mut c.tie_word_embeddings, &mut c.raw),
+        };
+        *tied = false;
+        raw.insert("tie_word_embeddings".to_owned(), Value::from(false));
+    }
+
+    /// Name of the token embedding in a checkpoint.
+    #[must_use]
+    pub fn table_name(&self) -> &'static str {
+        match self {
+            Self::Gpt2(_) => "transformer.wte.weight",
+            Self::GptNeox(_) => "gpt_neox.embed_in.weight",
+            _ => "model.embed_tokens.weight",
+        }
+    }
+
+    /// Name of the head's matrix in a checkpoint, where it is no copy of the embedding.
+    #[must_use]
+    pub fn head_name(&self) -> &'static str {
+        match self {
+            Self::GptNeox(_) => "embed_out.weight",
+            _ => "lm_head.weight",
+        }
+    }
+
+    /// Whether positions are learned, so that there is none beyond [`ModelConfig::max_positions`]; others turn on.
+    #[must_use]
+    pub fn learned_positions(&self) -> bool {
+        matches!(self, Self::Gpt2(_))
     }
 
     /// Reads the text of a `config.json`; `origin` names it in errors.

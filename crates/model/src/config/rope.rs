@@ -52,12 +52,12 @@ pub enum RopeKind {
 }
 
 impl RopeConfig {
-    /// Frequencies in radians per position, one for each of the `rotary_dim / 2` pairs of
-    /// dimensions (i, i + rotary_dim/2) that transformers rotates together; `rotary_dim` is the
-    /// width of a head, or of the part of it that is rotated.
+    /// Frequencies in radians per position, one for each of the P = ⌈`rotary_dim` / 2⌉ pairs of
+    /// dimensions (i, i + P) that transformers rotates together; `rotary_dim` is the width of a
+    /// head, or of the part of it that is rotated.
     #[must_use]
     pub fn inverse_frequencies(&self, rotary_dim: usize) -> Vec<f64> {
-        (0..rotary_dim / 2)
+        (0..rotary_dim.div_ceil(2))
             .map(|i| self.theta.powf(-2.0 * i as f64 / rotary_dim as f64))
             .map(|plain| self.stretch(plain))
             .collect()

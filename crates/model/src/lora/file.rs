@@ -1,14 +1,19 @@
 //! Adapters in PEFT's format: `adapter_config.json` beside `adapter_model.safetensors`.
 //!
-//! Tensors are named `base_model.model.<module>.lora_A.weight` and `….lora_B.weight`; modules trained whole go by
-//! their own names behind the same prefix. Which modules an adapter touches is read from the tensors, so
-//! `layers_to_transform` and the like need no rules here; α comes from the configuration. What would change the
-//! arithmetic and is not implemented (DoRA, trained biases, …) is refused by name.
+//! Tensors are named `base_model.model.<module>.lora_A.weight` and `….lora_B.weight`, of a token embedding
+//! `….lora_embedding_A` and `….lora_embedding_B`; modules trained whole go by their own names behind the same prefix.
+//! Embeddings that PEFT stores beside the adapter (`….base_layer.weight`, or their own names) replace the base's. Which
+//! modules an adapter touches is read from the tensors, so `layers_to_transform`, `exclude_modules` and the like need no rules
+//! here and are written back as read; α comes from the configuration. What would change the arithmetic and is not
+//! implemented (DoRA, trained biases, …) is refused by name. Base weights that the adapter's start changed are changed again
+//! (`initial.rs`).
 
-use super::{LoraConfig, TargetModules, module};
+use super::initial::InitialBase;
+use super::targets::{head_alias, module};
+use super::{HEAD, LoraConfig, Site, TargetModules};
 use crate::decoder::LanguageModel;
 use crate::error::ModelError;
-use crate::parameters::{ParamId, ParamKind};
+use crate::parameters::{ParamId, ParamKind, ParamSpec};
 use crate::weights::{
     StoredDtype, Weights, read_text_capped, save_safetensors_file, write_file_atomic,
 };
@@ -110,7 +115,7 @@ impl LoraConfig {
         if r < 1.0 || r.fract() != 0.0 {
             return Err(wrong("r", "a whole number of at least 1"));
         }
-        let pattern = |key: &str| -> Result<BTreeMap<String, f64>, ModelError> {
+        let pattern = |key: &str| -> Result<Vec<(String, f64)>, ModelError> {
             let map = match json.get(key) {
                 Some(Value::Object(map)) => map.clone(),
                 _ => Map::new(),
@@ -120,6 +125,18 @@ impl LoraConfig {
                 .collect()
         };
         let ranks = pattern("rank_pattern")?;
+        if let Some((module, rank)) = ranks.iter().find(|(_, r)| *r < 1.0 || r.fract() != 0.0) {
+            return Err(fail(format!(
+                "\"rank_pattern\" gives {module:?} the rank {rank}, expected a whole number of at least 1"
+            )));
+        }
+        let flag = |key: &str| json.get(key) == Some(&Value::Bool(true));
+        let initial_base = InitialBase::read(json.get("init_lora_weights")).map_err(|reason| {
+            let found = json.get("init_lora_weights").cloned().unwrap_or_default();
+            fail(format!(
+                "\"init_lora_weights\" = {found} is refused: {reason}"
+            ))
+        })?;
         Ok(LoraConfig {
             base_model: json
                 .get("base_model_name_or_path")
@@ -135,9 +152,12 @@ impl LoraConfig {
                 _ => TargetModules::Names(strings("target_modules")?),
             },
             modules_to_save: strings("modules_to_save")?,
-            use_rslora: json.get("use_rslora") == Some(&Value::Bool(true)),
+            use_rslora: flag("use_rslora"),
             rank_pattern: ranks.into_iter().map(|(k, v)| (k, v as usize)).collect(),
             alpha_pattern: pattern("alpha_pattern")?,
+            ensure_weight_tying: flag("ensure_weight_tying"),
+            initial_base,
+            raw: json.clone(),
         })
     }
 
@@ -150,7 +170,9 @@ impl LoraConfig {
             TargetModules::Default => Value::Null,
         };
         let saved = (!self.modules_to_save.is_empty()).then_some(&self.modules_to_save);
-        json!({
+        let ranks: Map<String, Value> = self.rank_pattern.iter().map(pair).collect();
+        let alphas: Map<String, Value> = self.alpha_pattern.iter().map(pair).collect();
+        let own = json!({
             "peft_type": "LORA",
             "task_type": "CAUSAL_LM",
             "base_model_name_or_path": self.base_model,
@@ -164,11 +186,72 @@ impl LoraConfig {
             "use_dora": false,
             "bias": "none",
             "fan_in_fan_out": transposed,
-            "init_lora_weights": true,
-            "rank_pattern": self.rank_pattern,
-            "alpha_pattern": self.alpha_pattern,
-        })
+            "rank_pattern": ranks,
+            "alpha_pattern": alphas,
+            "ensure_weight_tying": self.ensure_weight_tying,
+        });
+        let mut all = self.raw.clone();
+        all.entry("init_lora_weights").or_insert(Value::Bool(true));
+        if let Value::Object(own) = own {
+            all.extend(own);
+        }
+        Value::Object(all)
     }
+}
+
+/// An entry of a pattern as JSON.
+fn pair<T: Clone + Into<Value>>((key, value): &(String, T)) -> (String, Value) {
+    (key.clone(), value.clone().into())
+}
+
+/// The name of a parameter in an adapter's file.
+fn stored_name(spec: &ParamSpec) -> String {
+    let part = &spec.name[module_len(spec)..];
+    format!("{PREFIX}{}{part}", module(spec))
+}
+
+/// Length of the module's path in the parameter's own name.
+fn module_len(spec: &ParamSpec) -> usize {
+    let ends = [".weight", ".bias"].iter();
+    let end = ends
+        .filter(|end| spec.name.ends_with(**end))
+        .map(|e| e.len());
+    spec.name.len() - end.max().unwrap_or(0)
+}
+
+/// What a tensor of an adapter's file is.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Stored {
+    /// A and B of a linear map.
+    Product,
+    /// A and B of a table.
+    Lookup,
+    /// A weight of the base, stored beside its adapter.
+    Beneath,
+    /// Any other parameter.
+    Whole,
+}
+
+/// Kind and module (of a whole parameter, the name) of a tensor.
+fn kind_of(inner: &str) -> (Stored, String) {
+    let ends = [
+        (".lora_A.weight", Stored::Product),
+        (".lora_B.weight", Stored::Product),
+        (".lora_embedding_A", Stored::Lookup),
+        (".lora_embedding_B", Stored::Lookup),
+        (".base_layer.weight", Stored::Beneath),
+    ];
+    let found = ends.into_iter().find_map(|(end, kind)| {
+        let path = inner.strip_suffix(end)?;
+        Some((kind, head_alias(path).to_owned()))
+    });
+    found.unwrap_or_else(|| {
+        let whole = match inner.strip_prefix("embed_out.") {
+            Some(part) => format!("{HEAD}.{part}"),
+            None => inner.to_owned(),
+        };
+        (Stored::Whole, whole)
+    })
 }
 
 impl<B: Backend> LanguageModel<B> {
@@ -181,10 +264,20 @@ impl<B: Backend> LanguageModel<B> {
             .collect();
         let describe = |id: &ParamId| {
             let spec = &self.params.specs[id.0];
-            (format!("{PREFIX}{}", spec.name), spec.shape.clone())
+            (stored_name(spec), spec.shape.clone())
         };
-        let tensors: Vec<_> = trained.iter().map(describe).collect();
-        let fetch = |i: usize| Ok(self.params.export(&self.backend, trained[i]));
+        let mut tensors: Vec<_> = trained.iter().map(describe).collect();
+        if self.tied() && self.params.is_trainable(self.head()) {
+            // PEFT looks for both of the tied modules.
+            tensors.push((
+                format!("{PREFIX}{HEAD}.weight"),
+                self.params.specs[self.head().0].shape.clone(),
+            ));
+        }
+        let fetch = |i: usize| {
+            let id = trained.get(i).copied().unwrap_or(self.head());
+            Ok(self.params.export(&self.backend, id))
+        };
         let path = dir.join(ADAPTER_WEIGHTS);
         std::fs::create_dir_all(dir).map_err(|source| ModelError::Io {
             action: "create",
@@ -220,64 +313,147 @@ impl<B: Backend> LanguageModel<B> {
             return Err(fail("the model has an adapter already".into()));
         }
         let weights = Weights::open(&path)?;
-        let mut adapted = BTreeSet::new();
-        let mut whole = BTreeSet::new();
+        // Kind and module, with the tensor's name or, of A and B, the part before theirs.
+        let mut stored: BTreeMap<(Stored, String), String> = BTreeMap::new();
         for name in weights.names() {
             let inner = name.strip_prefix(PREFIX).unwrap_or(name);
-            let low_rank = [".lora_A.weight", ".lora_B.weight"];
-            match low_rank.iter().find_map(|end| inner.strip_suffix(end)) {
-                Some(path) => adapted.insert((path.to_owned(), name.len() - inner.len())),
-                None => whole.insert((inner.to_owned(), name.len() - inner.len())),
+            let key = kind_of(inner);
+            let short = match key.0 {
+                Stored::Product | Stored::Lookup => name.rfind(".lora_").unwrap_or(name.len()),
+                Stored::Beneath | Stored::Whole => name.len(),
             };
+            stored.insert(key, name[..short].to_owned());
         }
-        self.train_whole(&config.modules_to_save)?;
-        for (path, prefix) in &adapted {
-            let prefix = &PREFIX[..*prefix];
-            let weight = (0..self.params.specs.len())
-                .map(ParamId)
-                .find(|id| {
-                    let spec = &self.params.specs[id.0];
-                    spec.adaptable() && module(spec) == path
-                })
-                .ok_or_else(|| {
-                    fail(format!(
-                        "tensor {prefix}{path}.lora_A.weight adapts a module that the base model does not have\n\
-                         hint: adapter and base model do not belong together"
-                    ))
-                })?;
-            let (d_out, d_in) = self.params.specs[weight.0].out_in();
-            let a_name = format!("{prefix}{path}.lora_A.weight");
-            let rank = match weights.shape(&a_name) {
-                Some(&[rank, _]) if rank > 0 => rank,
-                Some(shape) => {
-                    let shape = shape.to_vec();
-                    return Err(fail(format!(
-                        "tensor {a_name} has shape {shape:?}, expected [r, {d_in}] with r at least 1"
-                    )));
-                }
-                None => config.r,
+        self.train_whole(&config)?;
+        let mut missing = self.whole_names();
+        // Weights of the base come first: some adapters change them once more.
+        let base = |kind: &Stored| matches!(kind, Stored::Beneath | Stored::Whole);
+        for ((kind, module), name) in stored.iter().filter(|((kind, _), _)| base(kind)) {
+            let spec_name = match kind {
+                Stored::Beneath => format!("{module}.weight"),
+                _ => module.clone(),
             };
-            let a = weights.read_f32(&a_name, &[rank, d_in])?;
-            let b = weights.read_f32(&format!("{prefix}{path}.lora_B.weight"), &[d_out, rank])?;
-            let scale = config.scale(path, rank)?;
-            self.add_adapter(weight, rank, scale, config.dropout, (&a, &b));
-        }
-        for (name, prefix) in &whole {
-            // Tied heads are listed by PEFT although nobody trains them.
-            let own = self
-                .params
-                .find(name)
-                .filter(|&id| self.params.is_trainable(id));
-            let id = own.ok_or_else(|| {
+            missing.remove(&spec_name);
+            let id = self.stored_parameter(&spec_name).ok_or_else(|| {
                 fail(format!(
                     "tensor {name} belongs to no module that modules_to_save names"
                 ))
             })?;
             let shape = self.params.specs[id.0].shape.clone();
-            let data = weights.read_f32(&format!("{}{name}", &PREFIX[..*prefix]), &shape)?;
+            let data = weights.read_f32(name, &shape)?;
             self.params.import(&self.backend, id, &data);
         }
+        if let Some(name) = missing.first() {
+            return Err(fail(format!(
+                "tensor {PREFIX}{name} is missing, of a module that modules_to_save names"
+            )));
+        }
+        for ((kind, module), stem) in stored.iter().filter(|((kind, _), _)| !base(kind)) {
+            self.load_product(&config, &weights, *kind == Stored::Lookup, module, stem)
+                .map_err(|error| match error {
+                    ModelError::Adapter { detail, .. } => fail(detail),
+                    other => other,
+                })?;
+        }
         self.lora = Some(config);
+        Ok(())
+    }
+
+    /// Names of the parameters that are trained whole, as the file has them.
+    fn whole_names(&self) -> BTreeSet<String> {
+        let trained = self.params.trainable().map(|id| &self.params.specs[id.0]);
+        let own = trained.filter(|spec| spec.kind == ParamKind::Base);
+        own.map(|spec| stored_name(spec)[PREFIX.len()..].to_owned())
+            .collect()
+    }
+
+    /// The parameter that a stored tensor of the base replaces: one that is trained whole, the embedding or the head.
+    fn stored_parameter(&self, name: &str) -> Option<ParamId> {
+        if name.strip_suffix(".weight") == Some(HEAD) {
+            return Some(self.head());
+        }
+        let specs = self.params.specs.iter();
+        let id = specs
+            .map(stored_name)
+            .position(|own| own[PREFIX.len()..] == *name);
+        let id = ParamId(id?);
+        (self.params.is_trainable(id) || id == self.family().table()).then_some(id)
+    }
+
+    /// Reads A and B of one module and gives it its adapter.
+    fn load_product(
+        &mut self,
+        config: &LoraConfig,
+        weights: &Weights,
+        lookup: bool,
+        path: &str,
+        stem: &str,
+    ) -> Result<(), ModelError> {
+        let fail = super::refused;
+        let (a_name, b_name) = match lookup {
+            true => (
+                format!("{stem}.lora_embedding_A"),
+                format!("{stem}.lora_embedding_B"),
+            ),
+            false => (
+                format!("{stem}.lora_A.weight"),
+                format!("{stem}.lora_B.weight"),
+            ),
+        };
+        let sites = self.sites();
+        let site = sites
+            .iter()
+            .find(|(site, own)| own == path && lookup == (*site == Site::Table));
+        let Some(&(site, _)) = site else {
+            return Err(fail(format!(
+                "tensor {a_name} adapts a module that the base model does not have\n\
+                 hint: adapter and base model do not belong together"
+            )));
+        };
+        self.refuse_both(path, site)?;
+        let (d_out, d_in) = self.out_in(site);
+        let rank = match weights.shape(&a_name) {
+            Some(&[rank, _]) if rank > 0 => rank,
+            Some(shape) => {
+                let shape = shape.to_vec();
+                return Err(fail(format!(
+                    "tensor {a_name} has shape {shape:?}, expected [r, {d_in}] with r at least 1"
+                )));
+            }
+            None => config.r,
+        };
+        let a = weights.read_f32(&a_name, &[rank, d_in])?;
+        let b = weights.read_f32(&b_name, &[d_out, rank])?;
+        let scale = config.scale(path, rank)?;
+        if !lookup {
+            self.restore_base(config.initial_base, self.weight(site), rank, scale)?;
+        }
+        self.add_adapter(site, rank, scale, config.dropout, (&a, &b));
+        Ok(())
+    }
+
+    /// Changes a weight of the base as the adapter's start did.
+    fn restore_base(
+        &mut self,
+        initial: InitialBase,
+        weight: ParamId,
+        rank: usize,
+        scale: f64,
+    ) -> Result<(), ModelError> {
+        let spec = &self.params.specs[weight.0];
+        if initial == InitialBase::Olora && spec.transposed {
+            return Err(super::refused(
+                "\"init_lora_weights\" = \"olora\" on GPT-2's Conv1D, where PEFT mixes up the weight's two sides, is not supported"
+                    .into(),
+            ));
+        }
+        let (d_out, d_in) = spec.out_in();
+        if initial != InitialBase::Kept {
+            let own = self.backend.download(self.params.get(weight));
+            if let Some(base) = initial.residual(&own, [d_out, d_in], rank, scale)? {
+                self.params.values[weight.0] = self.backend.upload(&base);
+            }
+        }
         Ok(())
     }
 
@@ -306,7 +482,6 @@ impl<B: Backend> LanguageModel<B> {
             Some(_) => dir.join(ADAPTER_WEIGHTS),
             None => dir.to_owned(),
         };
-        let prefix = if self.lora.is_some() { PREFIX } else { "" };
         let weights = Weights::open(&main)?;
         let trained: Vec<ParamId> = self.params.trainable().collect();
         let mut extras = None;
@@ -319,7 +494,11 @@ impl<B: Backend> LanguageModel<B> {
                 let opened = extras.as_ref().expect("opened just now");
                 opened.read_f32(&spec.name, &spec.shape)?
             } else {
-                weights.read_f32(&format!("{prefix}{}", spec.name), &spec.shape)?
+                let name = match self.lora {
+                    Some(_) => stored_name(spec),
+                    None => spec.name.clone(),
+                };
+                weights.read_f32(&name, &spec.shape)?
             };
             self.params.import(&self.backend, id, &data);
         }

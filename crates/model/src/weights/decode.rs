@@ -70,26 +70,26 @@ impl Encoding {
         })
     }
 
-    /// All values of `bytes`, a whole number of blocks; `None` for a type that is not decoded.
-    pub(super) fn to_f32(&self, bytes: &[u8]) -> Option<Vec<f32>> {
-        let (values, size) = self.block()?;
-        let mut out = Vec::with_capacity(bytes.len() / size * values);
+    /// Adds all values of `bytes`, a whole number of blocks, to `out`; nothing for a type that is not decoded.
+    pub(super) fn decode(&self, bytes: &[u8], out: &mut Vec<f32>) {
+        let Some((_, size)) = self.block() else {
+            return;
+        };
         let blocks = bytes.chunks_exact(size);
         match self {
             Self::F32 => out.extend(blocks.map(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]]))),
             Self::F16 => out.extend(blocks.map(half_at_0)),
             Self::Bf16 => out.extend(blocks.map(|b| bf16::from_le_bytes([b[0], b[1]]).to_f32())),
-            Self::Q8_0 => blocks.for_each(|b| q8_0(b, &mut out)),
-            Self::Q4_0 => blocks.for_each(|b| q4_0(b, &mut out)),
-            Self::Q4_1 => blocks.for_each(|b| q4_1(b, &mut out)),
-            Self::Q5_0 => blocks.for_each(|b| q5_0(b, &mut out)),
-            Self::Q5_1 => blocks.for_each(|b| q5_1(b, &mut out)),
-            Self::Q4K => blocks.for_each(|b| q4_k(b, &mut out)),
-            Self::Q5K => blocks.for_each(|b| q5_k(b, &mut out)),
-            Self::Q6K => blocks.for_each(|b| q6_k(b, &mut out)),
-            Self::Other(_) => return None,
+            Self::Q8_0 => blocks.for_each(|b| q8_0(b, out)),
+            Self::Q4_0 => blocks.for_each(|b| q4_0(b, out)),
+            Self::Q4_1 => blocks.for_each(|b| q4_1(b, out)),
+            Self::Q5_0 => blocks.for_each(|b| q5_0(b, out)),
+            Self::Q5_1 => blocks.for_each(|b| q5_1(b, out)),
+            Self::Q4K => blocks.for_each(|b| q4_k(b, out)),
+            Self::Q5K => blocks.for_each(|b| q5_k(b, out)),
+            Self::Q6K => blocks.for_each(|b| q6_k(b, out)),
+            Self::Other(_) => {}
         }
-        Some(out)
     }
 }
 

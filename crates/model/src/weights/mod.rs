@@ -1,8 +1,8 @@
 //! Model weights on disk: safetensors (one file or shards) and GGUF in, safetensors out.
 //!
 //! Whatever the file, tensors appear under Hugging Face names, in Hugging Face shapes and order of
-//! rows, and are read as f32. Files are memory-mapped and a tensor is decoded when asked for, so a
-//! model is never held twice. Everything a header declares is checked against the file's length
+//! rows, and are read as f32. A tensor is read and decoded when asked for, so a model is never held
+//! twice. Everything a header declares is checked against the file's length
 //! before it is used; values are checked to be finite when read. PyTorch pickles are not read:
 //! they are programs. Tested in `tests/weights_safetensors.rs`, `tests/weights_gguf.rs`,
 //! `tests/weights_damaged.rs` and `tests/weights_smollm2.rs`.
@@ -10,11 +10,11 @@
 mod atomic;
 mod decode;
 mod gguf;
-mod mapped;
 mod names;
 mod safetensors;
 mod save;
 mod shards;
+mod source;
 
 use std::collections::BTreeMap;
 use std::ops::Range;
@@ -29,16 +29,16 @@ pub use save::{StoredDtype, save_safetensors, save_safetensors_file};
 
 use crate::error::ModelError;
 use decode::Encoding;
-use mapped::MappedFile;
+use source::SourceFile;
 
 /// An opened model file or directory.
 ///
-/// The files stay mapped while this lives. They must not be truncated meanwhile: lengths are
-/// checked again before each read, but a file cut short during a read ends the process.
+/// The files stay open while this lives. One that is cut short meanwhile is an error of the read that
+/// meets its end.
 #[derive(Debug)]
 pub struct Weights {
     path: PathBuf,
-    files: Vec<MappedFile>,
+    files: Vec<SourceFile>,
     tensors: BTreeMap<String, Entry>,
     gguf: Option<gguf::Extras>,
 }
@@ -84,10 +84,11 @@ impl Weights {
         if found.is_dir() {
             return shards::open_directory(path);
         }
-        let file = MappedFile::open(path)?;
+        let file = SourceFile::open(path)?;
         let extension = path.extension().and_then(|e| e.to_str()).unwrap_or("");
         // By content first: hub caches and renamed downloads lose extensions.
-        if file.bytes().starts_with(gguf::MAGIC) || extension.eq_ignore_ascii_case("gguf") {
+        let start = file.read(0..gguf::MAGIC.len().min(file.len() as usize))?;
+        if start == gguf::MAGIC || extension.eq_ignore_ascii_case("gguf") {
             return gguf::open(path, file);
         }
         if extension.eq_ignore_ascii_case("safetensors") {
@@ -180,15 +181,18 @@ impl Weights {
             });
         }
         file.check_unchanged()?;
-        let stored = entry
-            .encoding
-            .to_f32(&file.bytes()[entry.bytes.clone()])
-            .ok_or_else(|| ModelError::UnsupportedDtype {
+        let Some((values, bytes)) = entry.encoding.block() else {
+            return Err(ModelError::UnsupportedDtype {
                 path: file.path().to_owned(),
                 name: name.to_owned(),
                 dtype: entry.encoding.name().to_owned(),
                 supported: decode::SAFETENSORS_TYPES,
-            })?;
+            });
+        };
+        let mut stored = Vec::with_capacity(entry.bytes.len() / bytes * values);
+        file.stream(entry.bytes.clone(), bytes, |stretch| {
+            entry.encoding.decode(stretch, &mut stored);
+        })?;
         let values = entry.layout.present(stored, &entry.shape);
         match values.iter().position(|x| !x.is_finite()) {
             None => Ok(values),
@@ -199,6 +203,24 @@ impl Weights {
                 value: values[index],
             }),
         }
+    }
+
+    /// Whether both tensors are there and hold other values, or have other shapes.
+    ///
+    /// # Errors
+    /// As [`Weights::read_f32`] of the two.
+    pub fn differ(&self, a: &str, b: &str) -> Result<bool, ModelError> {
+        let (Some((_, x)), Some((_, y))) = (self.get(a), self.get(b)) else {
+            return Ok(false);
+        };
+        if x.shape != y.shape {
+            return Ok(true);
+        }
+        if x.encoding == y.encoding && x.layout == y.layout && x.file == y.file {
+            let file = &self.files[x.file];
+            return Ok(!file.equal(x.bytes.clone(), y.bytes.clone())?);
+        }
+        Ok(self.read_f32(a, &x.shape)? != self.read_f32(b, &y.shape)?)
     }
 
     /// Tokenizer metadata of a GGUF file; `None` for other files and where it has none.
@@ -236,10 +258,10 @@ impl Weights {
                 &mut hasher,
                 format!("{:?}{:?}", entry.shape, entry.layout).as_bytes(),
             );
-            part(
-                &mut hasher,
-                &self.files[entry.file].bytes()[entry.bytes.clone()],
-            );
+            hasher.update(&(entry.bytes.len() as u64).to_le_bytes());
+            self.files[entry.file].stream(entry.bytes.clone(), 1, |stretch| {
+                hasher.update(stretch);
+            })?;
         }
         if let Some(config) = self.config_json() {
             part(&mut hasher, config.to_string().as_bytes());

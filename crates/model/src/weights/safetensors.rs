@@ -8,13 +8,13 @@
 use std::collections::BTreeSet;
 use std::fmt;
 
-use safetensors::{Dtype, SafeTensors};
+use safetensors::{Dtype, SafeTensorError, tensor::Metadata};
 use serde::Deserializer as _;
 use serde::de::{MapAccess, Visitor};
 use serde_json::Value;
 
 use super::decode::Encoding;
-use super::mapped::MappedFile;
+use super::source::SourceFile;
 use super::{Entry, Layout, Weights, names};
 use crate::error::ModelError;
 
@@ -24,12 +24,11 @@ const LENGTH_FIELD: usize = 8;
 const MAX_HEADER: u64 = 100_000_000;
 
 /// Adds all tensors of `file` to `weights`.
-pub(super) fn add_file(weights: &mut Weights, file: MappedFile) -> Result<(), ModelError> {
-    let header = check_header(&file)?;
-    let (length, metadata) = SafeTensors::read_metadata(file.bytes())
+pub(super) fn add_file(weights: &mut Weights, file: SourceFile) -> Result<(), ModelError> {
+    let header = read_header(&file)?;
+    let metadata = check_places(&header, file.len() - LENGTH_FIELD as u64)
         .map_err(|error| invalid(&file, error.to_string()))?;
-    debug_assert_eq!(length, header.len());
-    let data = LENGTH_FIELD + length;
+    let data = LENGTH_FIELD + header.len();
     let number = weights.files.len();
     let mut entries = Vec::new();
     for (name, info) in metadata.tensors() {
@@ -53,6 +52,21 @@ pub(super) fn add_file(weights: &mut Weights, file: MappedFile) -> Result<(), Mo
     Ok(())
 }
 
+/// The crate's checks: tensors lie end to end, each as large as its shape, and fill the file's `rest` behind the header.
+fn check_places(header: &[u8], rest: u64) -> Result<Metadata, SafeTensorError> {
+    let parsed: Metadata =
+        serde_json::from_slice(header).map_err(SafeTensorError::InvalidHeaderDeserialization)?;
+    let in_order = parsed.offset_keys().into_iter().filter_map(|name| {
+        let info = parsed.info(&name)?.clone();
+        Some((name, info))
+    });
+    let checked = Metadata::new(None, in_order.collect())?;
+    match (header.len() + checked.data_len()) as u64 == rest {
+        true => Ok(checked),
+        false => Err(SafeTensorError::MetadataIncompleteBuffer),
+    }
+}
+
 fn encoding(dtype: Dtype) -> Encoding {
     match dtype {
         Dtype::F32 => Encoding::F32,
@@ -62,35 +76,31 @@ fn encoding(dtype: Dtype) -> Encoding {
     }
 }
 
-/// The header's bytes, after checking that the file is long enough for it and for the data it
-/// announces, and that no name appears twice.
-fn check_header(file: &MappedFile) -> Result<&[u8], ModelError> {
-    let bytes = file.bytes();
+/// The header, after checking that the file is long enough for them and for the
+/// data that the header announces, and that no name appears twice.
+fn read_header(file: &SourceFile) -> Result<Vec<u8>, ModelError> {
     let truncated = |detail: String| ModelError::Truncated {
         path: file.path().to_owned(),
         detail,
     };
-    let (field, rest) = bytes.split_first_chunk::<LENGTH_FIELD>().ok_or_else(|| {
-        truncated(format!(
-            "{} bytes, the header's length alone takes 8",
-            bytes.len()
-        ))
-    })?;
-    let declared = u64::from_le_bytes(*field);
+    let there = file.len();
+    if there < LENGTH_FIELD as u64 {
+        let detail = format!("{there} bytes, the header's length alone takes 8");
+        return Err(truncated(detail));
+    }
+    let field = file.read(0..LENGTH_FIELD)?;
+    let declared = u64::from_le_bytes(field.try_into().expect("eight bytes read"));
     if declared > MAX_HEADER {
         let detail = format!("declares a header of {declared} bytes, the limit is {MAX_HEADER}");
         return Err(invalid(file, detail));
     }
-    let header = usize::try_from(declared)
-        .ok()
-        .and_then(|length| rest.get(..length))
-        .ok_or_else(|| {
-            let there = rest.len();
-            truncated(format!(
-                "the header takes {declared} bytes, {there} are there"
-            ))
-        })?;
-    let summary = serde_json::Deserializer::from_slice(header)
+    let rest = there - LENGTH_FIELD as u64;
+    if declared > rest {
+        let detail = format!("the header takes {declared} bytes, {rest} are there");
+        return Err(truncated(detail));
+    }
+    let header = file.read(LENGTH_FIELD..LENGTH_FIELD + declared as usize)?; // at most MAX_HEADER
+    let summary = serde_json::Deserializer::from_slice(&header)
         .deserialize_map(Summarise)
         .map_err(|error| invalid(file, format!("header: {error}")))?;
     if let Some(name) = summary.repeated {
@@ -100,7 +110,7 @@ fn check_header(file: &MappedFile) -> Result<&[u8], ModelError> {
             other: None,
         });
     }
-    let there = (rest.len() - header.len()) as u64;
+    let there = rest - declared;
     if there < summary.data_end {
         let wanted = summary.data_end;
         return Err(truncated(format!(
@@ -110,7 +120,7 @@ fn check_header(file: &MappedFile) -> Result<&[u8], ModelError> {
     Ok(header)
 }
 
-fn invalid(file: &MappedFile, detail: String) -> ModelError {
+fn invalid(file: &SourceFile, detail: String) -> ModelError {
     ModelError::Format {
         path: file.path().to_owned(),
         format: "safetensors",

@@ -8,7 +8,7 @@ use std::path::Path;
 
 use serde::Deserialize;
 
-use super::mapped::MappedFile;
+use super::source::SourceFile;
 use super::{Weights, names, safetensors};
 use crate::error::ModelError;
 
@@ -25,7 +25,7 @@ struct Index {
 pub(super) fn open_directory(path: &Path) -> Result<Weights, ModelError> {
     if path.join(SINGLE).exists() {
         let mut weights = Weights::empty(path);
-        safetensors::add_file(&mut weights, MappedFile::open(&path.join(SINGLE))?)?;
+        safetensors::add_file(&mut weights, SourceFile::open(&path.join(SINGLE))?)?;
         return Ok(weights);
     }
     if path.join(INDEX).exists() {
@@ -66,7 +66,7 @@ fn open_shards(path: &Path) -> Result<Weights, ModelError> {
                 example: tensors[0].to_owned(),
             });
         }
-        safetensors::add_file(&mut weights, MappedFile::open(&path.join(shard))?)?;
+        safetensors::add_file(&mut weights, SourceFile::open(&path.join(shard))?)?;
     }
     for (tensor, shard) in &index.weight_map {
         if !names::is_buffer(tensor) && weights.get(tensor).is_none() {

@@ -60,6 +60,8 @@ pub(crate) fn config(lora: &LoraArgs, base_model: String) -> LoraConfig {
     let target_modules = match &lora.lora_target_modules[..] {
         [] => TargetModules::Default,
         [one] if one == "all-linear" => TargetModules::AllLinear,
+        // TRL makes a list of one a string, which PEFT takes for a pattern.
+        [one] => TargetModules::Pattern(one.clone()),
         names => TargetModules::Names(names.to_vec()),
     };
     LoraConfig {
@@ -70,8 +72,7 @@ pub(crate) fn config(lora: &LoraArgs, base_model: String) -> LoraConfig {
         target_modules,
         modules_to_save: lora.lora_modules_to_save.clone(),
         use_rslora: lora.use_rslora,
-        rank_pattern: Default::default(),
-        alpha_pattern: Default::default(),
+        ..LoraConfig::default()
     }
 }
 

@@ -220,6 +220,9 @@ fn without_effect(args: &SamplingArgs) -> Vec<&'static str> {
         .collect()
 }
 
+/// New tokens beyond the positions that a model was trained for.
+const BEYOND: usize = 4096;
+
 /// Continues one prompt; without `--json` the text appears on stdout as it is made.
 fn complete(
     config: &GenerateConfig,
@@ -241,7 +244,11 @@ fn complete(
         );
     }
     load::check_fits(&model.config, std::iter::once((index, &ids[..])))?;
-    let positions = model.config.max_positions();
+    let positions = match model.config.learned_positions() {
+        true => model.config.max_positions(),
+        // Positions that turn have no end; the cache is allocated in advance.
+        false => model.config.max_positions().max(ids.len() + BEYOND),
+    };
     if ids.len() > positions {
         bail!(
             "prompt {index} fills the model's {positions} positions\nhint: --max-length cuts its start"

@@ -6,10 +6,11 @@ use crate::commands::device::Machine;
 use anyhow::{Context, Result, bail};
 use serde_json::{Map, Value};
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
 use unbraid_cuda::Precision;
 use unbraid_model::weights::{StoredDtype, Weights};
 use unbraid_model::{
-    ADAPTER_CONFIG, ADAPTER_WEIGHTS, LanguageModel, LoraConfig, ModelConfig, Storage,
+    ADAPTER_CONFIG, ADAPTER_WEIGHTS, InitialBase, LanguageModel, LoraConfig, ModelConfig, Storage,
 };
 use unbraid_preference::{
     DatasetSource, RowReader, TokenizedDataset, TokenizedPair, hub, stream_pairs, stream_rows,
@@ -241,12 +242,28 @@ pub(crate) fn fingerprint(source: &Source) -> Result<String> {
     Ok(text)
 }
 
+/// What identifies the numbers that a model gives with its adapter off: its weights, and the adapter's where that changes them.
+pub(crate) fn base_fingerprint(source: &Source) -> Result<String> {
+    let Some(adapter) = &source.adapter else {
+        return Ok(source.weights.fingerprint()?);
+    };
+    let weights = Weights::open(&adapter.join(ADAPTER_WEIGHTS))?;
+    let changed = LoraConfig::read(adapter)?.initial_base != InitialBase::Kept;
+    match changed || weights.names().any(|name| !name.contains(".lora_")) {
+        true => fingerprint(source),
+        false => Ok(source.weights.fingerprint()?),
+    }
+}
+
 /// What identifies an adapter: its settings and weights.
 fn adapter_fingerprint(dir: &Path) -> Result<String> {
     let weights = Weights::open(&dir.join(ADAPTER_WEIGHTS))?.fingerprint()?;
     let lora = LoraConfig::read(dir)?;
     let scale = (lora.alpha, lora.r, lora.use_rslora, &lora.alpha_pattern);
-    Ok(format!("{weights}{scale:?}"))
+    Ok(match lora.initial_base {
+        InitialBase::Kept => format!("{weights}{scale:?}"),
+        other => format!("{weights}{scale:?}{other:?}"),
+    })
 }
 
 /// How the frozen base of an adapter is held: as the user says, else as the checkpoint stores it, which loses nothing.
@@ -292,13 +309,15 @@ pub(crate) fn pairs(
     Ok(dataset)
 }
 
-/// Refuses sequences that the model cannot read: ids beyond its vocabulary, more tokens than it has positions
-/// (the last one is only predicted). Sequences come with their row's number.
+/// Refuses sequences that the model cannot read: ids beyond its vocabulary, more tokens than it has learned positions
+/// (the last one is only predicted). Positions that turn go on beyond the configuration's limit, with a note, as in
+/// transformers. Sequences come with their row's number.
 pub(crate) fn check_fits<'a>(
     config: &ModelConfig,
     sequences: impl Iterator<Item = (usize, &'a [u32])>,
 ) -> Result<()> {
     let (vocabulary, positions) = (config.vocab_size(), config.max_positions());
+    let (mut beyond, mut longest) = (0, 0);
     for (row, ids) in sequences {
         if let Some(id) = ids.iter().find(|&&id| id as usize >= vocabulary) {
             bail!(
@@ -306,16 +325,27 @@ pub(crate) fn check_fits<'a>(
                  hint: tokenizer.json and config.json do not belong together"
             );
         }
-        if ids.len() > positions + 1 {
+        if ids.len() > positions + 1 && config.learned_positions() {
             bail!(
                 "row {row}: a sequence of {} tokens is longer than the model's {positions} positions\n\
                  hint: set --max-length {positions} or less",
                 ids.len()
             );
         }
+        beyond += usize::from(ids.len() > positions + 1);
+        longest = longest.max(ids.len());
+    }
+    if beyond > 0 && !LENGTH_NOTED.swap(true, Ordering::Relaxed) {
+        eprintln!(
+            "note: {beyond} sequences of up to {longest} tokens are longer than the model's max_position_embeddings \
+             ({positions}), which it was not trained for; --max-length {positions} cuts them"
+        );
     }
     Ok(())
 }
+
+/// Whether the note about long sequences was given: once a run is enough.
+static LENGTH_NOTED: AtomicBool = AtomicBool::new(false);
 
 /// Both sequences of every pair, with its row's number.
 pub(crate) fn pair_ids<'a>(

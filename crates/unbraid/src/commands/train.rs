@@ -114,7 +114,7 @@ fn paired(
         }
     }
     let generation = source.trained_generation_config(tokenizer);
-    drop(source); // the mapped file would count as memory for the whole run
+    drop(source); // its files need not stay open
     settings.dropout_seed = adapt::training_dropout(&model, config);
     settings.mask = token_mask(config, &mut model, &train.pairs);
     facts.push(("pairs", train.pairs.len().to_string()));

@@ -1,19 +1,41 @@
-//! Reading little-endian values off a byte slice, every step checked against its end.
+//! Reading little-endian values off the start of a file, every step checked against the file's end.
 
 use std::path::Path;
 
 use crate::error::ModelError;
 
-/// A position in a GGUF file's bytes.
+/// What a [`ModelError::Truncated`] says when the file goes on but the bytes at hand do not.
+const NOT_YET_READ: &str = "the header goes on";
+
+/// A position in a GGUF file.
 pub(super) struct Cursor<'a> {
     path: &'a Path,
+    /// What was read of the file.
     bytes: &'a [u8],
+    /// How long the file is.
+    length: u64,
     at: usize,
 }
 
+/// Whether an error only means that more of the file has to be read.
+pub(super) fn wants_more(error: &ModelError) -> bool {
+    matches!(error, ModelError::Truncated { detail, .. } if detail == NOT_YET_READ)
+}
+
 impl<'a> Cursor<'a> {
-    pub(super) fn new(path: &'a Path, bytes: &'a [u8]) -> Self {
-        Self { path, bytes, at: 0 }
+    /// A cursor over the first `bytes` of a file of `length`.
+    pub(super) fn new(path: &'a Path, bytes: &'a [u8], length: u64) -> Self {
+        Self {
+            path,
+            bytes,
+            length,
+            at: 0,
+        }
+    }
+
+    /// Another cursor over what has not been read yet.
+    pub(super) fn ahead(&self) -> Self {
+        Self::new(self.path, &self.bytes[self.at..], self.remaining())
     }
 
     /// Bytes from the start of the file.
@@ -21,17 +43,9 @@ impl<'a> Cursor<'a> {
         self.at
     }
 
-    pub(super) fn path(&self) -> &'a Path {
-        self.path
-    }
-
-    /// What has not been read yet.
-    pub(super) fn rest(&self) -> &'a [u8] {
-        &self.bytes[self.at..]
-    }
-
+    /// Bytes between here and the end of the file.
     pub(super) fn remaining(&self) -> u64 {
-        (self.bytes.len() - self.at) as u64
+        self.length.saturating_sub(self.at as u64)
     }
 
     /// The next `n` bytes, which are `what`.
@@ -41,11 +55,13 @@ impl<'a> Cursor<'a> {
             .and_then(|n| self.bytes[self.at..].get(..n))
             .ok_or_else(|| ModelError::Truncated {
                 path: self.path.to_owned(),
-                detail: format!(
-                    "{what} takes {n} bytes from offset {}, the file ends at {}",
-                    self.at,
-                    self.bytes.len()
-                ),
+                detail: match n <= self.remaining() {
+                    true => NOT_YET_READ.to_owned(),
+                    false => format!(
+                        "{what} takes {n} bytes from offset {}, the file ends at {}",
+                        self.at, self.length
+                    ),
+                },
             })?;
         self.at += taken.len();
         Ok(taken)

@@ -16,7 +16,7 @@ type Presented = (Map<String, Value>, Vec<Place>);
 pub(super) fn present(header: &Header<'_>) -> Result<Presented, ModelError> {
     let meta = &header.meta;
     let blocks = meta.size("gpt2.block_count")?;
-    let tied = is_tied(header);
+    let tied = is_tied(header)?;
     let mut config = Map::new();
     let mut put = |key: &str, value: Value| config.insert(key.to_owned(), value);
     put("architectures", json!(["GPT2LMHeadModel"]));
@@ -52,16 +52,19 @@ pub(super) fn present(header: &Header<'_>) -> Result<Presented, ModelError> {
 
 /// Whether the head is the token embedding: absent, or (files of older converters) a copy of it.
 /// A head quantised otherwise than the embedding is another matrix and is kept as one.
-fn is_tied(header: &Header<'_>) -> bool {
+fn is_tied(header: &Header<'_>) -> Result<bool, ModelError> {
     let (Some(head), Some(embedding)) = (
         header.tensor("output.weight"),
         header.tensor("token_embd.weight"),
     ) else {
-        return true;
+        return Ok(true);
     };
-    head.encoding == embedding.encoding
-        && head.shape == embedding.shape
-        && header.bytes[head.bytes.clone()] == header.bytes[embedding.bytes.clone()]
+    if head.encoding != embedding.encoding || head.shape != embedding.shape {
+        return Ok(false);
+    }
+    header
+        .file
+        .equal(head.bytes.clone(), embedding.bytes.clone())
 }
 
 fn place(name: &str, blocks: usize) -> Place {

@@ -14,6 +14,7 @@ use super::cursor::Cursor;
 use super::meta::Meta;
 use crate::error::ModelError;
 use crate::weights::decode::Encoding;
+use crate::weights::source::SourceFile;
 
 /// Most dimensions of a tensor (`GGML_MAX_DIMS`, ggml.h).
 const MAX_DIMS: u32 = 4;
@@ -27,8 +28,8 @@ const DEFAULT_ALIGNMENT: u64 = 32;
 /// Everything before the data.
 pub(super) struct Header<'a> {
     pub(super) meta: Meta<'a>,
-    /// The whole file.
-    pub(super) bytes: &'a [u8],
+    /// The file, for values that the configuration depends on.
+    pub(super) file: &'a SourceFile,
     pub(super) tensors: Vec<TensorInfo>,
 }
 
@@ -52,8 +53,10 @@ struct Declared {
 }
 
 impl<'a> Header<'a> {
-    pub(super) fn parse(path: &'a Path, bytes: &'a [u8]) -> Result<Self, ModelError> {
-        let mut cursor = Cursor::new(path, bytes);
+    /// Parses the start of `file`; [`super::cursor::wants_more`] tells whether an error means that `bytes` are too few.
+    pub(super) fn parse(file: &'a SourceFile, bytes: &'a [u8]) -> Result<Self, ModelError> {
+        let path = file.path();
+        let mut cursor = Cursor::new(path, bytes, file.len());
         if cursor.take(4, "the magic number")? != MAGIC {
             return Err(cursor.invalid("does not begin with \"GGUF\"".to_owned()));
         }
@@ -84,10 +87,10 @@ impl<'a> Header<'a> {
             return Err(meta.invalid(format!("alignment {alignment} is not a power of two")));
         }
         let start = (cursor.position() as u64).checked_next_multiple_of(alignment);
-        let tensors = place(path, declared, start, alignment, bytes.len() as u64)?;
+        let tensors = place(path, declared, start, alignment, file.len())?;
         Ok(Self {
             meta,
-            bytes,
+            file,
             tensors,
         })
     }
@@ -202,7 +205,7 @@ fn place(
             name,
             shape: tensor.shape,
             encoding: tensor.encoding,
-            bytes: from as usize..to as usize, // at most the length of a mapped slice
+            bytes: from as usize..to as usize, // at most the file's length
         });
     }
     Ok(placed)

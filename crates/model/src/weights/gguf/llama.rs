@@ -197,8 +197,10 @@ fn read_divisors(header: &Header<'_>, head_dim: usize) -> Result<Option<Vec<f32>
         let detail = format!("tensor rope_freqs.weight has shape {shape:?}, expected [{half}]");
         return Err(header.meta.invalid(detail));
     }
-    let values = tensor.encoding.to_f32(&header.bytes[tensor.bytes.clone()]);
-    Ok(values.filter(|values| values.iter().any(|x| *x != 1.0)))
+    let mut values = Vec::with_capacity(head_dim / 2);
+    let bytes = header.file.read(tensor.bytes.clone())?;
+    tensor.encoding.decode(&bytes, &mut values);
+    Ok(Some(values).filter(|values| values.iter().any(|x| *x != 1.0)))
 }
 
 /// The `llama3` setting whose divisors these are.

@@ -1,6 +1,6 @@
 //! Metadata of a GGUF file: keys and typed values.
 //!
-//! Arrays stay bytes of the mapped file until someone asks for them, so nothing is allocated for a
+//! Arrays stay bytes of the header until someone asks for them, so nothing is allocated for a
 //! length that a file merely declares.
 
 use std::collections::BTreeMap;
@@ -147,7 +147,7 @@ impl<'a> Meta<'a> {
         let Some(array) = self.optional_array(key, STRING, "an array of strings")? else {
             return Ok(None);
         };
-        let mut cursor = Cursor::new(self.path, array.bytes);
+        let mut cursor = Cursor::new(self.path, array.bytes, array.bytes.len() as u64);
         let mut strings = Vec::with_capacity(array.length as usize); // each took 8 bytes or more
         for i in 0..array.length {
             let what = format!("{key}[{i}]");
@@ -240,7 +240,7 @@ fn parse_array<'a>(cursor: &mut Cursor<'a>, key: &str) -> Result<MetaArray<'a>, 
     let element = cursor.u32(key)?;
     let length = cursor.u64(key)?;
     let bytes = if element == STRING {
-        let mut probe = Cursor::new(cursor.path(), cursor.rest());
+        let mut probe = cursor.ahead();
         for _ in 0..length {
             let size = probe.u64(key)?;
             probe.take(size, key)?;

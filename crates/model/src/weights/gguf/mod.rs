@@ -22,7 +22,7 @@ use serde_json::{Map, Value};
 
 pub use tokenizer::GgufTokenizer;
 
-use super::mapped::MappedFile;
+use super::source::SourceFile;
 use super::{Entry, Layout, Weights};
 use crate::error::ModelError;
 use header::{Header, TensorInfo};
@@ -54,8 +54,32 @@ enum Place {
     Unknown,
 }
 
-pub(super) fn open(path: &Path, file: MappedFile) -> Result<Weights, ModelError> {
-    let header = Header::parse(file.path(), file.bytes())?;
+/// Longest header that is read: the largest vocabularies' metadata take some tens of megabytes.
+const MAX_HEADER: u64 = 1 << 30;
+
+/// The start of the file up to the data, or a little more. How long it is shows only as it is read: a part that proves too
+/// short is doubled.
+fn read_header(file: &SourceFile) -> Result<Vec<u8>, ModelError> {
+    let mut length = (1 << 20).min(file.len());
+    loop {
+        let bytes = file.read(0..length as usize)?;
+        match Header::parse(file, &bytes) {
+            Err(error) if cursor::wants_more(&error) => {
+                if length >= MAX_HEADER {
+                    let detail = format!("a header of more than {MAX_HEADER} bytes");
+                    return Err(invalid(file.path(), detail));
+                }
+                length = (2 * length).min(file.len());
+            }
+            Err(error) => return Err(error),
+            Ok(_) => return Ok(bytes),
+        }
+    }
+}
+
+pub(super) fn open(path: &Path, file: SourceFile) -> Result<Weights, ModelError> {
+    let bytes = read_header(&file)?;
+    let header = Header::parse(&file, &bytes)?;
     let meta = &header.meta;
     let parts = meta.optional_size("split.count")?.unwrap_or(0);
     if parts > 1 {

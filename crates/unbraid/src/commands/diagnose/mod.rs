@@ -85,7 +85,7 @@ fn single(config: &DiagnoseConfig, plan: &Plan, interrupt: &Interrupt) -> Result
         reference_name.as_deref(),
         config.data.dataset_name.as_str(),
     );
-    drop(source); // the mapped file would count as memory for the whole run
+    drop(source); // its files need not stay open
 
     let measuring = Measuring {
         dir,

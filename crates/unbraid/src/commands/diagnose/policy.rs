@@ -131,7 +131,7 @@ pub(super) fn score_base(
     survey: &Survey,
     interrupt: &Interrupt,
 ) -> Result<Option<Reference>> {
-    let fingerprint = source.weights.fingerprint()?;
+    let fingerprint = load::base_fingerprint(source)?;
     model.set_adapter_enabled(false);
     let scored = score(model, &fingerprint, data, survey, interrupt);
     model.set_adapter_enabled(true);

@@ -89,14 +89,13 @@ fn adapter() -> LoraConfig {
         target_modules: TargetModules::AllLinear,
         modules_to_save: Vec::new(),
         use_rslora: false,
-        rank_pattern: Default::default(),
-        alpha_pattern: Default::default(),
+        ..LoraConfig::default()
     }
 }
 
 fn predict(plan: &Plan<'_>, shape: &RunShape<'_>, change: String) -> Result<Advice> {
     let simulation = simulate(shape).map_err(|error| super::super::usage(error.to_string()))?;
-    let memory = Memory::of(&simulation, plan.memory.program, plan.memory.mapped);
+    let memory = Memory::of(&simulation, plan.memory.program);
     Ok(Advice {
         change,
         peak: memory.peak,

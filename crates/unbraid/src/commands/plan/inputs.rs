@@ -19,8 +19,6 @@ pub(super) struct Planned {
     pub(super) config: ModelConfig,
     /// The adapter that the directory is.
     pub(super) adapter: Option<LoraConfig>,
-    /// Bytes of the weight files, as they are or as the configuration says.
-    pub(super) bytes: u64,
     /// Whether all weights are stored as bf16.
     stored_bf16: bool,
     /// Where a tokenizer may be.
@@ -61,22 +59,6 @@ pub(super) fn config_of(name: &str) -> Result<ModelConfig> {
     }
 }
 
-/// Bytes of a model's weight files.
-fn file_bytes(path: &Path) -> u64 {
-    let size = |path: &Path| std::fs::metadata(path).map_or(0, |m| m.len());
-    if path.is_file() {
-        return size(path);
-    }
-    let single = path.join("model.safetensors");
-    if single.is_file() {
-        return size(&single);
-    }
-    let entries = std::fs::read_dir(path).into_iter().flatten().flatten();
-    let files = entries.map(|entry| entry.path());
-    let shards = files.filter(|file| file.extension().is_some_and(|e| e == "safetensors"));
-    shards.map(|file| size(&file)).sum()
-}
-
 impl Planned {
     /// Opens what there is of the model.
     pub(super) fn open(config: &PlanConfig) -> Result<Self> {
@@ -86,10 +68,8 @@ impl Planned {
             let config = read_config(&file)?;
             let key = |key: &str| config.raw().get(key)?.as_str();
             let stored_bf16 = key("torch_dtype").or_else(|| key("dtype")) == Some("bfloat16");
-            let width = if stored_bf16 { 2 } else { 4 };
             let dir = file.parent().unwrap_or(Path::new("."));
             return Ok(Planned {
-                bytes: config.parameter_count() * width,
                 tokenizer: load::tokenizer(dir, None).map_err(|e| e.to_string()),
                 adapter: None,
                 stored_bf16,
@@ -103,7 +83,6 @@ impl Planned {
         Ok(Planned {
             config: ModelConfig::for_weights(&source.weights)?,
             adapter: adapter.transpose()?,
-            bytes: file_bytes(&source.path),
             stored_bf16: frozen == Storage::Bfloat16,
             tokenizer: load::source_tokenizer(&source).map_err(|e| e.to_string()),
             has_weights: true,

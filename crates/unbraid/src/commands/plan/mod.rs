@@ -35,8 +35,6 @@ struct Plan<'a> {
 struct Memory {
     /// Program, tokenizer and data: this process's own at this point, which holds the same.
     program: u64,
-    /// Weight files, mapped while they are read and while the reference scores.
-    mapped: u64,
     /// The largest moment of the run.
     peak: u64,
     /// When that is.
@@ -44,13 +42,13 @@ struct Memory {
 }
 
 impl Memory {
-    /// On a GPU neither program nor files count.
-    fn of(simulation: &Simulation, program: u64, mapped: u64) -> Self {
+    /// On a GPU the program does not count.
+    fn of(simulation: &Simulation, program: u64) -> Self {
         let p = &simulation.phases;
         let cached = if program > 0 { p.reference_cache } else { 0 };
         let moments = [
             ("reading the weights", p.load),
-            ("scoring the reference", p.reference + mapped + cached),
+            ("scoring the reference", p.reference + cached),
             ("training", p.steps),
             ("writing the model", p.save),
         ];
@@ -61,7 +59,6 @@ impl Memory {
         let (phase, bytes) = largest.unwrap_or(("training", p.steps));
         Memory {
             program,
-            mapped,
             peak: program + bytes,
             phase,
         }
@@ -77,10 +74,9 @@ pub(super) fn run(config: &PlanConfig) -> Result<End> {
         Some(_) => 0,
         None => machine::resident().unwrap_or(inputs::PROGRAM),
     };
-    let mapped = if profile.is_some() { 0 } else { planned.bytes };
-    let shape = shape(config, &planned, &pairs, mapped)?;
+    let shape = shape(config, &planned, &pairs)?;
     let simulation = simulate(&shape).map_err(|error| super::usage(error.to_string()))?;
-    let memory = Memory::of(&simulation, program, mapped);
+    let memory = Memory::of(&simulation, program);
     let machine = Machine::new(config, profile, &shape, &simulation);
     let plan = Plan {
         config,
@@ -114,7 +110,6 @@ fn shape<'a>(
     config: &PlanConfig,
     planned: &Planned,
     pairs: &'a [TokenizedPair],
-    stored: u64,
 ) -> Result<RunShape<'a>> {
     let run = &config.run;
     let objective = objective::objective(&run.objective)?;
@@ -177,7 +172,6 @@ fn shape<'a>(
     Ok(RunShape {
         config: planned.config.clone(),
         storage,
-        stored,
         lora,
         reference,
         moving,

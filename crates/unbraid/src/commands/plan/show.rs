@@ -282,7 +282,6 @@ pub(super) fn json(plan: &Plan<'_>, advice: &[Advice]) -> Value {
             "parts": simulation.footprint,
             "phases": simulation.phases,
             "program": plan.memory.program,
-            "mapped": plan.memory.mapped,
             "available": plan.machine.memory,
             "fits": plan.fits(),
         },
