@@ -18,11 +18,15 @@
 
 mod blocks;
 mod convert;
+mod csv;
 mod error;
 mod fingerprint;
 mod guard;
 pub mod hub;
+mod ipc;
 mod json;
+mod limits;
+mod parse;
 mod prompt;
 mod read;
 mod readme;

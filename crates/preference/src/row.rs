@@ -12,6 +12,7 @@ use serde_json::{Map, Value};
 use unbraid_text::Message;
 
 use crate::error::{PreferenceError, Result};
+use crate::parse::{non_finite_name, without_non_finite};
 use crate::prompt::{split_messages, split_prompt};
 
 /// The shapes of rows that are accepted, for messages.
@@ -229,7 +230,11 @@ impl TextField {
 
     /// The row of these columns.
     pub(crate) fn row(&self, location: Location, mut columns: Columns) -> Result<Row> {
-        let whole = self.whole.then(|| columns.values.clone());
+        let whole = self.whole.then(|| {
+            let mut values = columns.values.clone();
+            values.values_mut().for_each(without_non_finite);
+            values
+        });
         if let Some(name) = &self.name
             && let Some(text) = columns.values.remove(&**name)
         {
@@ -270,7 +275,7 @@ impl Reader<'_> {
         expected: &'static str,
         got: &Value,
     ) -> PreferenceError {
-        let mut got = got.to_string();
+        let mut got = non_finite_name(got).map_or_else(|| got.to_string(), str::to_owned);
         if got.chars().count() > 60 {
             got = got.chars().take(60).chain("…".chars()).collect();
         }

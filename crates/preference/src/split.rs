@@ -50,7 +50,7 @@ pub(crate) fn files_of_directory(
     names.sort();
     let readme = dir.join("README.md");
     let readme = match readme.is_file() {
-        true => Some(std::fs::read(&readme).map_err(unread(&readme))?),
+        true => Some(unbraid_input::read(&readme).map_err(unread(&readme))?),
         false => None,
     };
     let readme = readme.map(|bytes| String::from_utf8_lossy(&bytes).into_owned());
@@ -181,7 +181,8 @@ fn list(dir: &Path, prefix: &str, depth: usize, names: &mut Vec<String>) -> Resu
         }
         if path.is_dir() && depth > 0 {
             list(&path, &format!("{prefix}{file_name}/"), depth - 1, names)?;
-        } else if path.is_file() && FileType::of(&path).is_some() {
+        } else if !path.is_dir() && FileType::of(&path).is_some() {
+            // What is no file there is refused by name when it is opened.
             names.push(format!("{prefix}{file_name}"));
         }
     }
@@ -212,7 +213,7 @@ fn saved_dataset(dir: &Path) -> Result<Vec<PathBuf>> {
 }
 
 fn json(path: &Path) -> Result<Value> {
-    let bytes = std::fs::read(path).map_err(unread(path))?;
+    let bytes = unbraid_input::read(path).map_err(unread(path))?;
     serde_json::from_slice(&bytes).map_err(|error| PreferenceError::Json {
         location: crate::row::Location::line(path, error.line()),
         reason: error.to_string(),
