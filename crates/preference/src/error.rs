@@ -21,6 +21,14 @@ pub enum PreferenceError {
         /// What was asked for.
         name: String,
     },
+    /// Data sets that cannot be put together as asked.
+    #[error("{reason}\nhint: {hint}")]
+    Mixture {
+        /// What cannot be done.
+        reason: String,
+        /// What to do about it.
+        hint: &'static str,
+    },
     /// A file could not be opened or read.
     #[error("cannot read {}: {source}", path.display())]
     Read {

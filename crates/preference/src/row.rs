@@ -7,6 +7,7 @@
 
 use std::path::Path;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use serde_json::{Map, Value};
 use unbraid_text::Message;
@@ -208,6 +209,7 @@ impl Row {
 pub(crate) struct TextField {
     name: Option<Arc<str>>,
     whole: bool,
+    only: Option<Arc<Selection>>,
 }
 
 impl TextField {
@@ -215,6 +217,15 @@ impl TextField {
         Self {
             name: name.filter(|name| *name != "text").map(Arc::from),
             whole,
+            only: None,
+        }
+    }
+
+    /// The same for rows of which only some columns count.
+    pub(crate) fn of(self, only: Arc<Selection>) -> Self {
+        Self {
+            only: Some(only),
+            ..self
         }
     }
 
@@ -230,6 +241,9 @@ impl TextField {
 
     /// The row of these columns.
     pub(crate) fn row(&self, location: Location, mut columns: Columns) -> Result<Row> {
+        if let Some(only) = &self.only {
+            only.apply(&mut columns);
+        }
         let whole = self.whole.then(|| {
             let mut values = columns.values.clone();
             values.values_mut().for_each(without_non_finite);
@@ -243,6 +257,38 @@ impl TextField {
         let mut row = Row::from_columns(location, columns)?;
         row.columns = whole;
         Ok(row)
+    }
+}
+
+/// The columns of a data set that count; others are as if they were not there.
+#[derive(Debug)]
+pub(crate) struct Selection {
+    columns: Vec<String>,
+    /// Which of them a row had.
+    seen: Vec<AtomicBool>,
+}
+
+impl Selection {
+    pub(crate) fn new(columns: Vec<String>) -> Self {
+        let seen = columns.iter().map(|_| AtomicBool::new(false)).collect();
+        Self { columns, seen }
+    }
+
+    fn apply(&self, columns: &mut Columns) {
+        for (column, seen) in self.columns.iter().zip(&self.seen) {
+            if !seen.load(Ordering::Relaxed) && columns.names.contains(column) {
+                seen.store(true, Ordering::Relaxed);
+            }
+        }
+        columns.names.retain(|name| self.columns.contains(name));
+        columns.values.retain(|name, _| self.columns.contains(name));
+    }
+
+    /// A column that no row so far had.
+    pub(crate) fn missing(&self) -> Option<&str> {
+        let mut columns = self.columns.iter().zip(&self.seen);
+        let missing = columns.find(|(_, seen)| !seen.load(Ordering::Relaxed));
+        missing.map(|(column, _)| column.as_str())
     }
 }
 

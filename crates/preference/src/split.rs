@@ -59,6 +59,28 @@ pub(crate) fn files_of_directory(
     Ok(chosen.into_iter().map(|name| dir.join(name)).collect())
 }
 
+/// The files that a pattern names, below `base` or absolute, in the order of their names.
+pub(crate) fn files_of_pattern(base: &Path, pattern: &str) -> Result<Vec<PathBuf>> {
+    let wild = pattern.find(['*', '?']).unwrap_or(pattern.len());
+    let cut = pattern[..wild].rfind('/').map_or(0, |slash| slash + 1);
+    let (dir, pattern) = pattern.split_at(cut);
+    let dir = base.join(dir);
+    let dir = match dir.as_os_str().is_empty() {
+        true => PathBuf::from("."),
+        false => dir,
+    };
+    let mut names = Vec::new();
+    list(&dir, "", 8, &mut names)?;
+    names.retain(|name| readme::matches(pattern, name));
+    names.sort();
+    if names.is_empty() {
+        return Err(PreferenceError::NotFound {
+            name: dir.join(pattern).display().to_string(),
+        });
+    }
+    Ok(names.into_iter().map(|name| dir.join(name)).collect())
+}
+
 /// The files of a split among `names`, relative to the data set `dir`, by its README or the rules above.
 pub(crate) fn choose_files(
     dir: &str,
