@@ -23,6 +23,7 @@ fn source(path: &Path, config: Option<&str>, split: &str) -> DatasetSource {
         split: split.to_owned(),
         max_samples: None,
         text_field: None,
+        mixture: None,
     }
 }
 

@@ -24,7 +24,7 @@ impl MappedFile {
                 source,
             }
         };
-        let file = File::open(path).map_err(io("open"))?;
+        let file = unbraid_input::open(path).map_err(io("open"))?;
         let length = file.metadata().map_err(io("open"))?.len();
         if length == 0 {
             return Err(ModelError::Truncated {

@@ -71,7 +71,11 @@ const IGNORED: &[&str] = &[
 const NOT_YET: &[(&str, &[&str])] = &[
     ("chat_template_path", &[]),
     ("dataloader_drop_last", &["false"]),
-    ("datasets", &[]),
+    // Read by `mixture`, before this table is.
+    ("dataset_configs", &[]),
+    ("dataset_mixer", &[]),
+    ("dataset_mixture", &[]),
+    ("dataset_splits", &[]),
     ("disable_dropout", &["true"]),
     ("eval_delay", &["0"]),
     ("group_by_length", &["true", "false"]),

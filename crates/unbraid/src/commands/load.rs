@@ -6,6 +6,7 @@ use crate::commands::device::Machine;
 use anyhow::{Context, Result, bail};
 use serde_json::Value;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use unbraid_cuda::Precision;
 use unbraid_model::weights::{StoredDtype, Weights};
 use unbraid_model::{
@@ -82,7 +83,7 @@ pub(crate) const GENERATION_CONFIG: &str = "generation_config.json";
 impl Source {
     /// The model's `generation_config.json`, if it has one.
     pub(crate) fn generation_config(&self) -> Option<Vec<u8>> {
-        std::fs::read(self.weights.dir().join(GENERATION_CONFIG)).ok()
+        unbraid_input::read(&self.weights.dir().join(GENERATION_CONFIG)).ok()
     }
 
     /// Tokens at which generation stops by that file (Llama 3's chat models name several).
@@ -241,6 +242,9 @@ pub(crate) fn split_of(name: &str, split: &str, data: &DataArgs) -> DatasetSourc
         split: split.to_owned(),
         max_samples: data.max_samples,
         text_field: None,
+        mixture: (name == data.dataset_name)
+            .then(|| data.datasets.clone().map(Arc::new))
+            .flatten(),
     }
 }
 
