@@ -4,7 +4,7 @@
 //!   with the faults removed, in NumPy since 1.17).
 //! - Generator: PCG64 (XSL-RR 128/64), state' = 0x2360ED051FC65DA44385DF649FCCF645 · state + increment; 32-bit numbers are the low, then the
 //!   high half of one of 64 bits.
-//! - Permutation: Fisher–Yates from the end, j = Lemire's bounded draw in 0 ..= i.
+//! - Permutation: Fisher–Yates from the end, j drawn from 0 ..= i by masking and rejecting.
 //!
 //! Numbers as in NumPy 2.4. Here and not from a crate, because each crate seeds and halves its numbers in a way of its own.
 //! Tested here against NumPy's own numbers and in `tests/mixture.rs` against `datasets`.
@@ -103,31 +103,16 @@ impl Pcg64 {
         number as u32
     }
 
-    /// A number from 0 up to and with `most`.
+    /// A number from 0 up to and with `most`: draws under the next power of two, the first that fits.
     fn up_to(&mut self, most: u64) -> u64 {
-        match u32::try_from(most) {
-            Ok(0) => 0,
-            Ok(u32::MAX) => u64::from(self.next32()),
-            Ok(most) => {
-                let count = most + 1;
-                let threshold = (u32::MAX - most) % count;
-                loop {
-                    let product = u64::from(self.next32()) * u64::from(count);
-                    if product as u32 >= threshold {
-                        return product >> 32;
-                    }
-                }
-            }
-            Err(_) if most == u64::MAX => self.next64(),
-            Err(_) => {
-                let count = most + 1;
-                let threshold = (u64::MAX - most) % count;
-                loop {
-                    let product = u128::from(self.next64()) * u128::from(count);
-                    if product as u64 >= threshold {
-                        return (product >> 64) as u64;
-                    }
-                }
+        let mask = u64::MAX.checked_shr(most.leading_zeros()).unwrap_or(0);
+        loop {
+            let draw = match u32::try_from(most) {
+                Ok(_) => u64::from(self.next32()),
+                Err(_) => self.next64(),
+            };
+            if draw & mask <= most {
+                return draw & mask;
             }
         }
     }
