@@ -172,7 +172,7 @@ fn only_the_columns_that_are_named_count() {
 fn files_are_found_by_pattern_directory_and_name() {
     let dir = files();
     let mut one = part(dir.path(), "*.jsonl", None);
-    let mut check = |part: &MixturePart, rows: usize| {
+    let check = |part: &MixturePart, rows: usize| {
         let mixture = Mixture {
             style: MixtureStyle::Concatenated,
             parts: vec![part.clone()],
