@@ -25,7 +25,10 @@ pub(crate) fn cell(array: &dyn Array, row: usize, budget: &mut Budget) -> Result
         _ => 0,
     };
     if !budget.take(text) {
-        return Err(format!("it is longer than {} MiB, the most that is read of one", MAX_RECORD >> 20));
+        return Err(format!(
+            "it is longer than {} MiB, the most that is read of one",
+            MAX_RECORD >> 20
+        ));
     }
     if array.is_null(row) {
         return Ok(Value::Null);

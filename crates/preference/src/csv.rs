@@ -106,9 +106,9 @@ impl Records {
         let mut from = 0;
         for &end in &self.ends[..count] {
             let field = std::str::from_utf8(&self.fields[from..end]);
-            fields.push(field.map_err(|_| {
-                unreadable(&self.path, format!("line {start} is not UTF-8"))
-            })?);
+            fields.push(
+                field.map_err(|_| unreadable(&self.path, format!("line {start} is not UTF-8")))?,
+            );
             from = end;
         }
         debug_assert_eq!(from, length);
@@ -142,11 +142,9 @@ impl Records {
         let (mut length, mut count) = (0, 0);
         loop {
             let buffer = self.input.fill_buf().map_err(unread(&self.path))?;
-            let (result, read, written, ended) = self.core.read_record(
-                buffer,
-                &mut self.fields[length..],
-                &mut self.ends[count..],
-            );
+            let (result, read, written, ended) =
+                self.core
+                    .read_record(buffer, &mut self.fields[length..], &mut self.ends[count..]);
             self.line += buffer[..read].iter().filter(|&&b| b == b'\n').count();
             self.input.consume(read);
             (length, count) = (length + written, count + ended);

@@ -86,7 +86,9 @@ pub enum PreferenceError {
         limit: usize,
     },
     /// More columns than a row may have.
-    #[error("{location}: more than {limit} columns, the most that are read\nhint: is it a file of preference rows?")]
+    #[error(
+        "{location}: more than {limit} columns, the most that are read\nhint: is it a file of preference rows?"
+    )]
     TooManyColumns {
         /// File and line or row.
         location: Location,

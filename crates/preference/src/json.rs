@@ -139,7 +139,12 @@ impl Iterator for ListRows {
             let line = Location::line(path, line + at.max(1) - 1);
             (Some(line), within + first)
         };
-        Some(row_of(self.start.at(self.number), parsed, &self.text, place))
+        Some(row_of(
+            self.start.at(self.number),
+            parsed,
+            &self.text,
+            place,
+        ))
     }
 }
 

@@ -134,7 +134,8 @@ pub(crate) fn rows(mixture: &Mixture, source: &DatasetSource, whole: bool) -> Re
     let splits = mixture.splits();
     let split = source.split.as_str();
     if !splits.contains(&split) {
-        let hint = "a mixture has the split `train`, and `test` where test_split_size holds rows out";
+        let hint =
+            "a mixture has the split `train`, and `test` where test_split_size holds rows out";
         return fault(
             format!(
                 "the mixture has no split `{split}`; it has {}",
@@ -263,7 +264,9 @@ fn held_out(rows: Rows, size: TestSize, seed: u64, split: &str) -> Result<Rows> 
             TestSize::Share(share) => share.to_string(),
         };
         return fault(
-            format!("test_split_size {got} leaves nothing to train on, or nothing to test, of {length} rows"),
+            format!(
+                "test_split_size {got} leaves nothing to train on, or nothing to test, of {length} rows"
+            ),
             "give a share above 0 and below 1, or a number of rows below that of the mixture",
         );
     }

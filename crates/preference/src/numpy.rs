@@ -126,10 +126,7 @@ mod tests {
     #[test]
     fn permutations_are_numpys() {
         assert_eq!(permutation(0, 10), [4, 6, 2, 7, 3, 5, 9, 0, 8, 1]);
-        assert_eq!(
-            permutation(42, 12),
-            [0, 7, 6, 9, 11, 3, 5, 2, 4, 10, 1, 8]
-        );
+        assert_eq!(permutation(42, 12), [0, 7, 6, 9, 11, 3, 5, 2, 4, 10, 1, 8]);
         assert_eq!(permutation(7, 1), [0]);
         assert!(permutation(7, 0).is_empty());
         // A seed of two words.

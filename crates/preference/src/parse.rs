@@ -11,7 +11,9 @@
 
 use std::fmt;
 
-use serde::de::{DeserializeSeed, Deserializer, Error as _, IgnoredAny, MapAccess, SeqAccess, Visitor};
+use serde::de::{
+    DeserializeSeed, Deserializer, Error as _, IgnoredAny, MapAccess, SeqAccess, Visitor,
+};
 use serde_json::{Map, Value};
 
 use crate::limits::{Budget, MAX_COLUMNS, MAX_RECORD};
@@ -80,8 +82,16 @@ pub(crate) fn without_non_finite(value: &mut Value) {
 
 fn parse(bytes: &[u8], limit: usize, text: Option<&TextField>) -> Result<Parsed, Fault> {
     match attempt(bytes, limit, text, None) {
-        Err(Fault::Syntax { line, column, reason }) => match replaced(bytes) {
-            None => Err(Fault::Syntax { line, column, reason }),
+        Err(Fault::Syntax {
+            line,
+            column,
+            reason,
+        }) => match replaced(bytes) {
+            None => Err(Fault::Syntax {
+                line,
+                column,
+                reason,
+            }),
             Some((bytes, words)) => attempt(&bytes, limit, text, Some(words)),
         },
         outcome => outcome,
@@ -160,9 +170,7 @@ impl Words {
 
 /// The text with its words for numbers that are not finite replaced; none when it has no such word.
 fn replaced(bytes: &[u8]) -> Option<(Vec<u8>, Words)> {
-    const WORDS: [&[u8]; 6] = [
-        b"-Infinity", b"Infinity", b"-NaN", b"-Inf", b"NaN", b"Inf",
-    ];
+    const WORDS: [&[u8]; 6] = [b"-Infinity", b"Infinity", b"-NaN", b"-Inf", b"NaN", b"Inf"];
     let mut copy: Option<Vec<u8>> = None;
     let mut words = Words { short: false };
     let (mut at, mut in_string) = (0, false);
@@ -401,7 +409,9 @@ mod tests {
         for word in ["nan", "+Infinity", "NaNs", "Infinit", "-", "infinity"] {
             let text = format!("{{\"a\": NaN, \"b\": {word}}}");
             match value(text.as_bytes(), MAX_RECORD) {
-                Err(Fault::Syntax { line: 1, column, .. }) => {
+                Err(Fault::Syntax {
+                    line: 1, column, ..
+                }) => {
                     assert!((17..=27).contains(&column), "{word}: column {column}");
                 }
                 _ => panic!("{word} is read"),

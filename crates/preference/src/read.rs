@@ -157,7 +157,9 @@ impl<R: BufRead> Iterator for JsonLines<R> {
                 // A long line goes before its text is copied into a row.
                 self.line = Vec::new();
             }
-            return Some(row_of(start, parsed, &self.text, |_, column| (None, column)));
+            return Some(row_of(start, parsed, &self.text, |_, column| {
+                (None, column)
+            }));
         }
     }
 }

@@ -90,7 +90,11 @@ fn bombs_are_refused_within_the_limit() {
     let blocks = 2400;
     let limit = ["256 MiB"];
     for (name, head, place) in [
-        ("a.jsonl.zst", &b"\n{\"prompt\":\"x\",\"chosen\":\""[..], "a.jsonl.zst:2:"),
+        (
+            "a.jsonl.zst",
+            &b"\n{\"prompt\":\"x\",\"chosen\":\""[..],
+            "a.jsonl.zst:2:",
+        ),
         ("a.json.zst", b"[\n{\"prompt\":\"", "a.json.zst:2:"),
         ("b.json.zst", b"{\"prompt\":\"", "b.json.zst:1:"),
         ("a.csv.zst", b"prompt,chosen,rejected\n\"", "a.csv.zst:2:"),
@@ -99,8 +103,16 @@ fn bombs_are_refused_within_the_limit() {
         refused(&path, &[place, limit[0]], 260);
     }
     // White space without end.
-    refused(&write("w.jsonl.zst", &zstandard(b"", b' ', blocks)), &limit, 260);
-    refused(&write("w.json.zst", &zstandard(b"[", b'\n', blocks)), &limit, 10);
+    refused(
+        &write("w.jsonl.zst", &zstandard(b"", b' ', blocks)),
+        &limit,
+        260,
+    );
+    refused(
+        &write("w.json.zst", &zstandard(b"[", b'\n', blocks)),
+        &limit,
+        10,
+    );
     // Fields without end.
     let path = write("f.csv.zst", &zstandard(b"a,b\n", b',', blocks));
     refused(&path, &["f.csv.zst:2:", "100000 columns"], 10);
@@ -111,7 +123,10 @@ fn bombs_are_refused_within_the_limit() {
     refused(&write("v.jsonl", &many), &["v.jsonl:1:", limit[0]], 900);
     // Columns without end.
     let columns: String = (0..100_001).map(|n| format!("\"c{n}\":0,")).collect();
-    let path = write("c.jsonl", format!("{{{columns}\"prompt\":\"p\"}}").as_bytes());
+    let path = write(
+        "c.jsonl",
+        format!("{{{columns}\"prompt\":\"p\"}}").as_bytes(),
+    );
     refused(&path, &["c.jsonl:1:", "100000 columns"], 60);
     // Levels without end, in a column that nobody reads as well.
     let deep = "[".repeat(1_000_000);
@@ -160,7 +175,11 @@ fn what_is_no_file_is_named_at_once() {
     let _listener = std::os::unix::net::UnixListener::bind(&socket).unwrap();
     let device = dir.path().join("d.jsonl");
     std::os::unix::fs::symlink("/dev/zero", &device).unwrap();
-    for (path, kind) in [(&pipe, "named pipe"), (&socket, "socket"), (&device, "device")] {
+    for (path, kind) in [
+        (&pipe, "named pipe"),
+        (&socket, "socket"),
+        (&device, "device"),
+    ] {
         let error = load(path).unwrap_err().to_string();
         assert!(error.contains(kind), "{error}");
         assert!(error.contains(&path.display().to_string()), "{error}");

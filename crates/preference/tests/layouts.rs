@@ -7,7 +7,6 @@
 
 mod common;
 
-use std::io::Write;
 use std::path::Path;
 
 use common::{fixture, load, load_split, load_text, message, plain, texts};

@@ -19,7 +19,9 @@ fn expected() -> Value {
 fn files() -> tempfile::TempDir {
     let dir = tempfile::tempdir().unwrap();
     for (name, rows) in [("a", 10), ("b", 7)] {
-        let line = |i| format!("{{\"prompt\": \"{name}{i}\", \"chosen\": \" c\", \"rejected\": \" r\"}}\n");
+        let line = |i| {
+            format!("{{\"prompt\": \"{name}{i}\", \"chosen\": \" c\", \"rejected\": \" r\"}}\n")
+        };
         let text: String = (0..rows).map(line).collect();
         std::fs::write(dir.path().join(format!("{name}.jsonl")), text).unwrap();
     }
@@ -31,9 +33,7 @@ fn part(dir: &Path, name: &str, share: Option<f64>) -> MixturePart {
         path: "json".into(),
         name: None,
         data_dir: None,
-        data_files: Some(DataFiles::Train(vec![
-            dir.join(name).display().to_string(),
-        ])),
+        data_files: Some(DataFiles::Train(vec![dir.join(name).display().to_string()])),
         split: "train".into(),
         columns: None,
         share,

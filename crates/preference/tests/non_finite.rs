@@ -16,7 +16,9 @@ fn columns_that_nobody_reads_may_hold_them() {
             // A column that other shapes read, and this one does not.
             format!("\"label\": {word}, \"text\": {word}"),
         ] {
-            let row = format!("{{\"prompt\": \"NaN {word}\", \"chosen\": \"c\", {other}, \"rejected\": \"r\"}}");
+            let row = format!(
+                "{{\"prompt\": \"NaN {word}\", \"chosen\": \"c\", {other}, \"rejected\": \"r\"}}"
+            );
             let lines = format!("{row}\n{row}\n");
             assert_eq!(load_text("a.jsonl", &lines).unwrap().len(), 2, "{row}");
             let list = format!("[\n{row},\n{row}]");
@@ -33,7 +35,11 @@ fn compressed_files_are_no_exception() {
     let path = dir.path().join("a.jsonl.gz");
     let file = std::fs::File::create(&path).unwrap();
     let mut gz = flate2::write::GzEncoder::new(file, flate2::Compression::fast());
-    writeln!(gz, "{{\"prompt\": \"p\", \"chosen\": \"c\", \"rejected\": \"r\", \"s\": NaN}}").unwrap();
+    writeln!(
+        gz,
+        "{{\"prompt\": \"p\", \"chosen\": \"c\", \"rejected\": \"r\", \"s\": NaN}}"
+    )
+    .unwrap();
     gz.finish().unwrap();
     assert_eq!(common::load(&path).unwrap().len(), 1);
 }
@@ -55,7 +61,9 @@ fn a_column_that_matters_refuses_them_by_name_and_line() {
             ["a.jsonl:2", "`chosen`", "found Infinity"],
         ),
     ] {
-        let error = load_text("a.jsonl", &format!("{good}{row}\n")).unwrap_err().to_string();
+        let error = load_text("a.jsonl", &format!("{good}{row}\n"))
+            .unwrap_err()
+            .to_string();
         assert!(parts.iter().all(|part| error.contains(part)), "{error}");
     }
 }

@@ -17,7 +17,6 @@ pub(super) const TREES: &[&str] = &["datasets", "dataset_mixture", "dataset_mixe
 /// Stands in `dataset_name` where a mixture is read.
 pub(super) const NAME: &str = "datasets";
 
-
 /// Turns the keys of a mixture into one setting; gives notes on them.
 ///
 /// # Errors
@@ -71,11 +70,15 @@ pub(super) fn gather(settings: &mut Vec<Setting>) -> Result<Vec<String>, CliErro
             return Err(wrong(size, "expected a number"));
         };
         let size = test_size(text).ok_or_else(|| {
-            wrong(size, "expected a share between 0 and 1, or a number of rows")
+            wrong(
+                size,
+                "expected a share between 0 and 1, or a number of rows",
+            )
         })?;
         mixture.test_split_size = Some(size);
     }
-    let streaming = last_word(settings, "streaming").is_some_and(|w| w.eq_ignore_ascii_case("true"));
+    let streaming =
+        last_word(settings, "streaming").is_some_and(|w| w.eq_ignore_ascii_case("true"));
     if mixture.style == MixtureStyle::Concatenated {
         let fractions = mixture.parts.iter().any(|part| part.share.is_some());
         if streaming && (fractions || mixture.test_split_size.is_some()) {
@@ -246,7 +249,13 @@ impl Reader<'_> {
     /// `datasets` of TRL.
     fn trl(&self, tree: &Tree, seed: u64) -> Result<Mixture, CliError> {
         const KNOWN: &[&str] = &[
-            "path", "name", "data_dir", "data_files", "split", "columns", "fraction",
+            "path",
+            "name",
+            "data_dir",
+            "data_files",
+            "split",
+            "columns",
+            "fraction",
         ];
         let mut parts = Vec::new();
         for item in self.items(tree)? {
@@ -284,7 +293,8 @@ impl Reader<'_> {
     fn handbook(&self, tree: &Tree) -> Result<Mixture, CliError> {
         let fields = self.fields(tree, &["datasets", "seed", "test_split_size"])?;
         let list = fields.get("datasets");
-        let list = list.ok_or_else(|| self.wrong(Some(tree), "expected a list under `datasets`"))?;
+        let list =
+            list.ok_or_else(|| self.wrong(Some(tree), "expected a list under `datasets`"))?;
         let mut parts: Vec<MixturePart> = Vec::new();
         for item in self.items(list)? {
             let fields = self.fields(item, &["id", "config", "split", "columns", "weight"])?;
@@ -323,8 +333,7 @@ impl Reader<'_> {
             style: MixtureStyle::Shuffled,
             parts,
             test_split_size: self.size(fields.get("test_split_size"))?,
-            seed: whole
-                .ok_or_else(|| self.wrong(fields.get("seed"), "expected a whole number"))?,
+            seed: whole.ok_or_else(|| self.wrong(fields.get("seed"), "expected a whole number"))?,
         })
     }
 
@@ -342,7 +351,10 @@ impl Reader<'_> {
             None => Ok(Vec::new()),
             Some(Value::List(words)) => Ok(words.clone()),
             Some(Value::One(word)) => Ok(vec![word.clone()]),
-            Some(_) => Err(self.wrong(None, "dataset_splits and dataset_configs are lists of names")),
+            Some(_) => Err(self.wrong(
+                None,
+                "dataset_splits and dataset_configs are lists of names",
+            )),
         };
         let (mut splits, configs) = (list(splits)?, list(configs)?);
         if splits.is_empty() {
@@ -353,8 +365,12 @@ impl Reader<'_> {
             let reason = "dataset_splits needs one split whose name has `train`";
             return Err(self.wrong(None, reason));
         }
-        if let Some(split) = splits.iter().find(|s| !s.contains("train") && !s.contains("test")) {
-            let reason = format!("dataset_splits: {split} is neither a train nor a test split by its name");
+        if let Some(split) = splits
+            .iter()
+            .find(|s| !s.contains("train") && !s.contains("test"))
+        {
+            let reason =
+                format!("dataset_splits: {split} is neither a train nor a test split by its name");
             return Err(self.wrong(None, &reason));
         }
         if !configs.is_empty() && configs.len() != pairs.len() {

@@ -332,7 +332,9 @@ fn classify(
             let json: serde_json::Map<String, serde_json::Value> = pairs.collect();
             (vec![serde_json::Value::Object(json).to_string()], false)
         }
-        Value::Mapping(_) | Value::Nested | Value::Tree(_) if rule.is_some() => (vec!["{…}".to_owned()], false),
+        Value::Mapping(_) | Value::Nested | Value::Tree(_) if rule.is_some() => {
+            (vec!["{…}".to_owned()], false)
+        }
         Value::Mapping(_) | Value::Nested | Value::Tree(_) => {
             return Err(refused("{…}", "expected a plain value or a list of them"));
         }
