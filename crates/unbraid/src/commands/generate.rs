@@ -49,7 +49,6 @@ fn prompts(config: &GenerateConfig, tokenizer: &Tokenizer) -> Result<Vec<Prompt>
         max_samples: config.max_samples,
         text_field: None,
         mixture: None,
-        mixture: None,
     })?;
     let prompt = |kind: RowKind| match kind {
         RowKind::Preference { prompt, .. }
