@@ -14,9 +14,18 @@ use arrow_array::{Array, ArrayRef};
 use arrow_schema::{DataType, Field};
 use serde_json::{Map, Value};
 
-/// The value at `row` of a column; null for a null. The error names the type that is not supported.
-pub(crate) fn cell(field: &Field, array: &dyn Array, row: usize) -> Result<Value, String> {
-    let value = plain(array, row)?;
+use crate::limits::{Budget, MAX_RECORD};
+use crate::parse::non_finite;
+
+/// The value at `row` of a column; null for a null. The error names the type that is not supported, or says that the
+/// value is too large for what is left of the budget.
+pub(crate) fn cell(
+    field: &Field,
+    array: &dyn Array,
+    row: usize,
+    budget: &mut Budget,
+) -> Result<Value, String> {
+    let value = plain(array, row, budget)?;
     match field.extension_type_name() {
         Some("arrow.json") => described(value),
         _ => Ok(value),
@@ -34,7 +43,20 @@ pub(crate) fn described(value: Value) -> Result<Value, String> {
 }
 
 /// The value as it is stored.
-fn plain(array: &dyn Array, row: usize) -> Result<Value, String> {
+fn plain(array: &dyn Array, row: usize, budget: &mut Budget) -> Result<Value, String> {
+    let text = match array.data_type() {
+        _ if array.is_null(row) => 0,
+        DataType::Utf8 => array.as_string::<i32>().value_length(row) as usize,
+        DataType::LargeUtf8 => array.as_string::<i64>().value_length(row) as usize,
+        DataType::Utf8View => array.as_string_view().value(row).len(),
+        _ => 0,
+    };
+    if !budget.take(text) {
+        return Err(format!(
+            "it is longer than {} MiB, the most that is read of one",
+            MAX_RECORD >> 20
+        ));
+    }
     if array.is_null(row) {
         return Ok(Value::Null);
     }
@@ -54,36 +76,38 @@ fn plain(array: &dyn Array, row: usize) -> Result<Value, String> {
         DataType::UInt64 => Value::from(array.as_primitive::<UInt64Type>().value(row)),
         DataType::Float32 => float(f64::from(array.as_primitive::<Float32Type>().value(row))),
         DataType::Float64 => float(array.as_primitive::<Float64Type>().value(row)),
-        DataType::List(item) => list(item, &array.as_list::<i32>().value(row))?,
-        DataType::LargeList(item) => list(item, &array.as_list::<i64>().value(row))?,
-        DataType::FixedSizeList(item, _) => list(item, &array.as_fixed_size_list().value(row))?,
+        DataType::List(item) => list(item, &array.as_list::<i32>().value(row), budget)?,
+        DataType::LargeList(item) => list(item, &array.as_list::<i64>().value(row), budget)?,
+        DataType::FixedSizeList(item, _) => {
+            list(item, &array.as_fixed_size_list().value(row), budget)?
+        }
         DataType::Struct(fields) => {
             let mut object = Map::new();
             for (field, column) in fields.iter().zip(array.as_struct().columns()) {
-                object.insert(field.name().clone(), cell(field, column.as_ref(), row)?);
+                let value = cell(field, column.as_ref(), row, budget)?;
+                object.insert(field.name().clone(), value);
             }
             Value::Object(object)
         }
         DataType::Dictionary(..) => {
-            let dictionary = array.as_any_dictionary();
-            plain(
-                dictionary.values().as_ref(),
-                dictionary.normalized_keys()[row],
-            )?
+            let one = array.slice(row, 1);
+            let dictionary = one.as_any_dictionary();
+            let key = dictionary.normalized_keys()[0];
+            plain(dictionary.values().as_ref(), key, budget)?
         }
         other => return Err(format!("unsupported type {other}")),
     })
 }
 
-fn list(item: &Field, items: &ArrayRef) -> Result<Value, String> {
+fn list(item: &Field, items: &ArrayRef, budget: &mut Budget) -> Result<Value, String> {
     (0..items.len())
-        .map(|at| cell(item, items.as_ref(), at))
+        .map(|at| cell(item, items.as_ref(), at, budget))
         .collect::<Result<Vec<_>, _>>()
         .map(Value::Array)
 }
 
-/// JSON has no infinities: they are kept as text, which no numeric column accepts.
+/// JSON has no infinities: they are kept as what no column accepts.
 fn float(number: f64) -> Value {
     serde_json::Number::from_f64(number)
-        .map_or_else(|| Value::from(number.to_string()), Value::Number)
+        .map_or_else(|| non_finite(&number.to_string()), Value::Number)
 }

@@ -21,6 +21,14 @@ pub enum PreferenceError {
         /// What was asked for.
         name: String,
     },
+    /// Data sets that cannot be put together as asked.
+    #[error("{reason}\nhint: {hint}")]
+    Mixture {
+        /// What cannot be done.
+        reason: String,
+        /// What to do about it.
+        hint: &'static str,
+    },
     /// A file could not be opened or read.
     #[error("cannot read {}: {source}", path.display())]
     Read {
@@ -61,6 +69,31 @@ pub enum PreferenceError {
         config: Option<String>,
         /// The configurations, or the data files, that are there.
         found: Vec<String>,
+    },
+    /// More bytes in one place than are held at once.
+    #[error(
+        "{location}: {what} is longer than {} MiB, the most that is read of one\n\
+         hint: a row is one line of .jsonl, one record of .csv, one element of a .json list; is the file damaged, or are \
+         its line ends missing?",
+        limit >> 20
+    )]
+    TooLarge {
+        /// File and line or row.
+        location: Location,
+        /// What is too long, in words.
+        what: &'static str,
+        /// The most bytes of it that are read.
+        limit: usize,
+    },
+    /// More columns than a row may have.
+    #[error(
+        "{location}: more than {limit} columns, the most that are read\nhint: is it a file of preference rows?"
+    )]
+    TooManyColumns {
+        /// File and line or row.
+        location: Location,
+        /// The most columns that are read.
+        limit: usize,
     },
     /// A line or document that is not JSON.
     #[error("{location}: malformed JSON: {reason}")]
@@ -211,11 +244,20 @@ pub enum PreferenceError {
     },
 }
 
-/// Names separated by commas, or that there are none.
+/// Names that one message lists.
+const SHOWN: usize = 40;
+
+/// Names separated by commas, the first of them where they are many, or that there are none.
 fn listed(names: &[String]) -> String {
     if names.is_empty() {
         "none".to_owned()
     } else {
-        names.join(", ")
+        let shown = names.iter().take(SHOWN).map(String::as_str);
+        let more = names.len().saturating_sub(SHOWN);
+        let mut text = shown.collect::<Vec<_>>().join(", ");
+        if more > 0 {
+            text.push_str(&format!(" and {more} more"));
+        }
+        text
     }
 }

@@ -2,17 +2,22 @@
 //! name, as many on the hub are.
 //!
 //! A list is cut into its elements by counting brackets outside of strings, and each is parsed when it is whole, so
-//! only one is in memory; errors have their line and column in the file. An object with `data` is read whole.
+//! only one is in memory; errors have their line and column in the file. An object with `data` is read whole, up to a
+//! limit.
 //! Tested in `tests/formats.rs` and `tests/bad_input.rs`.
 
-use std::io::{BufRead, Cursor, Read};
+use std::io::{BufRead, Cursor, Read as _};
 use std::path::{Path, PathBuf};
 
-use serde_json::{Map, Value};
+use serde_json::Value;
 
 use crate::error::{PreferenceError, Result};
-use crate::read::{JsonLines, Rows, at_column, buffered, kind_of, row_of_json, unread};
-use crate::row::{Location, TextField};
+use crate::limits::{Line, MAX_RECORD, MAX_WHOLE, append, read_line, read_whole};
+use crate::parse;
+use crate::read::{
+    JsonLines, Rows, buffered, fault_at, kind_of, row_of, row_of_json, too_large, unread,
+};
+use crate::row::{Location, Row, TextField};
 
 /// Opens a file of one of the three layouts.
 pub(crate) fn json(path: &Path, text: &TextField) -> Result<Rows> {
@@ -20,12 +25,12 @@ pub(crate) fn json(path: &Path, text: &TextField) -> Result<Rows> {
     match elements.peek()? {
         Some(b'[') => {
             elements.take_byte();
-            let start = Location::row(path, 1);
-            let text = text.clone();
-            let rows = elements.enumerate().map(move |(at, element)| {
-                element.and_then(|value| row_of_json(start.at(at + 1), value, &text))
-            });
-            Ok(Box::new(rows))
+            Ok(Box::new(ListRows {
+                start: Location::row(path, 1),
+                elements,
+                number: 0,
+                text: text.clone(),
+            }))
         }
         _ => document(path, elements, text),
     }
@@ -36,13 +41,21 @@ fn document(path: &Path, elements: Elements, text: &TextField) -> Result<Rows> {
     // What was skipped is put back, so that lines are counted from the file's beginning.
     let mut bytes = vec![b'\n'; elements.line - 1];
     let mut input = elements.input;
-    input.read_until(b'\n', &mut bytes).map_err(unread(path))?;
+    if read_line(&mut input, &mut bytes).map_err(unread(path))? == Line::TooLong {
+        return Err(too_large(Location::line(path, elements.line), "a line"));
+    }
     if is_row(&bytes, text) {
         let input = Cursor::new(bytes).chain(input);
         return Ok(Box::new(JsonLines::new(path, input, text)));
     }
-    input.read_to_end(&mut bytes).map_err(unread(path))?;
-    let items = match serde_json::from_slice(&bytes) {
+    if !read_whole(&mut input, &mut bytes, MAX_WHOLE).map_err(unread(path))? {
+        return Err(PreferenceError::TooLarge {
+            location: Location::line(path, elements.line),
+            what: "a JSON document that is no list",
+            limit: MAX_WHOLE,
+        });
+    }
+    let items = match parse::value(&bytes, MAX_WHOLE) {
         Ok(Value::Object(mut fields)) if fields.get("data").is_some_and(Value::is_array) => {
             match fields.remove("data") {
                 Some(Value::Array(items)) => items,
@@ -61,11 +74,9 @@ fn document(path: &Path, elements: Elements, text: &TextField) -> Result<Rows> {
         }
         // An empty file has no rows.
         Err(_) if bytes.trim_ascii().is_empty() => Vec::new(),
-        Err(error) => {
-            return Err(PreferenceError::Json {
-                location: Location::line(path, error.line()),
-                reason: at_column(&error),
-            });
+        Err(fault) => {
+            let line = |line: usize, column| (Some(Location::line(path, line)), column);
+            return Err(fault_at(Location::line(path, elements.line), fault, line));
         }
     };
     let start = Location::row(path, 1);
@@ -83,7 +94,7 @@ fn has_column(row: &Value, text: &TextField) -> bool {
 
 /// Whether a line is a row by itself, and no document with a list under `data`.
 fn is_row(line: &[u8], text: &TextField) -> bool {
-    serde_json::from_slice::<Value>(line)
+    parse::value(line, MAX_RECORD)
         .is_ok_and(|row| has_column(&row, text) && !row.get("data").is_some_and(Value::is_array))
 }
 
@@ -92,7 +103,49 @@ fn first_line_is_an_object(bytes: &[u8]) -> bool {
         .split(|&byte| byte == b'\n')
         .map(<[u8]>::trim_ascii)
         .find(|line| !line.is_empty());
-    first.is_some_and(|line| serde_json::from_slice::<Map<String, Value>>(line).is_ok())
+    first.is_some_and(|line| parse::value(line, MAX_RECORD).is_ok_and(|row| row.is_object()))
+}
+
+/// One element of a list, not yet parsed, and where it begins.
+struct Element {
+    bytes: Vec<u8>,
+    line: usize,
+    column: usize,
+}
+
+/// The rows of a list.
+struct ListRows {
+    elements: Elements,
+    number: usize,
+    start: Location,
+    text: TextField,
+}
+
+impl Iterator for ListRows {
+    type Item = Result<Row>;
+
+    fn next(&mut self) -> Option<Result<Row>> {
+        let element = match self.elements.next()? {
+            Ok(element) => element,
+            Err(error) => return Some(Err(error)),
+        };
+        self.number += 1;
+        let parsed = parse::row(&element.bytes, &self.text);
+        let (line, column) = (element.line, element.column);
+        drop(element);
+        let path = &self.elements.path;
+        let place = |at: usize, within: usize| {
+            let first = if at <= 1 { column - 1 } else { 0 };
+            let line = Location::line(path, line + at.max(1) - 1);
+            (Some(line), within + first)
+        };
+        Some(row_of(
+            self.start.at(self.number),
+            parsed,
+            &self.text,
+            place,
+        ))
+    }
 }
 
 /// The elements of a list whose `[` is already taken.
@@ -125,6 +178,7 @@ impl Elements {
 
     /// The next byte that is no white space, without taking it.
     fn peek(&mut self) -> Result<Option<u8>> {
+        let mut passed = 0;
         loop {
             let buffer = self.input.fill_buf().map_err(unread(&self.path))?;
             let Some(&byte) = buffer.first() else {
@@ -134,8 +188,13 @@ impl Elements {
                 return Ok(Some(byte));
             }
             self.take_byte();
+            passed += 1;
             if byte == b'\n' {
                 (self.line, self.column) = (self.line + 1, 1);
+            }
+            if passed > MAX_RECORD {
+                let place = Location::line(&self.path, self.line);
+                return Err(too_large(place, "white space between elements"));
             }
         }
     }
@@ -164,7 +223,11 @@ impl Elements {
             }
             let end = buffer.iter().position(|&byte| scan.ends_before(byte));
             let taken = end.unwrap_or(buffer.len());
-            element.extend_from_slice(&buffer[..taken]);
+            if element.len() + taken > MAX_RECORD {
+                let start = Location::line(&self.path, self.line);
+                return Err(too_large(start, "an element of the list"));
+            }
+            append(&mut element, &buffer[..taken], MAX_RECORD);
             self.input.consume(taken);
             if end.is_some() {
                 return Ok(element);
@@ -172,30 +235,24 @@ impl Elements {
         }
     }
 
-    fn parse(&mut self) -> Result<Value> {
+    /// The next element with its line and column.
+    fn take(&mut self) -> Result<Element> {
         let (line, column) = (self.line, self.column);
-        let element = self.element()?;
-        for &byte in &element {
+        let bytes = self.element()?;
+        for &byte in &bytes {
             self.column += 1;
             if byte == b'\n' {
                 (self.line, self.column) = (self.line + 1, 1);
             }
         }
-        serde_json::from_slice(&element).map_err(|error| {
-            let text = error.to_string();
-            let reason = text
-                .rsplit_once(" at line ")
-                .map_or(text.as_str(), |(reason, _)| reason);
-            let first = error.line() <= 1;
-            let column = error.column() + if first { column - 1 } else { 0 };
-            PreferenceError::Json {
-                location: Location::line(&self.path, line + error.line().max(1) - 1),
-                reason: format!("{reason} at column {column}"),
-            }
+        Ok(Element {
+            bytes,
+            line,
+            column,
         })
     }
 
-    fn advance(&mut self) -> Result<Option<Value>> {
+    fn advance(&mut self) -> Result<Option<Element>> {
         let mut next = self.peek()?;
         if self.state == State::Inside {
             match next {
@@ -220,14 +277,14 @@ impl Elements {
             return Err(self.fault("EOF while parsing a list"));
         }
         self.state = State::Inside;
-        self.parse().map(Some)
+        self.take().map(Some)
     }
 }
 
 impl Iterator for Elements {
-    type Item = Result<Value>;
+    type Item = Result<Element>;
 
-    fn next(&mut self) -> Option<Result<Value>> {
+    fn next(&mut self) -> Option<Result<Element>> {
         if self.state == State::Ended {
             return None;
         }

@@ -14,15 +14,21 @@
 //!
 //! Left out: pictures in rows (they are refused), data-set scripts of the hub, and training on ids that stay on the disk (all
 //! token ids of a run are in memory). A `.json` document that is not a list is read whole, as is a compressed Parquet
-//! file.
+//! file. What one row may take of memory is limited (`limits.rs`).
 
 mod blocks;
 mod convert;
+mod csv;
 mod error;
 mod fingerprint;
 mod guard;
 pub mod hub;
+mod ipc;
 mod json;
+mod limits;
+mod mixture;
+mod numpy;
+mod parse;
 mod prompt;
 mod read;
 mod readme;
@@ -37,6 +43,7 @@ mod unpaired;
 pub use blocks::PairBlocks;
 pub use error::{PreferenceError, Result};
 pub use fingerprint::{PairFingerprint, data_fingerprint, sft_fingerprint, unpaired_fingerprint};
+pub use mixture::{DataFiles, Mixture, MixturePart, MixtureStyle, TestSize};
 pub use prompt::split_prompt;
 pub use row::{ACCEPTED_SHAPES, Content, Location, Row, RowKind};
 pub use sft::{

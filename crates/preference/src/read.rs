@@ -1,8 +1,9 @@
 //! Reading rows from one file of any accepted type.
 //!
 //! Types go by the ending, with `.gz` or `.zst` behind it taken off first. JSON lines are read line by line, so that
-//! an error has its line; CSV goes record by record; JSON documents are in `json.rs`, tables in `table.rs`. Every
-//! reader is an iterator that holds a line or a batch at a time, so a file may be larger than memory.
+//! an error has its line; CSV is in `csv.rs`, JSON documents in `json.rs`, tables in `table.rs`. Every reader is an
+//! iterator that holds a line or a batch at a time, so a file may be larger than memory; how long a line may be,
+//! `limits.rs` says.
 //! Tested in `tests/formats.rs` and `tests/bad_input.rs`.
 
 use std::fs::File;
@@ -11,8 +12,11 @@ use std::path::{Path, PathBuf};
 
 use serde_json::Value;
 
+use crate::csv::csv;
 use crate::error::{PreferenceError, Result};
 use crate::json::json;
+use crate::limits::{Line, MAX_COLUMNS, MAX_RECORD, read_line};
+use crate::parse::{self, Fault, Parsed};
 use crate::row::{Columns, Location, Row, TextField};
 use crate::table::{arrow, parquet};
 
@@ -70,9 +74,14 @@ pub(crate) fn is_compressed(path: &Path) -> bool {
     ending.is_some_and(|e| e == "gz" || e == "zst")
 }
 
+/// A file as it is; what is no file is refused by name.
+pub(crate) fn open_file(path: &Path) -> Result<File> {
+    unbraid_input::open(path).map_err(unread(path))
+}
+
 /// A file's contents, decompressed.
 pub(crate) fn open(path: &Path) -> Result<Box<dyn Read + Send>> {
-    let file = File::open(path).map_err(unread(path))?;
+    let file = open_file(path)?;
     let ending = path
         .extension()
         .map(|ending| ending.to_string_lossy().to_ascii_lowercase());
@@ -94,6 +103,8 @@ pub(crate) struct JsonLines<R> {
     lines: R,
     line: Vec<u8>,
     number: usize,
+    /// Bytes of empty lines since the last row.
+    blank: usize,
     start: Location,
     text: TextField,
 }
@@ -105,6 +116,7 @@ impl<R: BufRead> JsonLines<R> {
             lines,
             line: Vec::new(),
             number: 0,
+            blank: 0,
             start: Location::line(path, 1),
             text: text.clone(),
         }
@@ -117,10 +129,12 @@ impl<R: BufRead> Iterator for JsonLines<R> {
     fn next(&mut self) -> Option<Result<Row>> {
         loop {
             self.line.clear();
-            match self.lines.read_until(b'\n', &mut self.line) {
+            let start = self.start.at(self.number + 1);
+            match read_line(&mut self.lines, &mut self.line) {
                 Err(source) => return Some(Err(unread(&self.path)(source))),
-                Ok(0) => return None,
-                Ok(_) => self.number += 1,
+                Ok(Line::None) => return None,
+                Ok(Line::TooLong) => return Some(Err(too_large(start, "a line"))),
+                Ok(Line::Whole) => self.number += 1,
             }
             let line = self.line.as_slice();
             let text = if self.number == 1 {
@@ -131,37 +145,92 @@ impl<R: BufRead> Iterator for JsonLines<R> {
             // Without its line end, so that the parser's column is one of this line.
             let text = text.trim_ascii_end();
             if text.is_empty() {
+                self.blank += self.line.len();
+                if self.blank > MAX_RECORD {
+                    return Some(Err(too_large(start, "white space between rows")));
+                }
                 continue;
             }
-            let location = self.start.at(self.number);
-            let value = serde_json::from_slice(text).map_err(|error| PreferenceError::Json {
-                reason: at_column(&error),
-                location: location.clone(),
-            });
-            return Some(value.and_then(|value| row_of_json(location, value, &self.text)));
+            self.blank = 0;
+            let parsed = parse::row(text, &self.text);
+            if self.line.capacity() > KEPT {
+                // A long line goes before its text is copied into a row.
+                self.line = Vec::new();
+            }
+            return Some(row_of(start, parsed, &self.text, |_, column| {
+                (None, column)
+            }));
         }
     }
 }
 
-/// The parser's reason without the line, which is always 1 within a line.
-pub(crate) fn at_column(error: &serde_json::Error) -> String {
-    let text = error.to_string();
-    let reason = text
-        .rsplit_once(" at line ")
-        .map_or(text.as_str(), |(reason, _)| reason);
-    format!("{reason} at column {}", error.column())
+/// Bytes of a line that may stay allocated for the next one.
+const KEPT: usize = 1 << 20;
+
+pub(crate) fn too_large(location: Location, what: &'static str) -> PreferenceError {
+    let limit = MAX_RECORD;
+    PreferenceError::TooLarge {
+        location,
+        what,
+        limit,
+    }
+}
+
+/// The row that was parsed. `place` turns line and column of its text into those of the file; no line stands for the row's own.
+pub(crate) fn row_of(
+    location: Location,
+    parsed: Result<Parsed, Fault>,
+    text: &TextField,
+    place: impl FnOnce(usize, usize) -> (Option<Location>, usize),
+) -> Result<Row> {
+    match parsed {
+        Ok(Parsed::Row(columns)) => text.row(location, columns),
+        Ok(Parsed::Other(value)) => {
+            let columns = vec![format!(
+                "(none: the row is {}, not an object)",
+                kind_of(&value)
+            )];
+            Err(PreferenceError::Shape { location, columns })
+        }
+        Err(fault) => Err(fault_at(location, fault, place)),
+    }
+}
+
+/// Why something is not read, with its place in the file.
+pub(crate) fn fault_at(
+    location: Location,
+    fault: Fault,
+    place: impl FnOnce(usize, usize) -> (Option<Location>, usize),
+) -> PreferenceError {
+    match fault {
+        Fault::TooLarge => too_large(location, "what the row says, as values in memory,"),
+        Fault::TooManyColumns => PreferenceError::TooManyColumns {
+            location,
+            limit: MAX_COLUMNS,
+        },
+        Fault::Syntax {
+            line,
+            column,
+            reason,
+        } => {
+            let (line, column) = place(line, column);
+            PreferenceError::Json {
+                location: line.unwrap_or(location),
+                reason: format!("{reason} at column {column}"),
+            }
+        }
+    }
 }
 
 pub(crate) fn row_of_json(location: Location, value: Value, text: &TextField) -> Result<Row> {
-    let Value::Object(values) = value else {
-        let columns = vec![format!(
-            "(none: the row is {}, not an object)",
-            kind_of(&value)
-        )];
-        return Err(PreferenceError::Shape { location, columns });
+    let parsed = match value {
+        Value::Object(values) => {
+            let names = values.keys().cloned().collect();
+            Parsed::Row(Columns { values, names })
+        }
+        other => Parsed::Other(other),
     };
-    let names = values.keys().cloned().collect();
-    text.row(location, Columns { values, names })
+    row_of(location, Ok(parsed), text, |_, column| (None, column))
 }
 
 pub(crate) fn kind_of(value: &Value) -> &'static str {
@@ -172,54 +241,5 @@ pub(crate) fn kind_of(value: &Value) -> &'static str {
         Value::String(_) => "a string",
         Value::Array(_) => "a list",
         Value::Object(_) => "an object without a list under `data`",
-    }
-}
-
-/// A record at a time; the first line names the columns.
-fn csv(path: &Path, text: &TextField) -> Result<Rows> {
-    let text = text.clone();
-    let fault = {
-        let path = path.to_owned();
-        move |error| csv_fault(&path, error)
-    };
-    let mut reader = ::csv::Reader::from_reader(open(path)?);
-    let header = reader.headers().map_err(&fault)?;
-    let names: Vec<String> = header.iter().map(str::to_owned).collect();
-    let start = Location::line(path, 1);
-    Ok(Box::new(reader.into_records().map(move |record| {
-        let record = record.map_err(&fault)?;
-        let line = record.position().map_or(0, |position| position.line());
-        let line = usize::try_from(line).unwrap_or(usize::MAX);
-        let values = names
-            .iter()
-            .zip(&record)
-            .map(|(name, field)| (name.clone(), Value::from(field)))
-            .collect();
-        let names = names.clone();
-        text.row(start.at(line), Columns { values, names })
-    })))
-}
-
-fn csv_fault(path: &Path, error: ::csv::Error) -> PreferenceError {
-    let unreadable = |reason: String| PreferenceError::Format {
-        path: path.to_owned(),
-        format: "CSV",
-        reason,
-    };
-    let line = |pos: Option<::csv::Position>| pos.map_or(0, |pos| pos.line());
-    match error.into_kind() {
-        ::csv::ErrorKind::Io(source) => unread(path)(source),
-        ::csv::ErrorKind::UnequalLengths {
-            pos,
-            expected_len,
-            len,
-        } => unreadable(format!(
-            "line {} has {len} fields, the first line has {expected_len}",
-            line(pos)
-        )),
-        ::csv::ErrorKind::Utf8 { pos, .. } => {
-            unreadable(format!("line {} is not UTF-8", line(pos)))
-        }
-        other => unreadable(format!("{other:?}")),
     }
 }

@@ -16,11 +16,13 @@
 
 use std::path::Path;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use serde_json::{Map, Value};
 use unbraid_text::{Message, TemplateInputs};
 
 use crate::error::{PreferenceError, Result};
+use crate::parse::{non_finite_name, without_non_finite};
 use crate::prompt::{split_messages, split_prompt};
 use crate::tokenize::at;
 
@@ -237,6 +239,7 @@ impl Row {
 pub(crate) struct TextField {
     name: Option<Arc<str>>,
     whole: bool,
+    only: Option<Arc<Selection>>,
 }
 
 impl TextField {
@@ -244,6 +247,15 @@ impl TextField {
         Self {
             name: name.filter(|name| *name != "text").map(Arc::from),
             whole,
+            only: None,
+        }
+    }
+
+    /// The same for rows of which only some columns count.
+    pub(crate) fn of(self, only: Arc<Selection>) -> Self {
+        Self {
+            only: Some(only),
+            ..self
         }
     }
 
@@ -268,7 +280,14 @@ impl TextField {
                 what: format!("column `{column}`"),
             });
         }
-        let whole = self.whole.then(|| columns.values.clone());
+        if let Some(only) = &self.only {
+            only.apply(&mut columns);
+        }
+        let whole = self.whole.then(|| {
+            let mut values = columns.values.clone();
+            values.values_mut().for_each(without_non_finite);
+            values
+        });
         if let Some(name) = &self.name
             && let Some(text) = columns.values.remove(&**name)
         {
@@ -282,6 +301,38 @@ impl TextField {
 
 fn is_picture(column: &str) -> bool {
     PICTURES.contains(&column)
+}
+
+/// The columns of a data set that count; others are as if they were not there.
+#[derive(Debug)]
+pub(crate) struct Selection {
+    columns: Vec<String>,
+    /// Which of them a row had.
+    seen: Vec<AtomicBool>,
+}
+
+impl Selection {
+    pub(crate) fn new(columns: Vec<String>) -> Self {
+        let seen = columns.iter().map(|_| AtomicBool::new(false)).collect();
+        Self { columns, seen }
+    }
+
+    fn apply(&self, columns: &mut Columns) {
+        for (column, seen) in self.columns.iter().zip(&self.seen) {
+            if !seen.load(Ordering::Relaxed) && columns.names.contains(column) {
+                seen.store(true, Ordering::Relaxed);
+            }
+        }
+        columns.names.retain(|name| self.columns.contains(name));
+        columns.values.retain(|name, _| self.columns.contains(name));
+    }
+
+    /// A column that no row so far had.
+    pub(crate) fn missing(&self) -> Option<&str> {
+        let mut columns = self.columns.iter().zip(&self.seen);
+        let missing = columns.find(|(_, seen)| !seen.load(Ordering::Relaxed));
+        missing.map(|(column, _)| column.as_str())
+    }
 }
 
 /// A row's columns as JSON, and the names of all columns that its file has.
@@ -313,7 +364,7 @@ impl Reader<'_> {
         expected: &'static str,
         got: &Value,
     ) -> PreferenceError {
-        let mut got = got.to_string();
+        let mut got = non_finite_name(got).map_or_else(|| got.to_string(), str::to_owned);
         if got.chars().count() > 60 {
             got = got.chars().take(60).chain("…".chars()).collect();
         }

@@ -2,15 +2,17 @@
 //! Tested in `tests/formats.rs`.
 
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use crate::error::{PreferenceError, Result};
 use crate::hub;
+use crate::mixture::{self, Mixture};
 use crate::read::{FileType, Rows, rows_of_file};
 use crate::row::{Row, TextField};
 use crate::split;
 
 /// Which rows to load.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq)]
 pub struct DatasetSource {
     /// A file, a directory, or a hub id `org/name`.
     pub name: String,
@@ -22,6 +24,8 @@ pub struct DatasetSource {
     pub max_samples: Option<usize>,
     /// The column that holds plain text, where it is not `text`.
     pub text_field: Option<String>,
+    /// Several data sets in the place of the one that `name` gives; its splits are `train` and `test`.
+    pub mixture: Option<Arc<Mixture>>,
 }
 
 /// Reads the rows of a data set in their order, all into memory.
@@ -51,23 +55,21 @@ pub fn stream_whole_rows(source: &DatasetSource) -> Result<RowReader> {
 }
 
 fn open(source: &DatasetSource, whole: bool) -> Result<RowReader> {
-    let mut files = files(source)?;
-    files.reverse();
-    Ok(RowReader {
-        source: source.clone(),
-        whole,
-        files,
-        rows: None,
-        count: 0,
-        ended: false,
-    })
+    let text = TextField::new(source.text_field.as_deref(), whole);
+    let Some(mixture) = &source.mixture else {
+        return Ok(RowReader::over(files(source)?, text, source.clone()));
+    };
+    let rows = mixture::rows(mixture, source, whole)?;
+    let mut reader = RowReader::over(Vec::new(), text, source.clone());
+    reader.rows = Some(rows);
+    Ok(reader)
 }
 
 /// Rows of a data set's files, one file after another; see [`stream_rows`].
 pub struct RowReader {
     source: DatasetSource,
-    /// Whether rows keep all their columns.
-    whole: bool,
+    /// Which columns are read.
+    text: TextField,
     /// Files to come, the next one last.
     files: Vec<(PathBuf, FileType)>,
     rows: Option<Rows>,
@@ -76,6 +78,23 @@ pub struct RowReader {
 }
 
 impl RowReader {
+    /// The rows of these files; `source` is for messages and `max_samples`.
+    pub(crate) fn over(
+        mut files: Vec<(PathBuf, FileType)>,
+        text: TextField,
+        source: DatasetSource,
+    ) -> Self {
+        files.reverse();
+        RowReader {
+            source,
+            text,
+            files,
+            rows: None,
+            count: 0,
+            ended: false,
+        }
+    }
+
     fn advance(&mut self) -> Option<Result<Row>> {
         while self.count < self.source.max_samples.unwrap_or(usize::MAX) {
             if let Some(row) = self.rows.as_mut().and_then(Iterator::next) {
@@ -85,8 +104,7 @@ impl RowReader {
             let Some((path, file_type)) = self.files.pop() else {
                 break;
             };
-            let text = TextField::new(self.source.text_field.as_deref(), self.whole);
-            match rows_of_file(&path, file_type, &text) {
+            match rows_of_file(&path, file_type, &self.text) {
                 Ok(rows) => self.rows = Some(rows),
                 Err(error) => return Some(Err(error)),
             }
@@ -116,7 +134,8 @@ impl Iterator for RowReader {
     }
 }
 
-fn files(source: &DatasetSource) -> Result<Vec<(PathBuf, FileType)>> {
+/// The files of a source with their types.
+pub(crate) fn files(source: &DatasetSource) -> Result<Vec<(PathBuf, FileType)>> {
     let path = Path::new(&source.name);
     let (config, split) = (source.config.as_deref(), &source.split);
     let paths = if path.is_dir() {

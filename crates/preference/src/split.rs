@@ -50,13 +50,35 @@ pub(crate) fn files_of_directory(
     names.sort();
     let readme = dir.join("README.md");
     let readme = match readme.is_file() {
-        true => Some(std::fs::read(&readme).map_err(unread(&readme))?),
+        true => Some(unbraid_input::read(&readme).map_err(unread(&readme))?),
         false => None,
     };
     let readme = readme.map(|bytes| String::from_utf8_lossy(&bytes).into_owned());
     let name = dir.display().to_string();
     let chosen = choose_files(&name, names, readme.as_deref(), config, split)?;
     Ok(chosen.into_iter().map(|name| dir.join(name)).collect())
+}
+
+/// The files that a pattern names, below `base` or absolute, in the order of their names.
+pub(crate) fn files_of_pattern(base: &Path, pattern: &str) -> Result<Vec<PathBuf>> {
+    let wild = pattern.find(['*', '?']).unwrap_or(pattern.len());
+    let cut = pattern[..wild].rfind('/').map_or(0, |slash| slash + 1);
+    let (dir, pattern) = pattern.split_at(cut);
+    let dir = base.join(dir);
+    let dir = match dir.as_os_str().is_empty() {
+        true => PathBuf::from("."),
+        false => dir,
+    };
+    let mut names = Vec::new();
+    list(&dir, "", 8, &mut names)?;
+    names.retain(|name| readme::matches(pattern, name));
+    names.sort();
+    if names.is_empty() {
+        return Err(PreferenceError::NotFound {
+            name: dir.join(pattern).display().to_string(),
+        });
+    }
+    Ok(names.into_iter().map(|name| dir.join(name)).collect())
 }
 
 /// The files of a split among `names`, relative to the data set `dir`, by its README or the rules above.
@@ -181,7 +203,8 @@ fn list(dir: &Path, prefix: &str, depth: usize, names: &mut Vec<String>) -> Resu
         }
         if path.is_dir() && depth > 0 {
             list(&path, &format!("{prefix}{file_name}/"), depth - 1, names)?;
-        } else if path.is_file() && FileType::of(&path).is_some() {
+        } else if !path.is_dir() && FileType::of(&path).is_some() {
+            // What is no file there is refused by name when it is opened.
             names.push(format!("{prefix}{file_name}"));
         }
     }
@@ -212,7 +235,7 @@ fn saved_dataset(dir: &Path) -> Result<Vec<PathBuf>> {
 }
 
 fn json(path: &Path) -> Result<Value> {
-    let bytes = std::fs::read(path).map_err(unread(path))?;
+    let bytes = unbraid_input::read(path).map_err(unread(path))?;
     serde_json::from_slice(&bytes).map_err(|error| PreferenceError::Json {
         location: crate::row::Location::line(path, error.line()),
         reason: error.to_string(),

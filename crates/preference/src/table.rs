@@ -1,16 +1,14 @@
 //! Rows of Parquet and Arrow files, batch by batch, and of them only the columns that a row can use.
 //!
 //! A column that Parquet itself calls JSON holds the values that its text describes (so does text of the Arrow type
-//! `arrow.json`, see `convert.rs`). A compressed Parquet file (`.parquet.gz`) is read whole, because its footer comes last. The readers trust a
+//! `arrow.json`, see `convert.rs`). A compressed Parquet file (`.parquet.gz`) is read whole, up to a limit, because its
+//! footer comes last. The readers trust a
 //! file's offsets, so each call to them is fenced (`guard.rs`).
 //! Tested in `tests/formats.rs` and `tests/bad_input.rs`.
 
-use std::fs::File;
-use std::io::{BufRead, Read};
 use std::path::{Path, PathBuf};
 
 use arrow_array::RecordBatch;
-use arrow_ipc::reader::{FileReader, StreamReader};
 use arrow_schema::{ArrowError, Field, SchemaRef};
 use parquet::arrow::ProjectionMask;
 use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
@@ -21,7 +19,9 @@ use serde_json::{Map, Value};
 use crate::convert::{cell, described};
 use crate::error::{PreferenceError, Result};
 use crate::guard::fenced;
-use crate::read::{Rows, buffered, is_compressed, open, unread};
+use crate::ipc::Messages;
+use crate::limits::{Budget, MAX_COLUMNS, MAX_RECORD, MAX_WHOLE, read_whole};
+use crate::read::{Rows, buffered, is_compressed, open, open_file, too_large, unread};
 use crate::row::{Columns, Location, Row, TextField};
 
 type Batches = Box<dyn Iterator<Item = Result<RecordBatch, ArrowError>> + Send>;
@@ -31,16 +31,26 @@ type Opened = (Batches, Vec<String>, Vec<String>);
 
 pub(crate) fn parquet(path: &Path, text: &TextField) -> Result<Rows> {
     let opened = if is_compressed(path) {
-        let mut bytes = Vec::new();
-        let read = open(path)?.read_to_end(&mut bytes);
-        read.map_err(unread(path))?;
-        let bytes = bytes::Bytes::from(bytes);
+        let bytes = whole(path)?;
         fenced(|| open_parquet(bytes, text))
     } else {
-        let file = File::open(path).map_err(unread(path))?;
+        let file = open_file(path)?;
         fenced(|| open_parquet(file, text))
     };
     table(path, "Parquet", opened, text)
+}
+
+/// The decompressed bytes of a file that can only be read whole.
+fn whole(path: &Path) -> Result<bytes::Bytes> {
+    let mut bytes = Vec::new();
+    match read_whole(&mut open(path)?, &mut bytes, MAX_WHOLE).map_err(unread(path))? {
+        true => Ok(bytes.into()),
+        false => Err(PreferenceError::TooLarge {
+            location: Location::row(path, 1),
+            what: "a compressed Parquet file, decompressed,",
+            limit: MAX_WHOLE,
+        }),
+    }
 }
 
 fn open_parquet(
@@ -69,37 +79,30 @@ fn open_parquet(
     Ok((Box::new(batches), names, json))
 }
 
-/// Both Arrow framings: the stream that `datasets` writes, and the file with a footer.
+/// Both Arrow framings: the stream that `datasets` writes, and the file, which is such a stream with a footer behind it.
 pub(crate) fn arrow(path: &Path, text: &TextField) -> Result<Rows> {
     let mut stream = buffered(path)?;
-    let footed = stream
-        .fill_buf()
-        .map_err(unread(path))?
-        .starts_with(b"ARROW1");
-    let opened = if !footed {
-        fenced(|| open_arrow(StreamReader::try_new(stream, None), StreamReader::schema))
-    } else if is_compressed(path) {
-        let mut bytes = Vec::new();
-        stream.read_to_end(&mut bytes).map_err(unread(path))?;
-        let bytes = std::io::Cursor::new(bytes);
-        fenced(|| open_arrow(FileReader::try_new(bytes, None), FileReader::schema))
+    let start = stream.fill_buf().map_err(unread(path))?;
+    let footed = start.starts_with(b"ARROW1");
+    let magic = start.len().min(8);
+    if footed {
+        stream.consume(magic);
+    }
+    // A file cannot hold more than its length; what is compressed can unfold to anything.
+    let limit = if is_compressed(path) {
+        MAX_WHOLE
     } else {
-        let file = std::io::BufReader::new(File::open(path).map_err(unread(path))?);
-        fenced(|| open_arrow(FileReader::try_new(file, None), FileReader::schema))
+        usize::MAX
     };
+    let opened = fenced(|| {
+        let mut messages = Messages::new(stream, limit);
+        let first = messages.advance().map_err(|error| error.to_string())?;
+        let schema = messages.schema().ok_or("it has no schema")?;
+        let names = column_names(&schema);
+        let batches = first.map(Ok).into_iter().chain(messages);
+        Ok((Box::new(batches) as Batches, names, Vec::new()))
+    });
     table(path, "Arrow", opened, text)
-}
-
-fn open_arrow<R>(
-    reader: Result<R, ArrowError>,
-    schema: impl Fn(&R) -> SchemaRef,
-) -> Result<Opened, String>
-where
-    R: Iterator<Item = Result<RecordBatch, ArrowError>> + Send + 'static,
-{
-    let reader = reader.map_err(|error| error.to_string())?;
-    let names = column_names(&schema(&reader));
-    Ok((Box::new(reader), names, Vec::new()))
 }
 
 fn column_names(schema: &SchemaRef) -> Vec<String> {
@@ -119,6 +122,10 @@ fn table(
 ) -> Result<Rows> {
     let path = path.to_owned();
     match opened.and_then(|opened| opened) {
+        Ok((_, names, _)) if names.len() > MAX_COLUMNS => Err(PreferenceError::TooManyColumns {
+            location: Location::row(&path, 1),
+            limit: MAX_COLUMNS,
+        }),
         Ok((batches, names, json)) => Ok(Box::new(Table {
             start: Location::row(&path, 1),
             path,
@@ -164,14 +171,18 @@ impl Table {
 
     fn row(&self, batch: &RecordBatch, at: usize) -> Result<Row> {
         let mut values = Map::new();
+        let mut budget = Budget::new(MAX_RECORD);
         let schema = batch.schema_ref();
         for (field, column) in schema.fields().iter().zip(batch.columns()) {
             if !self.text.loads(field.name()) {
                 continue;
             }
-            let value = cell(field, column.as_ref(), at);
+            let value = cell(field, column.as_ref(), at, &mut budget);
             let value = match value.and_then(|value| self.described(field, value)) {
                 Ok(value) => value,
+                Err(_) if budget.is_spent() => {
+                    return Err(too_large(self.start.at(self.number), "a row of the table"));
+                }
                 Err(_) if !self.text.reads(field.name()) => Value::Null,
                 Err(reason) => {
                     let (row, column) = (self.number, field.name());

@@ -215,6 +215,7 @@ fn names_that_lead_nowhere_are_explained() {
             split: "train".into(),
             max_samples: None,
             text_field: None,
+            mixture: None,
         })
         .unwrap_err()
         .to_string()

@@ -361,6 +361,7 @@ fn offline_only_the_cache_is_looked_at(home: &Path) {
         split: split.into(),
         max_samples: None,
         text_field: None,
+        mixture: None,
     };
     assert_eq!(load_rows(&source("org/pairs", "test")).unwrap().len(), 1);
     let error = load_rows(&source("org/pairs", "train"))

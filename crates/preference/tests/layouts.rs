@@ -7,7 +7,6 @@
 
 mod common;
 
-use std::io::{BufRead, Read, Write};
 use std::path::Path;
 
 use common::{fixture, load, load_split, load_text, message, plain, texts};
@@ -23,6 +22,7 @@ fn source(path: &Path, config: Option<&str>, split: &str) -> DatasetSource {
         split: split.to_owned(),
         max_samples: None,
         text_field: None,
+        mixture: None,
     }
 }
 
@@ -104,71 +104,26 @@ fn a_bad_weight_names_its_row() {
     }
 }
 
-/// Endless JSON lines, or elements of a list; panics when more is read than should be.
-struct Endless {
-    line: Vec<u8>,
-    at: usize,
-    budget: usize,
-}
-
-impl Read for Endless {
-    fn read(&mut self, out: &mut [u8]) -> std::io::Result<usize> {
-        let n = self.fill_buf()?.len().min(out.len());
-        out[..n].copy_from_slice(&self.line[self.at..self.at + n]);
-        self.consume(n);
-        Ok(n)
-    }
-}
-
-impl BufRead for Endless {
-    fn fill_buf(&mut self) -> std::io::Result<&[u8]> {
-        assert!(self.budget > 0, "read on and on");
-        Ok(&self.line[self.at..])
-    }
-    fn consume(&mut self, n: usize) {
-        self.budget = self.budget.saturating_sub(n);
-        self.at = (self.at + n) % self.line.len();
-    }
-}
-
-/// A named pipe that `Endless` writes to, so that the end of the file never comes.
-#[cfg(unix)]
-fn pipe(name: &str, head: &str, line: &str, check: impl FnOnce(&Path)) {
-    let dir = tempfile::tempdir().unwrap();
-    let path = dir.path().join(name);
-    let made = std::process::Command::new("mkfifo").arg(&path).status();
-    assert!(made.unwrap().success());
-    let mut endless = Endless {
-        line: line.as_bytes().to_vec(),
-        at: 0,
-        budget: 1 << 24,
-    };
-    let (at, head) = (path.clone(), head.to_owned());
-    let writer = std::thread::spawn(move || {
-        let mut pipe = std::fs::File::options().write(true).open(at).unwrap();
-        // Ends with the reader, who closes the pipe.
-        let _ = pipe
-            .write_all(head.as_bytes())
-            .and_then(|()| std::io::copy(&mut endless, &mut pipe));
-    });
-    check(&path);
-    writer.join().unwrap();
-}
-
-#[cfg(unix)]
+/// What comes behind is not looked at: it is no JSON, and a record with too many fields.
 #[test]
-fn rows_come_before_the_file_ends() {
+fn rows_come_before_the_file_is_read_to_its_end() {
     let row = r#"{"prompt": "Q", "chosen": "b", "rejected": "c ] } \" , [ {"}"#;
-    let first_three = |path: &Path| {
-        let rows = stream_rows(&source(path, None, "train")).unwrap();
-        let rows: Vec<Row> = rows.take(3).map(Result::unwrap).collect();
-        assert_eq!(prompts(&rows), ["Q"; 3]);
-    };
-    pipe("a.jsonl", "", &format!("{row}\n"), first_three);
-    pipe("a.json", "[", &format!("{row},\n"), first_three);
-    pipe("b.json", "", &format!("{row}\n"), first_three);
-    let head = "prompt,chosen,rejected\n";
-    pipe("a.csv", head, "Q,\"b, \"\"c\",d\n", first_three);
+    let dir = tempfile::tempdir().unwrap();
+    let csv = "prompt,chosen,rejected\n";
+    for (name, head, row) in [
+        ("a.jsonl", "", format!("{row}\n")),
+        ("a.json", "[", format!("{row},\n")),
+        ("b.json", "", format!("{row}\n")),
+        ("a.csv", csv, "Q,\"b, \"\"c\",d\n".to_owned()),
+    ] {
+        let path = dir.path().join(name);
+        let text = format!("{head}{}{{ broken,,,,\n", row.repeat(3));
+        std::fs::write(&path, text).unwrap();
+        let mut rows = stream_rows(&source(&path, None, "train")).unwrap();
+        let first: Vec<Row> = rows.by_ref().take(3).map(Result::unwrap).collect();
+        assert_eq!(prompts(&first), ["Q"; 3]);
+        assert!(rows.next().unwrap().is_err(), "{name}");
+    }
 }
 
 #[test]

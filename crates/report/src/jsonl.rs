@@ -4,7 +4,6 @@
 //! means empty, a damaged line is counted, a file that cannot be opened is noted. `NaN` as Python writes it is taken
 //! as `null`. `metrics.jsonl`, without which there is no page, has its own reader in `record.rs`.
 
-use std::fs::File;
 use std::io::{BufRead, BufReader, ErrorKind, Read};
 use std::path::Path;
 
@@ -19,7 +18,7 @@ const MAX_LINE_BYTES: u64 = 16 << 20;
 pub(crate) fn read<T: DeserializeOwned>(dir: &Path, file: &str) -> (Vec<T>, Vec<String>) {
     let mut rows = Vec::new();
     let (mut damaged, mut first) = (0_usize, 0_usize);
-    let opened = File::open(dir.join(file)).map(BufReader::new);
+    let opened = unbraid_input::open(&dir.join(file)).map(BufReader::new);
     let read = opened.and_then(|mut reader| {
         let mut line = Vec::new();
         for number in 1.. {

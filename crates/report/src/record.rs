@@ -6,7 +6,6 @@
 //! telling of every step counts. Whatever was skipped or dropped is listed in [`RunRecord::notes`].
 
 use std::collections::BTreeMap;
-use std::fs::File;
 use std::io::{BufRead, BufReader, Read};
 use std::path::{Path, PathBuf};
 
@@ -161,7 +160,7 @@ impl RunRecord {
     /// Reads the records in `dir`.
     pub(crate) fn read(dir: &Path) -> Result<Self> {
         let path = dir.join("metrics.jsonl");
-        let file = match File::open(&path) {
+        let file = match unbraid_input::open(&path) {
             Ok(file) => file,
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
                 return Err(ReportError::NotARun {
@@ -254,7 +253,7 @@ impl RunRecord {
 
 fn read_summary(dir: &Path) -> Result<Option<String>> {
     let path = dir.join("summary.json");
-    let Ok(file) = File::open(&path) else {
+    let Ok(file) = unbraid_input::open(&path) else {
         return Ok(None);
     };
     let mut bytes = Vec::new();

@@ -26,7 +26,7 @@ pub(crate) struct Settings {
 impl Settings {
     /// Reads `path`. An absent file is no error.
     pub(crate) fn read(path: &Path) -> Result<Self> {
-        let bytes = match std::fs::read(path) {
+        let bytes = match unbraid_input::read(path) {
             Ok(bytes) => bytes,
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
                 let note =

@@ -12,7 +12,6 @@
 //! it is shown and a note says why, for a report must not fail on what only illustrates it. A share shows itself
 //! twice, as tint and as type (closed tokens are struck through), so that no reader depends on colour.
 
-use std::fs::File;
 use std::io::{ErrorKind, Read};
 use std::path::Path;
 
@@ -62,7 +61,7 @@ pub(crate) fn read(dir: &Path) -> (Vec<MaskedPair>, Option<String>) {
 
 fn read_text(path: &Path) -> Result<String, String> {
     let mut text = String::new();
-    let file = match File::open(path) {
+    let file = match unbraid_input::open(path) {
         Ok(file) => file,
         Err(error) if error.kind() == ErrorKind::NotFound => return Ok(text),
         Err(error) => return Err(format!("cannot be read ({error})")),

@@ -28,7 +28,7 @@ pub(crate) fn read_files(dir: &Path) -> Result<Files> {
     let mut files = Vec::new();
     for name in FILES {
         let path = dir.join(name);
-        match std::fs::read(&path) {
+        match unbraid_input::read(&path) {
             Ok(bytes) => files.push((name.to_owned(), bytes)),
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
             Err(source) => return Err(TextError::Read { path, source }),

@@ -222,7 +222,7 @@ fn seal(dir: &Path) -> Result<(), TrainError> {
     let mut entries = Map::new();
     let listed = files(dir).map_err(|e| TrainError::io("read", dir, e))?;
     for (name, path) in listed {
-        let measured = File::open(&path).and_then(|mut file| measure(&mut file));
+        let measured = unbraid_input::open(&path).and_then(|mut file| measure(&mut file));
         let (bytes, sha256) = measured.map_err(|e| TrainError::io("read", &path, e))?;
         sync(&path).map_err(|e| TrainError::io("write", &path, e))?;
         entries.insert(name, json!({ "bytes": bytes, "sha256": sha256 }));
@@ -234,7 +234,7 @@ fn seal(dir: &Path) -> Result<(), TrainError> {
 
 /// Checks every file of a checkpoint; the error is the reason why it cannot be used.
 pub(crate) fn verify(dir: &Path) -> Result<(), String> {
-    let text = fs::read_to_string(dir.join(CHECKSUMS))
+    let text = unbraid_input::read_to_string(&dir.join(CHECKSUMS))
         .map_err(|e| format!("{CHECKSUMS} cannot be read: {e}"))?;
     let json: Value =
         serde_json::from_str(&text).map_err(|e| format!("{CHECKSUMS} is damaged: {e}"))?;
@@ -248,7 +248,7 @@ pub(crate) fn verify(dir: &Path) -> Result<(), String> {
     for (name, expected) in entries {
         let bytes = expected["bytes"].as_u64().ok_or_else(damaged)?;
         let sha256 = expected["sha256"].as_str().ok_or_else(damaged)?;
-        let mut file = match File::open(dir.join(name)) {
+        let mut file = match unbraid_input::open(&dir.join(name)) {
             Err(e) if e.kind() == io::ErrorKind::NotFound => {
                 return Err(format!("{name} is missing"));
             }

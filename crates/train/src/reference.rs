@@ -229,7 +229,7 @@ fn image(header: &Header, records: &Records) -> Vec<u8> {
 
 /// The records of a file; nothing when there is no file; the reason when it is not to be used.
 fn read(path: &Path, expected: &Header) -> Result<Option<Records>, String> {
-    let bytes = match fs::read(path) {
+    let bytes = match unbraid_input::read(path) {
         Ok(bytes) => bytes,
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
         Err(error) => return Err(error.to_string()),

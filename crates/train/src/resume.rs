@@ -22,7 +22,7 @@ pub struct Checkpoint {
 /// Reads a checkpoint whose files are whole; the error is the reason why it cannot be used.
 fn read(path: &Path) -> Result<Checkpoint, String> {
     verify(path)?;
-    let text = fs::read_to_string(path.join(TRAINER_STATE))
+    let text = unbraid_input::read_to_string(&path.join(TRAINER_STATE))
         .map_err(|e| format!("{TRAINER_STATE} cannot be read: {e}"))?;
     let json: Value =
         serde_json::from_str(&text).map_err(|e| format!("{TRAINER_STATE} is damaged: {e}"))?;

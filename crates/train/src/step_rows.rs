@@ -29,7 +29,7 @@ impl StepRows {
     /// What the file system refuses.
     pub(crate) fn cut_back(path: PathBuf, step: u64) -> Result<Self, TrainError> {
         let cut = || -> std::io::Result<()> {
-            let length = match File::open(&path) {
+            let length = match unbraid_input::open(&path) {
                 Err(e) if e.kind() == ErrorKind::NotFound => return Ok(()),
                 file => valid_length(BufReader::new(file?), step)?,
             };

@@ -274,7 +274,7 @@ impl Weights {
         let mut config = match self.gguf_config() {
             Some(config) => config.clone(),
             None => {
-                let text = std::fs::read(self.dir().join("config.json")).ok()?;
+                let text = unbraid_input::read(&self.dir().join("config.json")).ok()?;
                 serde_json::from_slice(&text).ok()?
             }
         };

@@ -67,7 +67,7 @@ pub(crate) fn fetch_dataset_split(
         let mut readme = None;
         if names.iter().any(|name| name == "README.md") {
             let path = get("README.md")?;
-            let bytes = std::fs::read(&path).map_err(unread(&path))?;
+            let bytes = unbraid_input::read(&path).map_err(unread(&path))?;
             readme = Some(String::from_utf8_lossy(&bytes).into_owned());
         }
         let is_data = |name: &&String| FileType::of(Path::new(name)).is_some();

@@ -44,6 +44,7 @@ pub fn load(path: &Path) -> Result<Vec<Row>> {
 
 pub fn load_split(path: &Path, split: &str, max_samples: Option<usize>) -> Result<Vec<Row>> {
     load_rows(&DatasetSource {
+        mixture: None,
         name: path.display().to_string(),
         config: None,
         split: split.to_owned(),

@@ -3,7 +3,6 @@
 //! Without its rows a diagnosis has no page, so a file of rows that cannot be read is an error; everything else that is
 //! damaged becomes a note on the page.
 
-use std::fs::File;
 use std::io::{BufRead, BufReader, ErrorKind, Read};
 use std::path::Path;
 
@@ -19,7 +18,7 @@ pub(crate) fn for_each_line(
     path: &Path,
     mut take: impl FnMut(&[u8]) -> bool,
 ) -> Result<Vec<String>> {
-    let file = File::open(path).map_err(ReportError::io("read", path))?;
+    let file = unbraid_input::open(path).map_err(ReportError::io("read", path))?;
     let mut reader = BufReader::with_capacity(1 << 16, file);
     let (mut line, mut refused, mut cut) = (Vec::new(), Vec::new(), false);
     for number in 1_u64.. {
@@ -82,7 +81,7 @@ pub(crate) fn read_json<T: for<'de> Deserialize<'de>>(
         .map(|name| name.to_string_lossy().into_owned())
         .unwrap_or_default();
     let mut bytes = Vec::new();
-    let read = File::open(path).and_then(|file| file.take(limit + 1).read_to_end(&mut bytes));
+    let read = unbraid_input::open(path).and_then(|file| file.take(limit + 1).read_to_end(&mut bytes));
     let why = match read {
         Err(error) if error.kind() == ErrorKind::NotFound => return None,
         Err(error) => format!("cannot be read ({error})"),

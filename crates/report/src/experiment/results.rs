@@ -2,7 +2,6 @@
 //! number that was not finite (`null`) is absent.
 
 use std::collections::BTreeMap;
-use std::fs::File;
 use std::io::{ErrorKind, Read};
 use std::path::Path;
 
@@ -344,7 +343,7 @@ impl Run {
 
 fn read_bytes(dir: &Path) -> std::io::Result<Vec<u8>> {
     let mut bytes = Vec::new();
-    let file = File::open(dir.join(FILE))?;
+    let file = unbraid_input::open(&dir.join(FILE))?;
     let length = file.take(MAX_BYTES + 1).read_to_end(&mut bytes)?;
     if length as u64 > MAX_BYTES {
         return Err(ErrorKind::FileTooLarge.into());

@@ -1,6 +1,5 @@
 //! `theory.json` as `unbraid theory` writes it. A value that is not finite is `null` there.
 
-use std::fs::File;
 use std::io::{self, ErrorKind, Read};
 use std::path::Path;
 
@@ -181,7 +180,7 @@ impl Theory {
 
 fn read(path: &Path) -> io::Result<Theory> {
     let mut bytes = Vec::new();
-    File::open(path)?
+    unbraid_input::open(path)?
         .take(MAX_BYTES + 1)
         .read_to_end(&mut bytes)?;
     if bytes.len() as u64 > MAX_BYTES {

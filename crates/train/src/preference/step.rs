@@ -404,7 +404,7 @@ pub(super) fn save_calibration(state: &Calibration, dir: &Path) -> Result<(), Tr
 
 pub(super) fn load_calibration(state: &mut Calibration, dir: &Path) -> Result<(), TrainError> {
     let path = dir.join(CALIBRATION);
-    let text = std::fs::read(&path).map_err(|e| TrainError::io("read", &path, e))?;
+    let text = unbraid_input::read(&path).map_err(|e| TrainError::io("read", &path, e))?;
     let json: serde_json::Value = serde_json::from_slice(&text)
         .map_err(|e| TrainError::io("read", &path, std::io::Error::other(e)))?;
     state.log_ratio = json["log_ratio"].as_f64();

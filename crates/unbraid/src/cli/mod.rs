@@ -15,6 +15,7 @@ mod check;
 mod commands;
 mod compat;
 mod error;
+mod mixture;
 mod notes;
 mod recipe;
 mod resolve;

@@ -3,7 +3,7 @@
 //! A recipe is read as a flat list of settings with the line of each key. Scalars keep their text as written
 //! (`1e-6`, `True`, `no`): the option decides what they mean, so YAML's own guesses (is `no` a boolean? is `1e-6` a
 //! string?) never get in the way. Of nested mappings those of plain values are read; deeper ones are noticed, for only
-//! keys without effect here hold them.
+//! keys without effect here hold them. The keys that name data sets are read to any depth, with their lines.
 //! Aliases and merge keys are left out: no TRL recipe uses them. Parser: granit-parser (events with positions, safe
 //! Rust, fuzzed). serde_norway and serde_yaml_ng had no release since 2024 and stand on a port of libyaml.
 //! Tested in `tests/cli_recipe.rs`.
@@ -15,6 +15,7 @@ use granit_parser::{Event, Parser, ScalarStyle, Span};
 use serde::Serialize;
 
 use super::error::{CliError, Place};
+use super::mixture;
 
 /// Longest recipe read, in bytes; real ones have a few thousand.
 const MAX_BYTES: u64 = 1 << 20;
@@ -32,7 +33,48 @@ pub(super) enum Value {
     Mapping(Vec<(String, String)>),
     /// A deeper mapping, or a list that holds more than scalars.
     Nested,
+    /// Whatever stands under one of the keys whose value may be deep.
+    Tree(Tree),
 }
+
+/// A value with all that is in it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Tree {
+    /// One scalar as written, none for null; its line.
+    Scalar(Option<String>, usize),
+    /// A list; the line it begins on.
+    List(Vec<Tree>, usize),
+    /// A mapping; the line it begins on.
+    Map(Vec<(String, Tree)>, usize),
+}
+
+impl Tree {
+    /// The line it begins on, from 1.
+    pub(super) fn line(&self) -> usize {
+        match self {
+            Self::Scalar(_, line) | Self::List(_, line) | Self::Map(_, line) => *line,
+        }
+    }
+
+    /// As JSON; a scalar is what JSON reads in it, else text.
+    pub(super) fn to_json(&self) -> serde_json::Value {
+        match self {
+            Self::Scalar(None, _) => serde_json::Value::Null,
+            Self::Scalar(Some(text), _) => match serde_json::from_str(text) {
+                Ok(number @ serde_json::Value::Number(_)) => number,
+                _ => text.as_str().into(),
+            },
+            Self::List(items, _) => items.iter().map(Self::to_json).collect(),
+            Self::Map(pairs, _) => {
+                let pairs = pairs.iter().map(|(k, v)| (k.clone(), v.to_json()));
+                serde_json::Value::Object(pairs.collect())
+            }
+        }
+    }
+}
+
+/// Deepest nesting of a [`Tree`].
+const MAX_DEPTH: usize = 16;
 
 /// One key with its value and place.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -54,12 +96,13 @@ pub(super) fn read(file: &Path) -> Result<Vec<Setting>, CliError> {
         file: file.to_owned(),
         source,
     };
+    unbraid_input::check(file).map_err(unreadable)?;
     let length = std::fs::metadata(file).map_err(unreadable)?.len();
     if length > MAX_BYTES {
         let reason = format!("{length} bytes, more than the {MAX_BYTES} that a recipe may have");
         return Err(unreadable(std::io::Error::other(reason)));
     }
-    let text = std::fs::read_to_string(file).map_err(unreadable)?;
+    let text = unbraid_input::read_to_string(file).map_err(unreadable)?;
     parse(&text, file)
 }
 
@@ -97,7 +140,10 @@ pub(super) fn parse(text: &str, file: &Path) -> Result<Vec<Setting>, CliError> {
         if let Some(first) = lines.insert(key.clone(), span.start.line()) {
             return Err(CliError::DuplicateKey { place, key, first });
         }
-        let value = events.value()?;
+        let value = match mixture::TREES.contains(&key.as_str()) {
+            true => events.deep()?,
+            false => events.value()?,
+        };
         settings.push(Setting { key, value, place });
     }
     match events.next_node()? {
@@ -148,6 +194,56 @@ impl<'a> Events<'a> {
             Event::SequenceStart(..) => self.list(),
             Event::MappingStart(..) => self.mapping(),
             _ => self.skip(1).map(|()| Value::Nested),
+        }
+    }
+
+    /// The value of the key just read, with all that is in it.
+    fn deep(&mut self) -> Result<Value, CliError> {
+        let (event, span) = self.next_node()?;
+        Ok(match self.tree(event, &span, MAX_DEPTH)? {
+            Tree::Scalar(None, _) => Value::Null,
+            Tree::Scalar(Some(text), _) => Value::One(text),
+            tree => Value::Tree(tree),
+        })
+    }
+
+    fn tree(&mut self, event: Event<'a>, span: &Span, depth: usize) -> Result<Tree, CliError> {
+        let line = span.start.line();
+        if depth == 0 {
+            return Err(self.wrong(span, "nested too deeply"));
+        }
+        match event {
+            Event::Scalar(text, style, ..) => Ok(match scalar(&text, style) {
+                Value::One(text) => Tree::Scalar(Some(text), line),
+                _ => Tree::Scalar(None, line),
+            }),
+            Event::SequenceStart(..) => {
+                let mut items = Vec::new();
+                loop {
+                    match self.next_node()? {
+                        (Event::SequenceEnd, _) => return Ok(Tree::List(items, line)),
+                        (event, span) => items.push(self.tree(event, &span, depth - 1)?),
+                    }
+                }
+            }
+            Event::MappingStart(..) => {
+                let mut pairs: Vec<(String, Tree)> = Vec::new();
+                loop {
+                    let (event, span) = self.next_node()?;
+                    let key = match event {
+                        Event::MappingEnd => return Ok(Tree::Map(pairs, line)),
+                        Event::Scalar(key, ..) => key.into_owned(),
+                        _ => return Err(self.wrong(&span, "expected a key")),
+                    };
+                    if pairs.iter().any(|(known, _)| *known == key) {
+                        return Err(self.wrong(&span, &format!("key {key} is given twice")));
+                    }
+                    let (event, span) = self.next_node()?;
+                    let value = self.tree(event, &span, depth - 1)?;
+                    pairs.push((key, value));
+                }
+            }
+            _ => Err(self.wrong(span, "expected a value")),
         }
     }
 

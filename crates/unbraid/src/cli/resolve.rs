@@ -17,6 +17,7 @@ use super::check;
 use super::commands::{Cli, NO_DATA, NO_MODEL, SHOWN_IN_PLAN};
 use super::compat::{self, Rule};
 use super::error::{CliError, Place};
+use super::mixture;
 use super::recipe::{self, Setting, Value};
 use crate::redact;
 
@@ -179,6 +180,10 @@ pub(super) fn resolve(mut words: Words, root: &clap::Command) -> Result<Parsed, 
     settings.append(&mut words.settings);
     compat::group_by_length(&mut settings)?;
     compat::old_names(&mut settings)?;
+    let mixed = match RECIPE_COMMANDS.contains(&name.as_str()) {
+        true => mixture::gather(&mut settings)?,
+        false => Vec::new(),
+    };
 
     let mut ignored = BTreeSet::new();
     let mut told = Vec::new();
@@ -218,6 +223,7 @@ pub(super) fn resolve(mut words: Words, root: &clap::Command) -> Result<Parsed, 
         notes.push(format!("accepted without effect here: {}", keys.join(", ")));
     }
     notes.append(&mut told);
+    notes.extend(mixed);
     notes.append(&mut check::check(&command)?);
     Ok(Parsed { command, notes })
 }
@@ -350,8 +356,10 @@ fn classify(
             let json: serde_json::Map<String, serde_json::Value> = pairs.collect();
             (vec![serde_json::Value::Object(json).to_string()], false)
         }
-        Value::Mapping(_) | Value::Nested if rule.is_some() => (vec!["{…}".to_owned()], false),
-        Value::Mapping(_) | Value::Nested => {
+        Value::Mapping(_) | Value::Nested | Value::Tree(_) if rule.is_some() => {
+            (vec!["{…}".to_owned()], false)
+        }
+        Value::Mapping(_) | Value::Nested | Value::Tree(_) => {
             return Err(refused("{…}", "expected a plain value or a list of them"));
         }
     };

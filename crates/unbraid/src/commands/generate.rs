@@ -49,6 +49,7 @@ fn prompts(config: &GenerateConfig, tokenizer: &Tokenizer) -> Result<Vec<Prompt>
         split: config.dataset_train_split.clone(),
         max_samples: config.max_samples,
         text_field: None,
+        mixture: None,
     })?;
     let prompt = |row: Row| match row.kind {
         RowKind::Preference { prompt, .. }

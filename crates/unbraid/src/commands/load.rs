@@ -6,6 +6,7 @@ use crate::commands::device::Machine;
 use anyhow::{Context, Result, bail};
 use serde_json::{Map, Value};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use unbraid_cuda::Precision;
 use unbraid_model::weights::{StoredDtype, Weights};
@@ -83,7 +84,7 @@ pub(crate) use unbraid_model::GENERATION_CONFIG;
 impl Source {
     /// The model's `generation_config.json`, if it has one.
     pub(crate) fn generation_config(&self) -> Option<Vec<u8>> {
-        std::fs::read(self.weights.dir().join(GENERATION_CONFIG)).ok()
+        unbraid_input::read(&self.weights.dir().join(GENERATION_CONFIG)).ok()
     }
 
     /// What a trained model's `generation_config.json` should say: the model's own, with the tokenizer's end token first
@@ -286,6 +287,9 @@ pub(crate) fn split_of(name: &str, split: &str, data: &DataArgs) -> DatasetSourc
         split: split.to_owned(),
         max_samples: data.max_samples,
         text_field: None,
+        mixture: (name == data.dataset_name)
+            .then(|| data.datasets.clone().map(Arc::new))
+            .flatten(),
     }
 }
 

@@ -100,8 +100,8 @@ pub(crate) fn remove_records(dir: &Path) -> Result<()> {
 /// there is none.
 pub(crate) fn run_result(dir: &Path, step: u64) -> Result<Value> {
     let path = dir.join("metrics.jsonl");
-    let text =
-        fs::read_to_string(&path).with_context(|| format!("cannot read {}", path.display()))?;
+    let text = unbraid_input::read_to_string(&path)
+        .with_context(|| format!("cannot read {}", path.display()))?;
     let (mut train, mut eval) = (Value::Null, Value::Null);
     for line in text.lines() {
         let row: Value = serde_json::from_str(line).with_context(|| path.display().to_string())?;

@@ -52,7 +52,7 @@ fn base(config: &SftConfig) -> Result<Base> {
                 "use_peft trains an adapter on a frozen model, and init_config starts from random weights"
             );
         }
-        let text = std::fs::read_to_string(path)
+        let text = unbraid_input::read_to_string(path)
             .with_context(|| format!("cannot read {}", path.display()))?;
         let model_config = ModelConfig::from_json_str(&text, &path.display().to_string())?;
         let backend = device::backend();

@@ -8,6 +8,7 @@ use std::path::PathBuf;
 use clap::{ArgAction, Args};
 use serde::Serialize;
 use unbraid_cuda::Precision;
+use unbraid_preference::Mixture;
 
 use super::super::values::{
     Device, Dtype, Geometry, KeyValues, LrSchedulerType, MaxLength, Optim, Resume,
@@ -63,6 +64,11 @@ pub struct DataArgs {
     #[arg(long, value_name = "DATA", value_parser = non_empty)]
     pub dataset_name: String,
 
+    /// Data sets in the place of one: the recipe's `datasets`, as JSON.
+    #[arg(long, hide = true, value_parser = mixture)]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub datasets: Option<Mixture>,
+
     /// Configuration of the data set: a config_name of its README, or a directory; default: its default one.
     #[arg(long, value_name = "NAME", value_parser = non_empty)]
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -84,6 +90,10 @@ pub struct DataArgs {
     /// Longest prompt with completion, in tokens; the start is kept. none: no limit.
     #[arg(long, value_name = "TOKENS", default_value = "1024")]
     pub max_length: MaxLength,
+}
+
+fn mixture(json: &str) -> Result<Mixture, String> {
+    serde_json::from_str(json).map_err(|_| "expected a list of data sets in a recipe".to_owned())
 }
 
 /// What `train` and `sft` have in common: output, optimizer, schedule, logging, evaluation, saving.

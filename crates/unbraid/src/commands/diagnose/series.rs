@@ -353,7 +353,7 @@ fn differs(dir: &Path, other: &Path) -> bool {
 
 /// The number of steps behind a run's final model, where its state is kept.
 fn final_step(dir: &Path) -> Option<u64> {
-    let text = fs::read(dir.join("trainer_state.json")).ok()?;
+    let text = unbraid_input::read(&dir.join("trainer_state.json")).ok()?;
     let state: Value = serde_json::from_slice(&text).ok()?;
     state["global_step"].as_u64()
 }
@@ -385,7 +385,7 @@ fn reference_name(config: &DiagnoseConfig, dir: &Path, first: &Source) -> Result
 /// The reference, else the model that training started from, as `unbraid train` wrote them into `run.yaml`: a key a line,
 /// values in JSON.
 fn recorded_reference(dir: &Path) -> Option<String> {
-    let text = fs::read_to_string(dir.join("run.yaml")).ok()?;
+    let text = unbraid_input::read_to_string(&dir.join("run.yaml")).ok()?;
     let of = |key: &str| -> Option<String> {
         let mut lines = text.lines();
         let value = lines.find_map(|line| line.strip_prefix(key)?.strip_prefix(": "))?;

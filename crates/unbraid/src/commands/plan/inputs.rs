@@ -47,7 +47,7 @@ fn config_only(path: &Path) -> Option<PathBuf> {
 
 fn read_config(file: &Path) -> Result<ModelConfig> {
     let name = file.display().to_string();
-    let text = std::fs::read_to_string(file).map_err(|e| anyhow::anyhow!("{name}: {e}"))?;
+    let text = unbraid_input::read_to_string(file).map_err(|e| anyhow::anyhow!("{name}: {e}"))?;
     Ok(ModelConfig::from_json_str(&text, &name)?)
 }
 

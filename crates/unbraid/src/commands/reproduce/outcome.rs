@@ -38,6 +38,7 @@ struct Before {
 fn data_args(path: &Path, max_length: MaxLength) -> DataArgs {
     DataArgs {
         dataset_name: path.display().to_string(),
+        datasets: None,
         dataset_config: None,
         dataset_train_split: "train".into(),
         dataset_test_split: "test".into(),
