@@ -5,6 +5,7 @@
 //! scored rows only.
 
 use crate::batch::{Batch, GradientPlan};
+use crate::cancel::Cancel;
 use crate::config::ModelConfig;
 use crate::error::ModelError;
 use crate::gemma2::Gemma2;
@@ -180,6 +181,8 @@ pub struct LanguageModel<B: Backend> {
     pub config: ModelConfig,
     /// Its parameters.
     pub params: Parameters<B>,
+    /// Stops its passes between two blocks; nobody's, unless it is replaced.
+    pub cancel: Cancel,
     family: Box<dyn Family<B>>,
     /// Settings of its adapter.
     pub(crate) lora: Option<LoraConfig>,
@@ -226,6 +229,7 @@ impl<B: Backend> LanguageModel<B> {
             backend,
             config,
             params,
+            cancel: Cancel::default(),
             family,
             lora: None,
         })
@@ -239,6 +243,7 @@ impl<B: Backend> LanguageModel<B> {
             backend,
             config,
             params,
+            cancel: Cancel::default(),
             family,
             lora: None,
         }
@@ -258,6 +263,7 @@ impl<B: Backend> LanguageModel<B> {
             backend,
             config,
             params: Parameters::new(specs, values, storage),
+            cancel: Cancel::default(),
             family,
             lora: None,
         }
@@ -313,6 +319,7 @@ impl<B: Backend> LanguageModel<B> {
         let pass = self.pass(batch, None);
         let mut x = self.family.embed(&pass);
         for i in 0..self.family.n_blocks() {
+            self.cancel.check();
             x = self.family.block(&pass, i, x, None).0;
         }
         self.finish(&pass, batch, x, Vec::new())
@@ -334,6 +341,7 @@ impl<B: Backend> LanguageModel<B> {
         let mut x = self.family.embed(&pass);
         let mut blocks = Vec::with_capacity(self.family.n_blocks());
         for i in 0..self.family.n_blocks() {
+            self.cancel.check();
             let input = (keep == Keep::BlockInputs).then(|| self.copy(&x));
             let (out, state) = self.family.block(&pass, i, x, None);
             blocks.push(input.map_or(Saved::State(state), Saved::Input));
@@ -426,6 +434,7 @@ impl<B: Backend> LanguageModel<B> {
         x: B::Buffer,
         blocks: Vec<Saved<B>>,
     ) -> Forward<B> {
+        self.cancel.check();
         let (b, m, d) = (&*self.backend, batch.targets(), self.config.hidden_size());
         let mut last = b.empty(m * d);
         b.gather(&x, &batch.target_rows, &mut last, d, false);
@@ -491,6 +500,7 @@ impl<B: Backend> LanguageModel<B> {
         seeds: &Seeds<'_>,
         sink: &mut dyn GradientSink<B>,
     ) {
+        self.cancel.check();
         let (b, m, d) = (&*self.backend, batch.targets(), self.config.hidden_size());
         let logp_seeds = b.upload_f64(seeds.token_logps);
         let pass = BackwardPass {
@@ -531,6 +541,7 @@ impl<B: Backend> LanguageModel<B> {
             self.family.block(&pass, i, x, None).1
         };
         for i in (0..self.family.n_blocks()).rev() {
+            self.cancel.check();
             dx = match &mut blocks {
                 Blocks::Kept(blocks) => match &blocks[i] {
                     Saved::State(state) => state.backward(&pass, sink, dx),

@@ -1,8 +1,9 @@
 //! `unbraid generate`: completions of prompts, streamed as they come.
 
-use super::{End, Interrupt, load, output};
+use super::{End, Interrupt, load};
 use crate::cli::GenerateConfig;
 use crate::commands::device::Machine;
+use crate::stdout::{Reader, print_foreign, stream};
 use anyhow::{Context, Result, bail};
 use rand::SeedableRng;
 use rand_chacha::ChaCha8Rng;
@@ -78,7 +79,7 @@ fn complete(
     stop: &[u32],
     rng: &mut ChaCha8Rng,
     interrupt: &Interrupt,
-) -> Result<()> {
+) -> Result<Reader> {
     let mut ids = prompt.ids.clone();
     if let Some(limit) = config.max_length.0 {
         let excess = ids.len().saturating_sub(limit);
@@ -98,14 +99,14 @@ fn complete(
     }
     let room = positions + 1 - ids.len();
     if room < config.max_new_tokens {
-        eprintln!("note: only {room} tokens fit after the prompt; --max-length cuts its start");
+        note!("only {room} tokens fit after the prompt; --max-length cuts its start");
     }
     let sampling = Sampling {
         do_sample: config.do_sample,
         temperature: config.temperature,
         top_p: config.top_p,
     };
-    let (mut shown, mut out, mut broken) = (String::new(), Vec::new(), None);
+    let (mut shown, mut out, mut reader) = (String::new(), Vec::new(), Ok(Reader::There));
     let max_new_tokens = config.max_new_tokens.min(room);
     model.generate(&ids, max_new_tokens, stop, sampling, rng, |token| {
         out.push(token);
@@ -114,21 +115,21 @@ fn complete(
             && !text.ends_with('\u{fffd}')
             && let Some(new) = text.strip_prefix(&shown)
         {
-            broken = output::print(new).err();
+            reader = print_foreign(new);
             shown = text;
         }
-        broken.is_none() && !interrupt.pressed()
+        matches!(reader, Ok(Reader::There)) && !interrupt.pressed()
     });
-    if let Some(error) = broken {
-        return Err(error);
+    if !matches!(reader, Ok(Reader::There)) {
+        return reader;
     }
     let completion = tokenizer.decode(&out, true)?;
     if config.json {
         let row = json!({ "prompt": prompt.text, "completion": completion, "tokens": out });
-        output::print(&format!("{row}\n"))
+        stream(&format!("{row}\n"))
     } else {
         let rest = completion.strip_prefix(&shown).unwrap_or("");
-        output::print(&format!("{rest}\n"))
+        print_foreign(&format!("{rest}\n"))
     }
 }
 
@@ -146,14 +147,18 @@ pub(super) fn run(config: &GenerateConfig, interrupt: &Interrupt) -> Result<End>
     stop.extend(tokenizer.eos_id());
     stop.extend(source.stop_tokens());
     let mut rng = ChaCha8Rng::seed_from_u64(config.model.seed);
+    let _stops = interrupt.stops_itself();
     for numbered in prompts.iter().enumerate() {
         if prompts.len() > 1 && !config.json {
-            output::print(&format!("── {}\n", numbered.1.text))?;
+            print_foreign(&format!("── {}\n", numbered.1.text))?;
         }
         let (model, tokenizer) = (&model, &tokenizer);
-        complete(
+        let reader = complete(
             config, model, tokenizer, numbered, &stop, &mut rng, interrupt,
         )?;
+        if reader == Reader::Gone {
+            break;
+        }
         if interrupt.pressed() {
             return Ok(End::Interrupted);
         }

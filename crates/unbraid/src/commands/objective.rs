@@ -50,8 +50,8 @@ pub(crate) fn objective(args: &ObjectiveArgs) -> Result<Objective> {
     let objective = Objective::from_names(&args.loss_type, &args.loss_weights, &options)?;
     let unread = Objective::unread_options(&args.loss_type, &options);
     if !unread.is_empty() {
-        eprintln!(
-            "note: without effect on {}: {}",
+        note!(
+            "without effect on {}: {}",
             objective.name(),
             unread.join(", ")
         );
@@ -84,7 +84,7 @@ fn default_beta(name: &str) -> Option<f64> {
 /// Says where a run without `beta` is not the one that TRL would make of the same recipe.
 fn note_beta(name: &str) {
     if let Some(beta) = default_beta(name).filter(|&beta| beta != TRL_BETA) {
-        eprintln!("note: beta is {beta}, {name}'s own default; TRL's is {TRL_BETA} for every loss");
+        note!("beta is {beta}, {name}'s own default; TRL's is {TRL_BETA} for every loss");
     }
 }
 
@@ -103,8 +103,8 @@ pub(crate) fn note_reference(config: &TrainConfig, objective: &Objective) {
         .map(|(name, _)| *name)
         .collect();
     if !objective.needs_reference() && !given.is_empty() {
-        eprintln!(
-            "note: without effect on {}, which reads no reference: {}",
+        note!(
+            "without effect on {}, which reads no reference: {}",
             objective.name(),
             given.join(", ")
         );
