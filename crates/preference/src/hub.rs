@@ -1,12 +1,17 @@
 //! The Hugging Face hub: data sets and models by `org/name`, through the hub's own cache.
 //!
 //! `HF_HOME` (or `HF_HUB_CACHE`) says where the cache is, `HF_TOKEN` opens gated repositories, `HF_ENDPOINT` names a
-//! mirror, and with `HF_HUB_OFFLINE` only the cache is looked at. This is the one place below the binary that reads
-//! the environment, because the cache is shared with other programs by these names.
+//! mirror, and with `HF_HUB_OFFLINE` only the cache is looked at. `HF_HUB_ETAG_TIMEOUT` and `HF_HUB_DOWNLOAD_TIMEOUT` say how
+//! many seconds the hub may take to answer and may send nothing of a file (10 each, as in Hugging Face's own client). This
+//! is the one place below the binary that reads the environment, because these names are shared with other programs.
 //! Tested in `tests/hub.rs` against a cache made by hand and a small server on this machine.
 
+use std::panic::resume_unwind;
 use std::path::{Path, PathBuf};
+use std::sync::mpsc::{self, RecvTimeoutError, Sender};
+use std::time::Duration;
 
+use hf_hub::api::Progress;
 use hf_hub::api::sync::{Api, ApiBuilder, ApiError};
 use hf_hub::{Cache, Repo, RepoType};
 
@@ -120,10 +125,20 @@ fn fetch(
     }
     let failed = |error: ApiError| fault(id, error.to_string(), HINT);
     let api = api(&cache).map_err(failed)?;
-    let info = match api.repo(main.clone()).info() {
-        Ok(info) => info,
+    let limits = Limits::of_environment();
+    let (client, repo) = (api.clone(), main.clone());
+    let info = within(limits.answer, limits.answer, move |_| {
+        client.repo(repo).info()
+    });
+    let info = match info {
+        Some(Ok(info)) => info,
         // Without a connection what the cache has is still good.
-        Err(error) => return cached_snapshot(&dir).ok_or_else(|| failed(error)),
+        Some(Err(error)) => return cached_snapshot(&dir).ok_or_else(|| failed(error)),
+        None => {
+            let seconds = limits.answer.as_secs();
+            let reason = format!("it does not answer within {seconds} s (HF_HUB_ETAG_TIMEOUT)");
+            return cached_snapshot(&dir).ok_or_else(|| fault(id, reason, HINT));
+        }
     };
     let commit = info.sha;
     if commit.is_empty() || !commit.bytes().all(|byte| byte.is_ascii_alphanumeric()) {
@@ -151,13 +166,99 @@ fn fetch(
         })
     };
     keep(&pinned)?;
-    let remote = api.repo(pinned);
-    let get = |name: &str| remote.get(name).map_err(failed);
+    let get = |name: &str| -> Result<PathBuf> {
+        if let Some(path) = cache.repo(pinned.clone()).get(name) {
+            return Ok(path);
+        }
+        let (client, repo, file) = (api.clone(), pinned.clone(), name.to_owned());
+        let first = limits.answer + limits.silence;
+        let got = within(first, limits.silence, move |pulse| {
+            client.repo(repo).download_with_progress(&file, pulse)
+        });
+        let seconds = limits.silence.as_secs();
+        let reason =
+            || format!("nothing of {name} comes for {seconds} s (HF_HUB_DOWNLOAD_TIMEOUT)");
+        got.ok_or_else(|| fault(id, reason(), HINT))?
+            .map_err(failed)
+    };
     for name in choose(&names, &get)? {
         get(&name)?;
     }
     keep(&main)?;
     Ok(dir.join("snapshots").join(commit))
+}
+
+/// How long the hub is waited for.
+struct Limits {
+    /// Until it answers a question.
+    answer: Duration,
+    /// While it sends nothing of a file.
+    silence: Duration,
+}
+
+impl Limits {
+    fn of_environment() -> Self {
+        let seconds = |name: &str| {
+            let given = std::env::var(name).ok().and_then(|text| text.parse().ok());
+            Duration::from_secs(given.filter(|&seconds| seconds > 0).unwrap_or(10))
+        };
+        Limits {
+            answer: seconds("HF_HUB_ETAG_TIMEOUT"),
+            silence: seconds("HF_HUB_DOWNLOAD_TIMEOUT"),
+        }
+    }
+}
+
+/// What is heard of work on another thread.
+enum News<T> {
+    Goes,
+    Done(T),
+}
+
+/// Lets work say that it goes on.
+struct Pulse(Box<dyn Fn() + Send>);
+
+impl Progress for Pulse {
+    fn init(&mut self, _: usize, _: &str) {
+        (self.0)();
+    }
+    fn update(&mut self, _: usize) {
+        (self.0)();
+    }
+    fn finish(&mut self) {
+        (self.0)();
+    }
+}
+
+/// Runs `work` on a thread of its own; `None` when nothing was heard of it for `first`, or later for `then`. The client has no
+/// time limits of its own; a thread that is given up waits on and ends with the process.
+fn within<T: Send + 'static>(
+    first: Duration,
+    then: Duration,
+    work: impl FnOnce(Pulse) -> T + Send + 'static,
+) -> Option<T> {
+    let (sender, news) = mpsc::channel();
+    let beat = sender.clone();
+    let goes = move || {
+        let _ = beat.send(News::Goes); // who no longer listens has given up
+    };
+    let report = move |sender: Sender<News<T>>| {
+        let done = work(Pulse(Box::new(goes)));
+        let _ = sender.send(News::Done(done));
+    };
+    let thread = std::thread::spawn(move || report(sender));
+    let mut limit = first;
+    loop {
+        match news.recv_timeout(limit) {
+            Ok(News::Goes) => limit = then,
+            Ok(News::Done(done)) => return Some(done),
+            Err(RecvTimeoutError::Timeout) => return None,
+            Err(RecvTimeoutError::Disconnected) => match thread.join() {
+                Err(payload) => resume_unwind(payload),
+                Ok(()) => return None,
+            },
+        }
+    }
 }
 
 fn api(cache: &Cache) -> Result<Api, ApiError> {

@@ -123,9 +123,10 @@ fn few_lines(text: &str) -> Cow<'_, str> {
     // The hint, if any, is at the end.
     let (head, tail) = (LINES - 5, 4);
     let left_out = format!("… {} lines …", lines.len() - head - tail);
-    let kept = lines[..head].iter().chain([&left_out.as_str()]);
-    let kept = kept.chain(&lines[lines.len() - tail..]);
-    Cow::Owned(kept.copied().collect::<Vec<_>>().join("\n"))
+    let mut kept = lines[..head].to_vec();
+    kept.push(&left_out);
+    kept.extend(&lines[lines.len() - tail..]);
+    Cow::Owned(kept.join("\n"))
 }
 
 /// So many bytes go into a pipe at once, or none.
