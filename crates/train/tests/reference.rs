@@ -219,7 +219,9 @@ fn a_pass_that_was_stopped_ends_with_the_same_bits() {
     let known = open().len();
     assert!(known > 0 && known < 300, "{known}");
     let mut resumed = open();
-    assert!(score_reference(&model, both(&pairs), &mut resumed, |_| true));
+    assert!(score_reference(&model, both(&pairs), &mut resumed, |_| {
+        true
+    }));
     assert_eq!(of_all(&resumed, &pairs), of_all(&whole, &pairs));
 
     // From the file alone: nothing is scored, so another model's weights would not matter.

@@ -182,10 +182,7 @@ mod tests {
 
     #[test]
     fn what_a_terminal_obeys_is_escaped() {
-        assert_eq!(
-            shown("a\u{1b}[31mb\u{9b}\u{7}"),
-            r"a\u{1b}[31mb\u{9b}\u{7}"
-        );
+        assert_eq!(shown("a\u{1b}[31mb\u{9b}\u{7}"), r"a\u{1b}[31mb\u{9b}\u{7}");
         assert_eq!(shown("x\u{202e}y\u{2066}\r"), r"x\u{202e}y\u{2066}\r");
         let plain = "naïve → 日本語 👩‍👩‍👧 \t…\nnext";
         assert!(matches!(shown(plain), Cow::Borrowed(same) if same == plain));

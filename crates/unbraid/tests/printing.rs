@@ -19,7 +19,11 @@ fn unbraid(dir: &Path, words: &[&str]) -> Command {
 }
 
 fn full() -> Stdio {
-    File::options().write(true).open("/dev/full").unwrap().into()
+    File::options()
+        .write(true)
+        .open("/dev/full")
+        .unwrap()
+        .into()
 }
 
 /// A pipe whose reader has gone.
@@ -100,13 +104,23 @@ fn model_with(dir: &Path, token: &str, template: &str) {
     // Under an id of the vocabulary's, which thereby gets another name.
     let id = tokenizer["model"]["vocab"].as_object().unwrap().len() - 1;
     let vocab = tokenizer["model"]["vocab"].as_object_mut().unwrap();
-    let name = vocab.iter().find(|(_, v)| **v == json!(id)).map(|(k, _)| k.clone());
+    let name = vocab
+        .iter()
+        .find(|(_, v)| **v == json!(id))
+        .map(|(k, _)| k.clone());
     let name = name.unwrap();
     vocab.remove(&name);
     let merges = tokenizer["model"]["merges"].as_array_mut().unwrap();
     merges.retain(|merge| match merge {
         Value::String(pair) => pair.replace(' ', "") != name,
-        pair => pair.as_array().unwrap().iter().filter_map(Value::as_str).collect::<String>() != name,
+        pair => {
+            pair.as_array()
+                .unwrap()
+                .iter()
+                .filter_map(Value::as_str)
+                .collect::<String>()
+                != name
+        }
     });
     renamed["id"] = id.into();
     let known = tokenizer["added_tokens"].as_array_mut().unwrap();
@@ -130,13 +144,22 @@ fn no_text_of_a_file_commands_the_terminal() {
     let chat = |text: &str| json!([{ "role": "user", "content": text }]);
     let row = json!({ "prompt": chat("p"), "chosen": chat("c"), "rejected": chat("r") });
     fs::write(path("chat.jsonl"), format!("{row}\n")).unwrap();
-    fs::write(path("keys.jsonl"), "{\"a\\u001b[31m\\u202e\": 1, \"prompt\": \"p\"}\n").unwrap();
-    fs::write(path("keys.csv"), "prompt,\u{1b}[31mchosen\u{202e},x\n1,2,3\n").unwrap();
+    fs::write(
+        path("keys.jsonl"),
+        "{\"a\\u001b[31m\\u202e\": 1, \"prompt\": \"p\"}\n",
+    )
+    .unwrap();
+    fs::write(
+        path("keys.csv"),
+        "prompt,\u{1b}[31mchosen\u{202e},x\n1,2,3\n",
+    )
+    .unwrap();
     fs::write(path("recipe.yaml"), "beta: \"\\e[31m\\u202e\"\n").unwrap();
     fs::create_dir(path("adapter")).unwrap();
     fs::write(
         path("adapter/adapter_config.json"),
-        json!({ "peft_type": "LORA", "base_model_name_or_path": "\u{1b}[31m/\u{202e}", "r": 1 }).to_string(),
+        json!({ "peft_type": "LORA", "base_model_name_or_path": "\u{1b}[31m/\u{202e}", "r": 1 })
+            .to_string(),
     )
     .unwrap();
     fs::write(path("adapter/adapter_model.safetensors"), "").unwrap();
@@ -153,7 +176,10 @@ fn no_text_of_a_file_commands_the_terminal() {
         let (output, said) = run(command);
         let shown = String::from_utf8(output.stdout).unwrap() + &said;
         assert_eq!(output.status.code(), Some(code), "{command:?}: {shown}");
-        assert!(!shown.contains(['\u{1b}', '\u{202e}', '\u{7}']), "{command:?}: {shown:?}");
+        assert!(
+            !shown.contains(['\u{1b}', '\u{202e}', '\u{7}']),
+            "{command:?}: {shown:?}"
+        );
         assert!(shown.contains(r"\u{1b}[31m"), "{command:?}: {shown}");
     };
     for (command, model, data, code) in cases {
@@ -177,12 +203,18 @@ fn long_values_are_cut() {
     let name = "x".repeat(1_000_000);
     let data = dir.path().join("rows.jsonl");
     fs::write(&data, json!({ "prompt": "p", name: 1 }).to_string()).unwrap();
-    let mut command = unbraid(dir.path(), &["score", "--model-name-or-path", &demo("model")]);
+    let mut command = unbraid(
+        dir.path(),
+        &["score", "--model-name-or-path", &demo("model")],
+    );
     command.args(["--dataset-name", text(&data)]);
     let (output, said) = run(command.args(["--output-dir", text(&dir.path().join("out"))]));
     assert_eq!(output.status.code(), Some(1));
     assert!(said.len() < 5000, "{} bytes", said.len());
-    assert!(said.contains("xxx … ") && said.contains("characters …"), "{said}");
+    assert!(
+        said.contains("xxx … ") && said.contains("characters …"),
+        "{said}"
+    );
 }
 
 /// A page that the contract promises and the disk refuses is an error, after everything else was written.
@@ -198,7 +230,10 @@ fn a_page_that_cannot_be_written_is_an_error() {
         output
     };
     occupy("train");
-    let output = failed(&mut train(&path("train"), &["--overwrite-output-dir", "--json"]));
+    let output = failed(&mut train(
+        &path("train"),
+        &["--overwrite-output-dir", "--json"],
+    ));
     let result: Value = serde_json::from_slice(&output.stdout).unwrap();
     assert_eq!(result["step"], 2);
     assert!(path("train/model.safetensors").is_file());
@@ -207,13 +242,24 @@ fn a_page_that_cannot_be_written_is_an_error() {
     let mut command = unbraid(dir.path(), &["diagnose", "--overwrite-output-dir"]);
     command
         .args(["--model-name-or-path", &demo("model"), "--max-samples", "2"])
-        .args(["--dataset-name", &demo("preferences.jsonl"), "--heatmap", "0"])
+        .args([
+            "--dataset-name",
+            &demo("preferences.jsonl"),
+            "--heatmap",
+            "0",
+        ])
         .args(["--output-dir", text(&path("diagnose"))]);
     failed(&mut command);
     assert!(path("diagnose/summary.json").is_file());
 
     occupy("theory");
-    let words = ["theory", "--overwrite-output-dir", "--instances", "2", "--json"];
+    let words = [
+        "theory",
+        "--overwrite-output-dir",
+        "--instances",
+        "2",
+        "--json",
+    ];
     let output = failed(unbraid(dir.path(), &words).args(["--output-dir", text(&path("theory"))]));
     assert!(serde_json::from_slice::<Value>(&output.stdout).is_ok());
 
@@ -238,7 +284,11 @@ fn a_page_that_cannot_be_written_is_an_error() {
     fs::create_dir(&report).unwrap();
     fs::write(report.join("x"), "").unwrap();
     assert_eq!(child.wait().unwrap().code(), Some(1));
-    for file in ["results.json", "sigmoid/seed-1/outcome.json", "diff/seed-1/outcome.json"] {
+    for file in [
+        "results.json",
+        "sigmoid/seed-1/outcome.json",
+        "diff/seed-1/outcome.json",
+    ] {
         assert!(path("reproduce").join(file).is_file(), "{file}");
     }
     fs::remove_dir_all(report).unwrap();
@@ -253,6 +303,8 @@ fn a_cache_that_cannot_be_written_is_one_note() {
     fs::write(&file, "").unwrap();
     let (output, said) = run(train(&out, &[]).env("UNBRAID_CACHE", &file));
     assert_eq!(output.status.code(), Some(0), "{said}");
-    let notes = said.lines().filter(|line| line.contains("cannot be kept in"));
+    let notes = said
+        .lines()
+        .filter(|line| line.contains("cannot be kept in"));
     assert_eq!(notes.count(), 1, "{said}");
 }

@@ -81,9 +81,8 @@ fn a_command_with_nothing_to_save_ends_at_once_and_leaves_nothing() {
 fn reading_rows_ends_at_once() {
     let dir = tempfile::tempdir().unwrap();
     let (data, out) = (dir.path().join("rows.jsonl"), dir.path().join("out"));
-    let row = |i: usize| {
-        format!("{{\"prompt\": \"a{i}\", \"chosen\": \" b\", \"rejected\": \" c\"}}\n")
-    };
+    let row =
+        |i: usize| format!("{{\"prompt\": \"a{i}\", \"chosen\": \" b\", \"rejected\": \" c\"}}\n");
     fs::write(&data, (0..400_000).map(row).collect::<String>()).unwrap();
     let mut command = train(&out, &[]);
     command.args(["--dataset-name", text(&data)]);
@@ -125,11 +124,7 @@ fn a_step_in_flight_is_abandoned() {
         .filter(|name| name.to_string_lossy().starts_with('.'))
         .collect();
     assert!(hidden.is_empty(), "{hidden:?}");
-    let again = stopped(
-        train(&out, &long).args(resume),
-        "-HUP",
-        || true,
-    );
+    let again = stopped(train(&out, &long).args(resume), "-HUP", || true);
     let said = ends_soon(again);
     assert!(said.contains("going on from"), "{said}");
 }
@@ -155,7 +150,10 @@ fn scores_so_far_are_written() {
         let said = ends_soon(met);
         if said.contains("pairs are complete") {
             let written = common::rows(&out.join("scores.jsonl")).len();
-            assert!(said.contains(&format!("interrupted: {written} of ")), "{said}");
+            assert!(
+                said.contains(&format!("interrupted: {written} of ")),
+                "{said}"
+            );
             return;
         }
     }
@@ -200,7 +198,10 @@ fn the_limit_of_file_sizes_is_an_error() {
     );
     let left = fs::read_dir(&out).unwrap().map(|e| e.unwrap().file_name());
     let left: Vec<_> = left.collect();
-    assert!(!left.iter().any(|n| n.to_string_lossy().ends_with(".tmp")), "{left:?}");
+    assert!(
+        !left.iter().any(|n| n.to_string_lossy().ends_with(".tmp")),
+        "{left:?}"
+    );
 }
 
 /// Whoever reads the log has stopped to read and holds the pipe open: the run waits for them, but not once it is told to end.

@@ -136,7 +136,12 @@ pub(super) fn say_counts(split: &TweetSplit) {
     let c = split.counts;
     say!(
         "{} rows: {} positive, {} negative; dropped {} neutral, {} empty, {} repeated",
-        c.rows, c.positive, c.negative, c.neutral, c.empty, c.repeated
+        c.rows,
+        c.positive,
+        c.negative,
+        c.neutral,
+        c.empty,
+        c.repeated
     );
     say!(
         "split: {} for training, {} held out",

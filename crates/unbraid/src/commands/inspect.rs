@@ -4,9 +4,9 @@
 //! completion begins, what was cut.
 
 use super::{End, load, output};
+use crate::cli::InspectConfig;
 use crate::say::shown;
 use crate::stdout;
-use crate::cli::InspectConfig;
 use anyhow::{Result, bail};
 use serde_json::{Value, json};
 use unbraid_model::weights::Weights;
@@ -64,7 +64,11 @@ fn show(
                 c.completion
             };
             let start = if i == s.prompt_len { "▶" } else { "" };
-            format!("{start}{colour}{}{}", shown(&tokenizer.token_label(id)), c.off)
+            format!(
+                "{start}{colour}{}{}",
+                shown(&tokenizer.token_label(id)),
+                c.off
+            )
         })
         .collect();
     out.push_str(&labels.join("│"));

@@ -7,8 +7,8 @@ use anyhow::{Context, Result, bail};
 use serde::Serialize;
 use serde_json::{Value, json};
 use unbraid_cuda::Precision;
-use unbraid_preference::TokenizedPair;
 use unbraid_model::Cancel;
+use unbraid_preference::TokenizedPair;
 use unbraid_train::{ScoredPair, score_pairs_into};
 
 /// A row of `scores.jsonl`.

@@ -7,12 +7,14 @@
 //! directory that it lies in. Tested in `tests/resume.rs` and `tests/output_dir.rs`.
 
 use super::lock::DirLock;
-use super::{End, Interrupt, end_with, load, output, progress::TrainingProgress, tracking::Tracking};
-use crate::say;
+use super::{
+    End, Interrupt, end_with, load, output, progress::TrainingProgress, tracking::Tracking,
+};
 use crate::cli::{
     Attribute, Geometry, KeyValues, ModelArgs, Optim, Resume, SamplingStrategy, Steps, Strategy,
     TrainConfig, TrainerOptions,
 };
+use crate::say;
 use anyhow::{Context, Result, anyhow, bail};
 use serde::Serialize;
 use serde_json::{Map, Value};
@@ -207,9 +209,7 @@ pub(crate) fn start<C: Serialize>(
     let resume = match &options.resume_from_checkpoint {
         Resume::No => None,
         Resume::From(path) => Some(Checkpoint::open(path, &identity)?),
-        Resume::Latest => {
-            Checkpoint::newest(dir, &identity, &mut |text| say::note(&text))?
-        }
+        Resume::Latest => Checkpoint::newest(dir, &identity, &mut |text| say::note(&text))?,
     };
     match &resume {
         Some(from) if from.step() > plan.total => bail!(

@@ -22,9 +22,9 @@ use other as system;
 use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
+use unbraid_model::Cancel;
 #[cfg(unix)]
 use unix as system;
-use unbraid_model::Cancel;
 
 /// How long a command that stops itself may take.
 const GRACE: Duration = Duration::from_millis(1500);

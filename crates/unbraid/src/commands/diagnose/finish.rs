@@ -17,8 +17,8 @@ use unbraid_diagnose::{
     Facts, HeatMap, HeatMapSettings, Named, Summary, SummaryBuilder, TokenCosines, gram_matrix,
     heat_map, walks,
 };
-use unbraid_model::{Cancel, LanguageModel};
 use unbraid_model::weights::write_file_atomic;
+use unbraid_model::{Cancel, LanguageModel};
 use unbraid_preference::{TokenizedPair, TokenizedSequence};
 use unbraid_train::{ChangeSplit, split_changes};
 

@@ -169,9 +169,7 @@ fn finish_single(
 }
 
 fn interrupted(done: usize, total: usize) -> End {
-    say!(
-        "interrupted: {done} of {total} pairs are measured; the same command goes on from there"
-    );
+    say!("interrupted: {done} of {total} pairs are measured; the same command goes on from there");
     End::Interrupted
 }
 

@@ -67,9 +67,7 @@ impl Measuring<'_> {
         let measured = self.measure(model, &mut batches, &mut files, &mut table)?;
         files.sync()?;
         for (name, pairs) in table.left_out() {
-            note!(
-                "{name} is left out of the rows of {pairs} pairs: its numbers overflow there"
-            );
+            note!("{name} is left out of the rows of {pairs} pairs: its numbers overflow there");
         }
         Ok(measured)
     }
@@ -202,10 +200,7 @@ impl Measuring<'_> {
             let effect = stepper.take(model, pair, gram, judged.d_w, judged.d_l);
             row.step = effect.is_finite().then_some(effect);
             if row.step.is_none() {
-                note!(
-                    "row {}: the step overflows and is left out",
-                    row.index
-                );
+                note!("row {}: the step overflows and is left out", row.index);
             }
         }
         Ok(())

@@ -1,7 +1,7 @@
 //! Where an experiment lies: its runs, its record, its page.
 
-use super::super::{End, Interrupt, NoReport, end_with, lock, output};
 use super::super::lock::DirLock;
+use super::super::{End, Interrupt, NoReport, end_with, lock, output};
 use crate::cli::{self, Command, ExperimentOptions};
 use anyhow::{Context, Result, bail};
 use serde_json::{Map, Value};

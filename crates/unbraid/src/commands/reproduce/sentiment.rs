@@ -145,7 +145,8 @@ fn base_model(
     let dir = lab.path("pretrained");
     say!(
         "\n== pretraining a GPT-2 of {} blocks of width {}",
-        small.n_layer, small.n_embd
+        small.n_layer,
+        small.n_embd
     );
     let material = lab.path("pretraining");
     write_material(&material, small, split)?;
