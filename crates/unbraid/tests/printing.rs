@@ -191,7 +191,7 @@ fn no_text_of_a_file_commands_the_terminal() {
         check(&mut command, code);
     }
     check(
-        unbraid(dir.path(), &["train", text(&path("recipe.yaml"))]),
+        &mut unbraid(dir.path(), &["train", text(&path("recipe.yaml"))]),
         2,
     );
 }
