@@ -238,8 +238,7 @@ fn a_page_that_cannot_be_written_is_an_error() {
     assert_eq!(result["step"], 2);
     assert!(path("train/model.safetensors").is_file());
 
-    occupy("diagnose");
-    let mut command = unbraid(dir.path(), &["diagnose", "--overwrite-output-dir"]);
+    let mut command = unbraid(dir.path(), &["diagnose"]);
     command
         .args(["--model-name-or-path", &demo("model"), "--max-samples", "2"])
         .args([
@@ -249,6 +248,11 @@ fn a_page_that_cannot_be_written_is_an_error() {
             "0",
         ])
         .args(["--output-dir", text(&path("diagnose"))]);
+    common::done(&mut command);
+    for name in ["diagnose/report.html", "diagnose/summary.json"] {
+        fs::remove_file(path(name)).unwrap();
+    }
+    occupy("diagnose");
     failed(&mut command);
     assert!(path("diagnose/summary.json").is_file());
 
