@@ -291,7 +291,7 @@ fn a_page_that_cannot_be_written_is_an_error() {
     for file in [
         "results.json",
         "sigmoid/seed-1/outcome.json",
-        "diff/seed-1/outcome.json",
+        "sigmoid+diff/seed-1/outcome.json",
     ] {
         assert!(path("reproduce").join(file).is_file(), "{file}");
     }
