@@ -377,7 +377,7 @@ fn told_to_end_at_any_moment_it_ends_the_same() {
     let mut random = ChaCha8Rng::seed_from_u64(5);
     let mut stops = 0;
     loop {
-        let mut child = run
+        let child = run
             .command(&out, &RESUME)
             .stderr(Stdio::piped())
             .spawn()
