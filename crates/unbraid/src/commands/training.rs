@@ -173,7 +173,7 @@ pub(crate) fn attribution(
     let count = config.attribute_probes;
     let mut chosen = AttributionPlan::new(every, count, plan, step_tokens, probes)?;
     chosen.keep = keep(&config.trainer);
-    eprintln!(
+    say!(
         "attribution: {} {}, every {} of {} steps, about {:.0} % of the time of training (--attribute off: none)",
         chosen.probes.rows.len(),
         chosen.probes.source.describe(),
