@@ -26,7 +26,7 @@ fn fresh() -> Fast {
         std::process::exit(0);
     }
     let cache = std::path::Path::new(env!("CARGO_TARGET_TMPDIR"));
-    let gpu = CudaBackend::open(0, Precision::Float32, Some(cache));
+    let gpu = CudaBackend::open(0, Precision::Float32, Some(cache), &|_| {});
     gpu.expect("there is a driver, so the GPU works")
         .with_chunks(1 << 20)
 }

@@ -5,6 +5,7 @@
 //! scored rows only.
 
 use crate::batch::{Batch, GradientPlan};
+use crate::cancel::Cancel;
 use crate::config::ModelConfig;
 use crate::error::ModelError;
 use crate::gemma2::Gemma2;
@@ -185,6 +186,8 @@ pub struct LanguageModel<B: Backend> {
     pub config: ModelConfig,
     /// Its parameters.
     pub params: Parameters<B>,
+    /// Stops its passes between two blocks; nobody's, unless it is replaced.
+    pub cancel: Cancel,
     family: Box<dyn Family<B>>,
     /// The head's weight where it was tied when the family was built and is no more.
     own_head: Option<ParamId>,
@@ -237,6 +240,7 @@ impl<B: Backend> LanguageModel<B> {
             backend,
             config,
             params,
+            cancel: Cancel::default(),
             family,
             own_head: None,
             lora: None,
@@ -251,6 +255,7 @@ impl<B: Backend> LanguageModel<B> {
             backend,
             config,
             params,
+            cancel: Cancel::default(),
             family,
             own_head: None,
             lora: None,
@@ -271,6 +276,7 @@ impl<B: Backend> LanguageModel<B> {
             backend,
             config,
             params: Parameters::new(specs, values, storage),
+            cancel: Cancel::default(),
             family,
             own_head: None,
             lora: None,
@@ -347,6 +353,7 @@ impl<B: Backend> LanguageModel<B> {
         let pass = self.pass(batch, None);
         let mut x = self.family.embed(&pass);
         for i in 0..self.family.n_blocks() {
+            self.cancel.check();
             x = self.family.block(&pass, i, x, None).0;
         }
         self.finish(&pass, batch, x, Vec::new())
@@ -368,6 +375,7 @@ impl<B: Backend> LanguageModel<B> {
         let mut x = self.family.embed(&pass);
         let mut blocks = Vec::with_capacity(self.family.n_blocks());
         for i in 0..self.family.n_blocks() {
+            self.cancel.check();
             let input = (keep == Keep::BlockInputs).then(|| self.copy(&x));
             let (out, state) = self.family.block(&pass, i, x, None);
             blocks.push(input.map_or(Saved::State(state), Saved::Input));
@@ -472,6 +480,7 @@ impl<B: Backend> LanguageModel<B> {
         x: B::Buffer,
         blocks: Vec<Saved<B>>,
     ) -> Forward<B> {
+        self.cancel.check();
         let (b, m, d) = (&*self.backend, batch.targets(), self.config.hidden_size());
         let mut last = b.empty(m * d);
         b.gather(&x, &batch.target_rows, &mut last, d, false);
@@ -543,6 +552,7 @@ impl<B: Backend> LanguageModel<B> {
         seeds: &Seeds<'_>,
         sink: &mut dyn GradientSink<B>,
     ) {
+        self.cancel.check();
         let (b, m, d) = (&*self.backend, batch.targets(), self.config.hidden_size());
         let logp_seeds = b.upload_f64(seeds.token_logps);
         let pass = BackwardPass {
@@ -587,6 +597,7 @@ impl<B: Backend> LanguageModel<B> {
             self.family.block(&pass, i, x, None).1
         };
         for i in (0..self.family.n_blocks()).rev() {
+            self.cancel.check();
             dx = match &mut blocks {
                 Blocks::Kept(blocks) => match &blocks[i] {
                     Saved::State(state) => state.backward(&pass, sink, dx),

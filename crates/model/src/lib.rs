@@ -10,6 +10,7 @@
 
 mod attention;
 pub mod batch;
+mod cancel;
 pub mod config;
 mod decoder;
 mod dropout;
@@ -29,6 +30,7 @@ mod sink;
 pub mod weights;
 
 pub use batch::{Batch, Forest, GradientPlan, Response, Sequence, Target};
+pub use cancel::{Cancel, Cancelled, Hold};
 pub use config::ModelConfig;
 pub use decoder::{Forward, Keep, LanguageModel};
 pub use error::ModelError;

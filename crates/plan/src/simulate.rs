@@ -209,7 +209,7 @@ pub fn simulate(shape: &RunShape<'_>) -> Result<Simulation, PlanError> {
     footprint.adapter = backend.live() - footprint.weights;
     backend.take_work();
     let overview = Overview::new(shape);
-    let reference = reference(shape, &backend, &mut model, &overview, &mut phases)?;
+    let reference = reference(shape, &backend, &mut model, &overview, &mut phases);
 
     let sides = || ReferencedPairs::without_reference(shape.pairs);
     let none = ReferencedPairs::without_reference(&[]);
@@ -421,9 +421,9 @@ fn reference(
     policy: &mut Model,
     overview: &Overview,
     phases: &mut Phases,
-) -> Result<Work, PlanError> {
+) -> Work {
     if !shape.reads_reference || shape.moving.is_some() || shape.pairs.is_empty() {
-        return Ok(Work::default());
+        return Work::default();
     }
     let touched = match shape.precompute {
         true => (0..shape.pairs.len()).collect(),
@@ -448,7 +448,7 @@ fn reference(
     let mut cache = ReferenceCache::in_memory();
     let scorer = loaded.as_ref().unwrap_or(policy);
     // The sample's repeats are known already and cost nothing, as in the run.
-    score_reference(scorer, sequences, &mut cache, |_| true)?;
+    score_reference(scorer, sequences, &mut cache, |_| true);
     policy.set_adapter_enabled(true);
     phases.reference = backend.mark().1;
     let completions = touched.iter().map(|&i| &shape.pairs[i]);
@@ -460,9 +460,9 @@ fn reference(
     let mut once = scored;
     once.sort_unstable();
     once.dedup();
-    Ok(backend
+    backend
         .take_work()
-        .times(rows(&touched) / rows(&once).max(1.0)))
+        .times(rows(&touched) / rows(&once).max(1.0))
 }
 
 /// The optimizer steps and the save at the end.

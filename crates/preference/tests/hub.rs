@@ -226,6 +226,68 @@ fn a_download_that_breaks_off_is_gone_on_with() {
     );
 }
 
+/// A hub that takes every question and answers those about `path` alone, whose body it begins and never ends.
+fn fall_silent(answers: &'static [(&'static str, &'static str)]) -> String {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = format!("http://{}", listener.local_addr().unwrap());
+    std::thread::spawn(move || {
+        let mut open = Vec::new();
+        for stream in listener.incoming() {
+            let mut stream = stream.unwrap();
+            let mut request = String::new();
+            let mut lines = BufReader::new(stream.try_clone().unwrap());
+            lines.read_line(&mut request).unwrap();
+            let answer = answers.iter().find(|(path, _)| request.contains(path));
+            if let Some((_, answer)) = answer {
+                stream.write_all(answer.as_bytes()).unwrap();
+            }
+            open.push(stream); // closed with the test
+        }
+    });
+    address
+}
+
+fn a_hub_that_falls_silent_is_an_error_in_time() {
+    set("HF_HUB_ETAG_TIMEOUT", "1");
+    set("HF_HUB_DOWNLOAD_TIMEOUT", "1");
+    let error = |name: &str| {
+        let start = std::time::Instant::now();
+        let error = fetch_model_repo(name).unwrap_err().to_string();
+        assert!(start.elapsed().as_secs() < 8, "{:?}", start.elapsed());
+        error
+    };
+    set("HF_ENDPOINT", &fall_silent(&[]));
+    let said = error("org/silent");
+    assert!(
+        said.starts_with("cannot fetch `org/silent` from the hub: it does not answer within 1 s")
+            && said.contains("hint:"),
+        "{said}"
+    );
+    set(
+        "HF_ENDPOINT",
+        &fall_silent(&[
+            (
+                "/api/models/org/stuck",
+                "HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Length: 59\r\n\r\n\
+                 {\"sha\": \"c0ffee\", \"siblings\":[{\"rfilename\":\"config.json\"}]}",
+            ),
+            (
+                "config.json",
+                "HTTP/1.1 206 Partial Content\r\nConnection: close\r\nETag: \"c-1\"\r\nX-Repo-Commit: c0ffee\r\n\
+                 Content-Range: bytes 0-99/100\r\nContent-Length: 100\r\n\r\n{",
+            ),
+        ]),
+    );
+    let said = error("org/stuck");
+    assert!(
+        said.contains("nothing of config.json comes for 1 s (HF_HUB_DOWNLOAD_TIMEOUT)"),
+        "{said}"
+    );
+    // What the cache has is still good.
+    set("HF_ENDPOINT", &fall_silent(&[]));
+    assert!(fetch_model_repo("org/served").is_ok());
+}
+
 fn set(name: &str, value: &str) {
     // SAFETY: one test touches the environment, and the server's threads do not read it.
     unsafe { std::env::set_var(name, value) };
@@ -332,6 +394,7 @@ fn the_hub_with_and_without_a_connection() {
     the_token_goes_to_the_hub_alone(home.path());
     messages_hold_no_secret();
     a_download_that_breaks_off_is_gone_on_with();
+    a_hub_that_falls_silent_is_an_error_in_time();
     set("HF_HUB_OFFLINE", "1");
     offline_only_the_cache_is_looked_at(home.path());
 }

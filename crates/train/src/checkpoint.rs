@@ -138,7 +138,7 @@ impl Files<'_> {
 ///
 /// # Errors
 /// What the file system refuses.
-pub(crate) fn clear_leftovers(dir: &Path) -> Result<(), TrainError> {
+pub fn clear_leftovers(dir: &Path) -> Result<(), TrainError> {
     let Ok(entries) = fs::read_dir(dir) else {
         return Ok(());
     };
@@ -167,7 +167,8 @@ fn is_leftover_directory(name: &str) -> bool {
 }
 
 /// `.NAME.PROCESS-COUNT.tmp` or `.NAME.PROCESS.tmp`: a file that was to be renamed.
-fn is_leftover_file(name: &str) -> bool {
+#[must_use]
+pub fn is_leftover_file(name: &str) -> bool {
     let inner = name.strip_prefix('.').and_then(|n| n.strip_suffix(".tmp"));
     let numbers = inner
         .and_then(|n| n.rsplit_once('.'))

@@ -27,7 +27,7 @@ mod trainer;
 mod unpaired_task;
 
 pub use attribution::{AttributionPlan, Parts, ProbeSource, Probes, Push, SideParts};
-pub use checkpoint::Files;
+pub use checkpoint::{Files, clear_leftovers, is_leftover_file};
 pub use error::TrainError;
 pub use metrics::{Averages, MetricsFile};
 pub use optimizer::{Optimizer, OptimizerKind};
@@ -42,7 +42,7 @@ pub use resume::{Checkpoint, RunIdentity};
 pub use run::{clip_factor, run};
 pub use sampler::{Sampler, SamplingOrder};
 pub use schedule::{Ramp, Schedule, ScheduleKind};
-pub use score::{ScoredPair, score_pairs};
+pub use score::{ScoredPair, score_pairs, score_pairs_into};
 pub use sft_task::SftTask;
 pub use snapshot::{Snapshot, effects};
 pub use trainer::{

@@ -10,7 +10,8 @@
 //! ```
 //!
 //! A file that is damaged, cut short, or of another model, backend or format is not used: [`ReferenceCache::note`]
-//! says why, and the next save writes it anew. Saving merges with what another run has written meanwhile (under a
+//! says why, and the next save writes it anew. A directory that cannot be read or written costs the cache, never the
+//! run, and is one note. Saving merges with what another run has written meanwhile (under a
 //! lock beside the file), then renames a whole file into place.
 //!
 //! On the f32 backend a token's log-prob depends in its last bits on the batch (up to 2e-6 nats seen: the head's
@@ -30,7 +31,7 @@ use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 use unbraid_model::weights::write_file_atomic;
-use unbraid_model::{Batch, Forest, LanguageModel, Sequence};
+use unbraid_model::{Batch, Cancel, Forest, LanguageModel, Sequence};
 use unbraid_preference::{TokenizedPair, TokenizedSequence};
 use unbraid_tensor::Backend;
 
@@ -119,25 +120,47 @@ impl ReferenceCache {
         let named = Sha256::digest(format!("{model_fingerprint}\n{backend}"));
         let name: String = named[..16].iter().map(|b| format!("{b:02x}")).collect();
         let path = dir.join(format!("{name}.logps"));
-        let (records, note) = match read(&path, &header) {
-            Ok(records) => (records.unwrap_or_default(), None),
-            Err(reason) => {
-                let note = format!(
+        let mut cache = ReferenceCache {
+            file: None,
+            records: Records::default(),
+            unsaved: 0,
+            note: None,
+        };
+        match read(&path, &header) {
+            Ok(records) => cache.records = records.unwrap_or_default(),
+            Err(Unread::Damaged(reason)) => {
+                cache.note = Some(format!(
                     "the reference cache {} is not used and will be written anew: {reason}",
                     path.display()
-                );
-                (Records::default(), Some(note))
+                ));
             }
-        };
-        ReferenceCache {
-            file: Some((path, header)),
-            records,
-            unsaved: 0,
-            note,
+            Err(Unread::Refused(error)) => {
+                cache.give_up(dir, &error);
+                return cache;
+            }
+        }
+        cache.file = Some((path, header));
+        cache
+    }
+
+    /// Goes on in memory.
+    fn give_up(&mut self, dir: &Path, error: &dyn std::fmt::Display) {
+        self.file = None;
+        self.note = Some(format!(
+            "the reference's log-probs cannot be kept in {}: {error}",
+            dir.display()
+        ));
+    }
+
+    /// Saves; where that is refused, the cache goes on in memory.
+    fn keep(&mut self) {
+        let dir = self.path().and_then(Path::parent).map(Path::to_owned);
+        if let (Err(error), Some(dir)) = (self.save(), dir) {
+            self.give_up(&dir, &error);
         }
     }
 
-    /// Why the file that was there is not used, if so; one line for the user.
+    /// Why the file that was there is not used, or nothing is kept, if so; one line for the user.
     pub fn note(&self) -> Option<&str> {
         self.note.as_deref()
     }
@@ -227,14 +250,26 @@ fn image(header: &Header, records: &Records) -> Vec<u8> {
     out
 }
 
+/// Why a file is not used.
+enum Unread {
+    /// Its content; a new one can take its place.
+    Damaged(String),
+    /// The file system does not let it be read, and would hardly let it be written.
+    Refused(std::io::Error),
+}
+
 /// The records of a file; nothing when there is no file; the reason when it is not to be used.
-fn read(path: &Path, expected: &Header) -> Result<Option<Records>, String> {
-    let bytes = match unbraid_input::read(path) {
-        Ok(bytes) => bytes,
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
-        Err(error) => return Err(error.to_string()),
-    };
-    let mut rest = bytes.as_slice();
+fn read(path: &Path, expected: &Header) -> Result<Option<Records>, Unread> {
+    match unbraid_input::read(path) {
+        Ok(bytes) => parse(&bytes, expected).map(Some).map_err(Unread::Damaged),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(Unread::Refused(error)),
+    }
+}
+
+/// The records of a file's bytes.
+fn parse(bytes: &[u8], expected: &Header) -> Result<Records, String> {
+    let mut rest = bytes;
     if take(&mut rest, MAGIC.len())? != MAGIC {
         return Err("it is no reference cache".into());
     }
@@ -269,7 +304,7 @@ fn read(path: &Path, expected: &Header) -> Result<Option<Records>, String> {
     if rest.len() != DIGEST {
         return Err("it has bytes behind its last record".into());
     }
-    Ok(Some(records))
+    Ok(records)
 }
 
 const CUT: &str = "it is cut short";
@@ -292,35 +327,33 @@ fn number(rest: &mut &[u8]) -> Result<u32, String> {
 /// Neighbours with one prompt (the completions of a pair) go through the model as one tree. Batches are cut as if
 /// nothing were known, and one that misses a sequence is scored whole: so a pass that was stopped half-way and taken
 /// up again gives the same bits as one that was not. `on_batch` hears how many of `sequences` are done and may stop
-/// by returning false; what was scored until then is saved. Returns whether all are known.
-///
-/// # Errors
-/// What the file system refuses when the cache is saved.
+/// by returning false, and the model's token may cancel it; what was scored until then is saved. Returns whether all
+/// are known. A cache that cannot be saved has a [`ReferenceCache::note`] from then on.
 pub fn score_reference<'a, B: Backend>(
     model: &LanguageModel<B>,
     sequences: impl IntoIterator<Item = &'a TokenizedSequence>,
     cache: &mut ReferenceCache,
     mut on_batch: impl FnMut(usize) -> bool,
-) -> Result<bool, TrainError> {
+) -> bool {
     let trees = trees(sequences);
     let (mut left, mut done, mut saved) = (trees.as_slice(), 0, Instant::now());
     while !left.is_empty() {
         let (batch, rest) = left.split_at(batch_len(left));
+        if !is_known(batch, cache) && Cancel::catch(|| score(model, batch, cache)).is_none() {
+            break;
+        }
         left = rest;
         done += batch.iter().map(|tree| tree.repeats).sum::<usize>();
-        if !is_known(batch, cache) {
-            score(model, batch, cache);
-        }
         if saved.elapsed() > SAVE_EVERY {
-            cache.save()?;
+            cache.keep();
             saved = Instant::now();
         }
         if !on_batch(done) {
             break;
         }
     }
-    cache.save()?;
-    Ok(is_known(left, cache))
+    cache.keep();
+    is_known(left, cache)
 }
 
 fn is_known(trees: &[Tree<'_>], cache: &ReferenceCache) -> bool {

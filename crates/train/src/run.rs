@@ -19,7 +19,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Instant;
 use unbraid_model::weights::{StoredDtype, Weights, write_file_atomic};
-use unbraid_model::{Gradients, LanguageModel};
+use unbraid_model::{Cancel, Gradients, LanguageModel};
 use unbraid_tensor::Backend;
 
 /// Everything a run holds.
@@ -95,7 +95,9 @@ pub fn run<B: Backend>(
         if run.observer.stop() {
             return run.interrupt();
         }
-        run.step(&mut gradients)?;
+        if !run.step(&mut gradients)? {
+            return run.interrupt();
+        }
         if !run.evaluate_and_save()? {
             return run.interrupt();
         }
@@ -165,17 +167,23 @@ fn measures(every: Option<u64>, step: u64) -> bool {
 }
 
 impl<B: Backend> Run<'_, B> {
-    /// Takes the next step and logs it if it is due.
-    fn step(&mut self, gradients: &mut Gradients<B>) -> Result<(), TrainError> {
+    /// Takes the next step and logs it if it is due; false when it was cancelled before it changed a weight. From the
+    /// optimizer on a step runs to its end.
+    fn step(&mut self, gradients: &mut Gradients<B>) -> Result<bool, TrainError> {
         let backend = Arc::clone(&self.model.backend);
         let started = Instant::now();
         let step = self.state.step + 1;
         let batches = self.plan.sampler.step(step - 1);
         let measure = measures(self.settings.geometry_every, step);
         gradients.clear(&backend);
-        let accumulated = self
-            .task
-            .accumulate(self.model, gradients, step, &batches, measure);
+        let accumulated = Cancel::catch(|| {
+            let (task, model) = (&mut self.task, &*self.model);
+            task.accumulate(model, gradients, step, &batches, measure)
+        });
+        let Some(accumulated) = accumulated else {
+            self.task.abandon_step();
+            return Ok(false);
+        };
         let mut metrics = accumulated.map_err(|e| self.locate(e, step))?;
 
         let norm = gradients.squared_norm(&*backend).sqrt();
@@ -189,12 +197,18 @@ impl<B: Backend> Run<'_, B> {
         }
         let scale = clip_factor(norm, self.settings.max_grad_norm);
         let rate = self.settings.schedule.rate(step - 1);
-        if measures(self.settings.gram_every, step)
-            && let Some(record) = self.task.batch_gram(self.model, rate, scale)
-        {
-            metrics.merge(&record.metrics);
-            self.grams.write(step, record.rows)?;
+        if measures(self.settings.gram_every, step) {
+            let gram = Cancel::catch(|| self.task.batch_gram(self.model, rate, scale));
+            let Some(record) = gram else {
+                self.task.abandon_step();
+                return Ok(false);
+            };
+            if let Some(record) = record {
+                metrics.merge(&record.metrics);
+                self.grams.write(step, record.rows)?;
+            }
         }
+        let _to_its_end = self.model.cancel.hold();
         let explain = measures(self.settings.update_every, step) && self.task.explains_updates();
         let snapshot = explain.then(|| Snapshot::take(&*backend, &self.model.params));
         let settings = self.settings;
@@ -251,7 +265,7 @@ impl<B: Backend> Run<'_, B> {
         }
         let evaluate = self.settings.evaluate;
         self.state.evaluation_due = evaluate.is_some_and(|c| c.due(step, self.plan.total));
-        Ok(())
+        Ok(true)
     }
 
     /// Evaluates and saves a checkpoint if they are due; false when the user wants to stop before that is done.
@@ -331,7 +345,10 @@ impl<B: Backend> Run<'_, B> {
             stopped = stopped || observer.stop();
             stopped
         };
-        let evaluated = self.task.evaluate(self.model, &mut stop);
+        let evaluated = Cancel::catch(|| self.task.evaluate(self.model, &mut stop));
+        let Some(evaluated) = evaluated else {
+            return Ok(false);
+        };
         let metrics = evaluated.map_err(|e| self.locate(e, self.state.step))?;
         if stopped {
             return Ok(false);
@@ -440,6 +457,7 @@ impl<B: Backend> Run<'_, B> {
     /// Writes the final model: the last step's, or the best checkpoint's.
     fn finish(self) -> Result<Outcome, TrainError> {
         self.check_weights()?;
+        let _to_its_end = self.model.cancel.hold();
         let json = self.state.to_json(self.plan);
         let (files, model) = (self.files, self.model);
         let load_best = self.settings.best.as_ref().is_some_and(|b| b.load_at_end);
@@ -464,6 +482,7 @@ impl<B: Backend> Run<'_, B> {
             write_sums(&files.output_dir, plan, self.plan.total)?;
         }
         self.task.finish(model, &files.output_dir)?;
+        self.observer.before_save(self.state.step);
         // Last of all: a directory that has it holds a finished run.
         let text = format!("{json:#}\n");
         write_file_atomic(&files.output_dir.join(TRAINER_STATE), text.as_bytes())?;

@@ -66,9 +66,21 @@ pub(crate) fn batches(pairs: &[&TokenizedPair]) -> Vec<Range<usize>> {
 pub fn score_pairs<B: Backend>(
     model: &LanguageModel<B>,
     pairs: &[&TokenizedPair],
-    mut on_batch: impl FnMut(usize) -> bool,
+    on_batch: impl FnMut(usize) -> bool,
 ) -> Vec<ScoredPair> {
     let mut scored = Vec::with_capacity(pairs.len());
+    score_pairs_into(&mut scored, model, pairs, on_batch);
+    scored
+}
+
+/// As [`score_pairs`], behind what is in `scored`: where a pass is cancelled, what was scored before is there.
+pub fn score_pairs_into<B: Backend>(
+    scored: &mut Vec<ScoredPair>,
+    model: &LanguageModel<B>,
+    pairs: &[&TokenizedPair],
+    mut on_batch: impl FnMut(usize) -> bool,
+) {
+    let before = scored.len();
     for range in batches(pairs) {
         let batch = Batch::new(
             &*model.backend,
@@ -76,9 +88,8 @@ pub fn score_pairs<B: Backend>(
         );
         let logps = model.token_logps(&batch);
         scored.extend(ScoredPair::of_batch(&batch.forest, &logps));
-        if !on_batch(scored.len()) {
+        if !on_batch(scored.len() - before) {
             break;
         }
     }
-    scored
 }

@@ -33,6 +33,10 @@ pub trait Task<B: Backend> {
         measure: bool,
     ) -> Result<Averages, TrainError>;
 
+    /// Called when [`Task::accumulate`] or [`Task::batch_gram`] was cancelled half-way ([`unbraid_model::Cancel`]): the step
+    /// is taken again later. What [`Task::save_state`] writes must be as it was before the step.
+    fn abandon_step(&mut self) {}
+
     /// Called after the optimizer's step when it was measured: predicted and realised changes.
     /// `learning_rate` and `grad_scale` are those of the step.
     fn after_step(

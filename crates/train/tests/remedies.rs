@@ -201,6 +201,31 @@ fn calibration_goes_on_after_a_checkpoint() {
     assert!(text.contains("log_ratio"), "{text}");
 }
 
+/// A step that was cancelled half-way is taken again: its micro-batches must not have moved the average on.
+#[test]
+fn an_abandoned_step_leaves_the_calibration_as_it_was() {
+    let pairs = pairs("llama");
+    let calibrated = Remedy::Calibrated(Calibration::default());
+    let mut model = model("llama");
+    let mut task = task(&model, &pairs, settings("sigmoid", calibrated));
+    descend(&mut model, &mut task, &[0]);
+    let state = |task: &PreferenceTask<'_, NaiveBackend>| {
+        let dir = tempfile::tempdir().unwrap();
+        task.save_state(dir.path()).unwrap();
+        std::fs::read_to_string(dir.path().join("calibration.json")).unwrap()
+    };
+    let before = state(&task);
+    let mut gradients = Gradients::zeros(&NaiveBackend, &model.params, |p| {
+        model.params.is_trainable(p)
+    });
+    let batches = [vec![0], vec![2]];
+    task.accumulate(&model, &mut gradients, 2, &batches, false)
+        .unwrap();
+    assert_ne!(state(&task), before, "the step has moved it");
+    task.abandon_step();
+    assert_eq!(state(&task), before);
+}
+
 /// ‖∇ℓ‖² = d_w²‖g_w‖² + d_l²‖g_l‖² − 2 d_w d_l ⟨g_w,g_l⟩ with the coefficients that a remedy gave: in a whole model,
 /// which is walked twice, and under an adapter, whose gradients are kept from the one walk.
 #[test]

@@ -225,7 +225,7 @@ fn runs_repeat_exactly_and_ctrl_c_saves() {
     let pid = run.id().to_string();
     assert!(
         Command::new("kill")
-            .args(["-INT", &pid])
+            .args(["-TERM", &pid])
             .status()
             .unwrap()
             .success()

@@ -111,7 +111,7 @@ fn ctrl_c_stops_between_batches_and_the_same_command_goes_on() {
     let pid = child.id().to_string();
     assert!(
         Command::new("kill")
-            .args(["-INT", &pid])
+            .args(["-TERM", &pid])
             .status()
             .unwrap()
             .success()

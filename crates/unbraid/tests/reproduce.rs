@@ -223,6 +223,65 @@ fn objectives_are_compared_and_the_same_command_goes_on() {
     assert!(done(&mut report).contains("claims"));
 }
 
+/// Names of all files below a directory, in order.
+fn names(dir: &Path, prefix: &str, found: &mut Vec<String>) {
+    for entry in fs::read_dir(dir).unwrap() {
+        let entry = entry.unwrap();
+        let name = format!("{prefix}{}", entry.file_name().to_string_lossy());
+        match entry.file_type().unwrap().is_dir() {
+            true => names(&entry.path(), &format!("{name}/"), found),
+            false => found.push(name),
+        }
+    }
+    found.sort();
+}
+
+/// Whatever moment a kill falls into, the same command ends with the same files.
+#[cfg(unix)]
+#[test]
+fn killed_at_any_moment_it_ends_with_the_same_files() {
+    let dir = tempfile::tempdir().unwrap();
+    let out = dir.path().join("out");
+    let files = || {
+        let mut found = Vec::new();
+        names(&out, "", &mut found);
+        found
+    };
+    let start = std::time::Instant::now();
+    done(&mut objectives(dir.path(), &[]));
+    let (time, whole) = (start.elapsed(), files());
+    for moment in 1..8 {
+        fs::remove_dir_all(&out).unwrap();
+        let mut child = objectives(dir.path(), &[])
+            .stderr(std::process::Stdio::null())
+            .spawn()
+            .unwrap();
+        std::thread::sleep(time * moment / 8);
+        child.kill().unwrap();
+        child.wait().unwrap();
+        done(&mut objectives(dir.path(), &[]));
+        assert_eq!(files(), whole, "killed after {moment} eighths");
+    }
+
+    // The moments that are hard to meet: between a run's end and its page, between its outcome and the end of its weights,
+    // and with files half written.
+    let arm = out.join("sppo/seed-42");
+    fs::remove_file(arm.join("report.html")).unwrap();
+    fs::write(arm.join(".report.html.1.tmp"), "half").unwrap();
+    fs::write(arm.join(".unbraid.lock"), "").unwrap();
+    fs::write(arm.join("adapter_model.safetensors"), "").unwrap();
+    fs::write(out.join(".report.html.1.tmp"), "half").unwrap();
+    fs::write(out.join("data/.train.jsonl.1-1.tmp"), "half").unwrap();
+    done(&mut objectives(dir.path(), &[]));
+    assert_eq!(files(), whole);
+    // An experiment that was killed before it could say what it is.
+    fs::remove_dir_all(&out).unwrap();
+    fs::create_dir(&out).unwrap();
+    fs::write(out.join(".experiment.json.1-1.tmp"), "half").unwrap();
+    done(&mut objectives(dir.path(), &[]));
+    assert_eq!(files(), whole);
+}
+
 #[test]
 fn without_files_the_hub_is_asked() {
     let dir = tempfile::tempdir().unwrap();

@@ -352,7 +352,7 @@ fn stopped_by_ctrl_c_it_ends_the_same() {
     let pid = child.id().to_string();
     assert!(
         Command::new("kill")
-            .args(["-INT", &pid])
+            .args(["-TERM", &pid])
             .status()
             .unwrap()
             .success()
@@ -361,6 +361,45 @@ fn stopped_by_ctrl_c_it_ends_the_same() {
     let message = run.finish(&out, &RESUME);
     assert!(message.contains("going on from"), "{message}");
     same(&out, &whole, "after Ctrl-C");
+}
+
+/// A remedy whose moving average each micro-batch moves on: a step that is abandoned half-way must leave no trace of itself.
+#[test]
+fn told_to_end_at_any_moment_it_ends_the_same() {
+    let run = Run::new(&format!(
+        "train --dataset-name {} --remedy calibrated --gradient-accumulation-steps 6 --geometry 3 --update-every 5",
+        demo("preferences.jsonl")
+    ));
+    let dir = tempfile::tempdir().unwrap();
+    let (whole, out) = (dir.path().join("whole"), dir.path().join("out"));
+    let started = Instant::now();
+    run.finish(&whole, &[]);
+    let time = started.elapsed().as_secs_f64();
+    let mut random = ChaCha8Rng::seed_from_u64(5);
+    let mut stops = 0;
+    loop {
+        let child = run
+            .command(&out, &RESUME)
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
+        if stops < 6 {
+            let moment = time * random.random_range(0.1..0.4);
+            std::thread::sleep(Duration::from_secs_f64(moment));
+            let pid = child.id().to_string();
+            let kill = Command::new("kill").args(["-TERM", &pid]).status();
+            assert!(kill.is_ok());
+        }
+        let output = child.wait_with_output().unwrap();
+        if output.status.success() {
+            break;
+        }
+        let message = String::from_utf8_lossy(&output.stderr);
+        assert_eq!(output.status.code(), Some(130), "{message}");
+        stops += 1;
+    }
+    assert!(stops >= 1, "{stops}");
+    same(&out, &whole, &format!("after {stops} SIGTERM"));
 }
 
 /// `lr_scheduler_kwargs` as transformers' recipes give it, and `run.yaml` gives it back.

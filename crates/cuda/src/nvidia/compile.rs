@@ -11,7 +11,12 @@ use std::hash::{DefaultHasher, Hash, Hasher};
 use std::path::Path;
 
 /// Cubin or PTX for compute capability `major.minor`, with a zero behind it.
-pub(super) fn image(major: i32, minor: i32, cache: Option<&Path>) -> Result<Vec<u8>, OpenError> {
+pub(super) fn image(
+    major: i32,
+    minor: i32,
+    cache: Option<&Path>,
+    say: &dyn Fn(&str),
+) -> Result<Vec<u8>, OpenError> {
     let (text, wanted) = (source::text(), major * 10 + minor);
     let other = |e: result::NvrtcError| OpenError::Other(format!("NVRTC: {e}"));
     let version = version().map_err(other)?;
@@ -33,11 +38,11 @@ pub(super) fn image(major: i32, minor: i32, cache: Option<&Path>) -> Result<Vec<
     if let Some(image) = path.as_deref().and_then(read) {
         return Ok(image);
     }
-    eprintln!("compiling the GPU's kernels (once for this GPU and version)");
+    say("compiling the GPU's kernels (once for this GPU and version)");
     let mut image = compile(&text, &architecture, exact)?;
     image.push(0);
     if let Some(path) = path {
-        keep(&path, &image);
+        keep(&path, &image, say);
     }
     Ok(image)
 }
@@ -63,7 +68,7 @@ fn read(path: &Path) -> Option<Vec<u8>> {
 const MARK: &[u8] = b"whole";
 
 /// Written beside and renamed, so that no reader finds a part. A cache that cannot be written is none.
-fn keep(path: &Path, image: &[u8]) {
+fn keep(path: &Path, image: &[u8], say: &dyn Fn(&str)) {
     let Some(dir) = path.parent() else { return };
     let beside = path.with_extension(format!("{}.part", std::process::id()));
     let written = std::fs::create_dir_all(dir)
@@ -71,10 +76,10 @@ fn keep(path: &Path, image: &[u8]) {
         .and_then(|()| std::fs::rename(&beside, path));
     if let Err(error) = written {
         let _ = std::fs::remove_file(&beside);
-        eprintln!(
+        say(&format!(
             "note: the compiled kernels cannot be kept in {}: {error}",
             dir.display()
-        );
+        ));
     }
 }
 

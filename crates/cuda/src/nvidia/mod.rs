@@ -58,7 +58,8 @@ fn context(index: usize) -> Result<Arc<CudaContext>, OpenError> {
 }
 
 impl CudaBackend {
-    /// Device number `index`, its kernels compiled or taken from below `cache`.
+    /// Device number `index`, its kernels compiled or taken from below `cache`. What a user waits for, and that the kernels
+    /// cannot be kept, is told to `say`, a line each.
     ///
     /// # Errors
     /// Driver, device or a library is missing, or the kernels do not compile.
@@ -66,6 +67,7 @@ impl CudaBackend {
         index: usize,
         precision: Precision,
         cache: Option<&Path>,
+        say: &dyn Fn(&str),
     ) -> Result<Self, OpenError> {
         let context = context(index)?;
         // SAFETY: as in `driver_present`.
@@ -84,7 +86,7 @@ impl CudaBackend {
         }
         let (major, minor) = context.compute_capability().map_err(broken)?;
         let name = context.name().map_err(broken)?;
-        let image = compile::image(major, minor, cache)?;
+        let image = compile::image(major, minor, cache, say)?;
         // SAFETY: `image` is what NVRTC made, ends with a zero, and outlives the call; the context is current (`new`).
         let module = unsafe { result::module::load_data(image.as_ptr().cast()) }.map_err(broken)?;
         let mut functions = HashMap::new();

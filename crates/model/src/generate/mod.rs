@@ -131,6 +131,7 @@ impl<'a, B: Backend> Session<'a, B> {
         };
         let mut x = family.embed(&pass);
         for (i, cache) in self.caches.iter_mut().enumerate() {
+            model.cancel.check();
             x = family.block(&pass, i, x, Some(cache)).0;
         }
         self.len += n;

@@ -74,7 +74,9 @@ pub fn write_file_atomic(path: &Path, bytes: &[u8]) -> Result<(), ModelError> {
 pub(crate) fn read_text_capped(path: &Path, cap: u64) -> Result<String, ModelError> {
     let read = || {
         let mut text = String::new();
-        let taken = unbraid_input::open(path)?.take(cap + 1).read_to_string(&mut text)?;
+        let taken = unbraid_input::open(path)?
+            .take(cap + 1)
+            .read_to_string(&mut text)?;
         if taken as u64 > cap {
             let message = format!("longer than {cap} bytes, too long for what it should be");
             return Err(std::io::Error::other(message));

@@ -170,13 +170,15 @@ impl Client {
         serde_json::from_str(&text).map_err(|error| format!("the hub's list of files: {error}"))
     }
 
-    /// A file of a repository at one commit, in the cache: downloaded unless it is there.
+    /// A file of a repository at one commit, in the cache: downloaded unless it is there. `goes` is called whenever a piece
+    /// of it came.
     pub(super) fn download(
         &self,
         cache: &Cache,
         (id, kind): (&str, RepoType),
         commit: &str,
         name: &str,
+        goes: &dyn Fn(),
     ) -> Result<PathBuf, Failure> {
         let folder = Repo::new(id.to_owned(), kind).folder_name();
         let folder = cache.path().join(folder);
@@ -199,13 +201,20 @@ impl Client {
             return Err(format!("the hub names the odd ETag {etag:?}"));
         }
         let blob = folder.join("blobs").join(&etag);
-        self.blob(first, &uri, &blob)?;
+        goes();
+        self.blob(first, &uri, &blob, goes)?;
         point(&blob, &pointer).map_err(|error| format!("{}: {error}", pointer.display()))?;
         Ok(pointer)
     }
 
     /// Fills a blob, one process at a time; what broke off is gone on with.
-    fn blob(&self, first: Response<Body>, uri: &Uri, blob: &Path) -> Result<(), Failure> {
+    fn blob(
+        &self,
+        first: Response<Body>,
+        uri: &Uri,
+        blob: &Path,
+        goes: &dyn Fn(),
+    ) -> Result<(), Failure> {
         let fault = |error: std::io::Error| format!("{}: {error}", blob.display());
         fs::create_dir_all(blob.parent().unwrap_or(Path::new("."))).map_err(fault)?;
         let part = blob.with_extension("incomplete");
@@ -229,7 +238,7 @@ impl Client {
                 Some(response) => Ok(response),
                 None => self.get(uri.clone(), start).map(|(response, _)| response),
             };
-            match answer.and_then(|answer| receive(answer, start, &mut file)) {
+            match answer.and_then(|answer| receive(answer, start, &mut file, goes)) {
                 Ok(()) => break,
                 Err(reason) if tries == RETRIES => return Err(reason),
                 Err(_) => std::thread::sleep(Duration::from_millis(300 << tries)),
@@ -242,7 +251,12 @@ impl Client {
 }
 
 /// Appends an answer's bytes to a file that holds the first `start`, and checks that none is missing.
-fn receive(answer: Response<Body>, start: u64, file: &mut File) -> Result<(), Failure> {
+fn receive(
+    answer: Response<Body>,
+    start: u64,
+    file: &mut File,
+    goes: &dyn Fn(),
+) -> Result<(), Failure> {
     let fault = |error: std::io::Error| format!("the download broke off: {error}");
     if answer.status().as_u16() == 416 || (start > 0 && answer.status().as_u16() != 206) {
         // Not what was asked for: from the beginning, next time.
@@ -266,6 +280,7 @@ fn receive(answer: Response<Body>, start: u64, file: &mut File) -> Result<(), Fa
         }
         file.write_all(&buffer[..n]).map_err(fault)?;
         have += n as u64;
+        goes();
     }
     match total {
         Some(total) if total != have => {

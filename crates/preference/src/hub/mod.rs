@@ -1,13 +1,18 @@
 //! The Hugging Face hub: data sets and models by `org/name`, through the hub's own cache.
 //!
 //! `HF_HOME` (or `HF_HUB_CACHE`) says where the cache is, `HF_TOKEN` opens gated repositories, `HF_ENDPOINT` names a
-//! mirror, and with `HF_HUB_OFFLINE` only the cache is looked at. This is the one place below the binary that reads
-//! the environment, because the cache is shared with other programs by these names.
+//! mirror, and with `HF_HUB_OFFLINE` only the cache is looked at. `HF_HUB_ETAG_TIMEOUT` and `HF_HUB_DOWNLOAD_TIMEOUT` say how
+//! many seconds the hub may take to answer and may send nothing of a file (10 each). This
+//! is the one place below the binary that reads the environment, because these names are shared with other programs.
 //! Tested in `tests/hub.rs` against a cache made by hand and a small server on this machine.
 
 mod client;
 
+use std::panic::resume_unwind;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::mpsc::{self, RecvTimeoutError, Sender};
+use std::time::Duration;
 
 use client::Client;
 use hf_hub::{Cache, Repo, RepoType};
@@ -121,11 +126,21 @@ fn fetch(
         return cached_snapshot(&dir).ok_or_else(|| fault(id, reason, OFFLINE));
     }
     let failed = |reason: String| fault(id, reason, HINT);
-    let client = Client::new(&cache).map_err(failed)?;
-    let info = match client.info(id, repo_type) {
-        Ok(info) => info,
+    let client = Arc::new(Client::new(&cache).map_err(failed)?);
+    let limits = Limits::of_environment();
+    let (asking, asked) = (Arc::clone(&client), id.to_owned());
+    let info = within(limits.answer, limits.answer, move |_| {
+        asking.info(&asked, repo_type)
+    });
+    let info = match info {
+        Some(Ok(info)) => info,
         // Without a connection what the cache has is still good.
-        Err(reason) => return cached_snapshot(&dir).ok_or_else(|| failed(reason)),
+        Some(Err(reason)) => return cached_snapshot(&dir).ok_or_else(|| failed(reason)),
+        None => {
+            let seconds = limits.answer.as_secs();
+            let reason = format!("it does not answer within {seconds} s (HF_HUB_ETAG_TIMEOUT)");
+            return cached_snapshot(&dir).ok_or_else(|| failed(reason));
+        }
     };
     let commit = info.sha;
     if commit.is_empty() || !commit.bytes().all(|byte| byte.is_ascii_alphanumeric()) {
@@ -153,15 +168,80 @@ fn fetch(
         })
     };
     keep(&pinned)?;
-    let get = |name: &str| {
-        let file = client.download(&cache, (id, repo_type), &commit, name);
-        file.map_err(failed)
+    let get = |name: &str| -> Result<PathBuf> {
+        let (asking, asked, file) = (Arc::clone(&client), id.to_owned(), name.to_owned());
+        let (cache, commit) = (cache.clone(), commit.clone());
+        let first = limits.answer + limits.silence;
+        let got = within(first, limits.silence, move |goes| {
+            asking.download(&cache, (&asked, repo_type), &commit, &file, goes)
+        });
+        let seconds = limits.silence.as_secs();
+        let silent = format!("nothing of {name} comes for {seconds} s (HF_HUB_DOWNLOAD_TIMEOUT)");
+        got.ok_or_else(|| failed(silent))?.map_err(failed)
     };
     for name in choose(&names, &get)? {
         get(&name)?;
     }
     keep(&main)?;
     Ok(dir.join("snapshots").join(commit))
+}
+
+/// How long the hub is waited for.
+struct Limits {
+    /// Until it answers a question.
+    answer: Duration,
+    /// While it sends nothing of a file.
+    silence: Duration,
+}
+
+impl Limits {
+    fn of_environment() -> Self {
+        let seconds = |name: &str| {
+            let given = std::env::var(name).ok().and_then(|text| text.parse().ok());
+            Duration::from_secs(given.filter(|&seconds| seconds > 0).unwrap_or(10))
+        };
+        Limits {
+            answer: seconds("HF_HUB_ETAG_TIMEOUT"),
+            silence: seconds("HF_HUB_DOWNLOAD_TIMEOUT"),
+        }
+    }
+}
+
+/// What is heard of work on another thread.
+enum News<T> {
+    Goes,
+    Done(T),
+}
+
+/// Runs `work` on a thread of its own; `None` when nothing was heard of it for `first`, or later for `then`. It calls what it
+/// is given whenever something came. The client has no limit on silence of its own; a thread that is given up waits on and
+/// ends with the process.
+fn within<T: Send + 'static>(
+    first: Duration,
+    then: Duration,
+    work: impl FnOnce(&dyn Fn()) -> T + Send + 'static,
+) -> Option<T> {
+    let (sender, news) = mpsc::channel();
+    let report = move |sender: Sender<News<T>>| {
+        let goes = || {
+            let _ = sender.send(News::Goes); // who no longer listens has given up
+        };
+        let done = work(&goes);
+        let _ = sender.send(News::Done(done));
+    };
+    let thread = std::thread::spawn(move || report(sender));
+    let mut limit = first;
+    loop {
+        match news.recv_timeout(limit) {
+            Ok(News::Goes) => limit = then,
+            Ok(News::Done(done)) => return Some(done),
+            Err(RecvTimeoutError::Timeout) => return None,
+            Err(RecvTimeoutError::Disconnected) => match thread.join() {
+                Err(payload) => resume_unwind(payload),
+                Ok(()) => return None,
+            },
+        }
+    }
 }
 
 fn fault(id: &str, reason: String, hint: &'static str) -> PreferenceError {

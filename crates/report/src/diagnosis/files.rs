@@ -81,7 +81,8 @@ pub(crate) fn read_json<T: for<'de> Deserialize<'de>>(
         .map(|name| name.to_string_lossy().into_owned())
         .unwrap_or_default();
     let mut bytes = Vec::new();
-    let read = unbraid_input::open(path).and_then(|file| file.take(limit + 1).read_to_end(&mut bytes));
+    let read =
+        unbraid_input::open(path).and_then(|file| file.take(limit + 1).read_to_end(&mut bytes));
     let why = match read {
         Err(error) if error.kind() == ErrorKind::NotFound => return None,
         Err(error) => format!("cannot be read ({error})"),

@@ -220,6 +220,8 @@ pub struct PreferenceTask<'a, B: Backend> {
     /// Micro-batches of the last step.
     micro_batches: usize,
     records: Vec<PairRecord>,
+    /// The remedy before the step in flight: each micro-batch moves its average on.
+    remedy_before: Remedy,
 }
 
 /// Gives each token's text.
@@ -260,6 +262,7 @@ impl<'a, B: Backend> PreferenceTask<'a, B> {
         PreferenceTask {
             train,
             eval,
+            remedy_before: settings.remedy,
             settings,
             moving,
             decode: None,
@@ -389,6 +392,7 @@ impl<B: Backend> Task<B> for PreferenceTask<'_, B> {
         self.runs.clear();
         self.micro_batches = micro_batches.len();
         self.records.clear();
+        self.remedy_before = self.settings.remedy;
         let mut drawn = 0;
         for micro_batch in micro_batches {
             let mut metrics = Averages::default();
@@ -416,6 +420,10 @@ impl<B: Backend> Task<B> for PreferenceTask<'_, B> {
             }
         }
         Ok(metrics)
+    }
+
+    fn abandon_step(&mut self) {
+        self.settings.remedy = self.remedy_before;
     }
 
     /// Predicted: the first-order change under plain gradient descent with this step's learning rate and

@@ -1,5 +1,6 @@
 //! What can be wrong with a command line or a recipe; every message says what, where and what was expected.
 
+use crate::say;
 use std::fmt;
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -197,17 +198,18 @@ impl CliError {
     pub fn print(&self) -> ExitCode {
         match self {
             Self::Show(text) => {
-                use std::io::Write as _;
-                // A closed pipe (`unbraid --help | head -1`) is no failure.
-                let _ = write!(std::io::stdout(), "{text}");
+                if let Err(error) = crate::stdout::print(text) {
+                    say::error(&format!("{error:#}"));
+                    return ExitCode::FAILURE;
+                }
             }
             // A word in the wrong place may be a token that slipped.
             Self::Unexpected { given, .. } | Self::UnknownCommand { given, .. }
                 if given.starts_with("hf_") =>
             {
-                eprintln!("error: {}", self.to_string().replace(given, redact::MASK));
+                say::error(&self.to_string().replace(given, redact::MASK));
             }
-            error => eprintln!("error: {}", redact::text(&error.to_string())),
+            error => say::error(&redact::text(&error.to_string())),
         }
         ExitCode::from(self.exit_code())
     }

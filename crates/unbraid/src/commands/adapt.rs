@@ -90,8 +90,8 @@ pub(crate) fn training_dropout(
     }
     let attention = model.config.dropout().attention;
     if attention > 0.0 && model.config.model_type() != "gpt2" {
-        eprintln!(
-            "note: attention_dropout {attention} of the model is off, as disable_dropout says; TRL's disable_dropout misses it"
+        note!(
+            "attention_dropout {attention} of the model is off, as disable_dropout says; TRL's disable_dropout misses it"
         );
     }
     None

@@ -37,11 +37,11 @@ fn sentiment(config: &SentimentDataConfig) -> Result<End> {
         .transpose()?;
     match &check {
         Some(check) => say_check(config.style, check),
-        None => eprintln!(
+        None => say!(
             "whether the completions differ in exactly one token was not checked; --model-name-or-path names a tokenizer"
         ),
     }
-    eprintln!("written to {}", dir.display());
+    say!("written to {}", dir.display());
     if config.json {
         let result = json!({
             "output_dir": dir,
@@ -134,11 +134,16 @@ fn parquet_of<T: Serialize>(rows: &[T]) -> Result<Vec<u8>> {
 /// Says where the tweets went.
 pub(super) fn say_counts(split: &TweetSplit) {
     let c = split.counts;
-    eprintln!(
+    say!(
         "{} rows: {} positive, {} negative; dropped {} neutral, {} empty, {} repeated",
-        c.rows, c.positive, c.negative, c.neutral, c.empty, c.repeated
+        c.rows,
+        c.positive,
+        c.negative,
+        c.neutral,
+        c.empty,
+        c.repeated
     );
-    eprintln!(
+    say!(
         "split: {} for training, {} held out",
         split.train.len(),
         split.test.len()
@@ -160,15 +165,15 @@ pub(super) fn check_style(
 pub(super) fn say_check(style: Style, check: &TokenCheck) {
     let example = check.example.as_ref();
     let tokens = example.map(|(w, l)| format!(" ({w:?} against {l:?}, say)"));
-    eprintln!(
+    say!(
         "{style}: chosen and rejected differ in exactly one token in {} of {} rows{}",
         check.one_token,
         check.rows,
         tokens.unwrap_or_default()
     );
     if check.one_token < check.rows {
-        eprintln!(
-            "note: not so in {} rows (by their number in train, then test: {:?}{}): under this tokenizer the labels are \
+        note!(
+            "not so in {} rows (by their number in train, then test: {:?}{}): under this tokenizer the labels are \
              several tokens, or the tweet's end merges with the completion",
             check.rows - check.one_token,
             check.others,

@@ -79,7 +79,7 @@ fn train(config: &DemoConfig, interrupt: &Interrupt) -> Result<End> {
             .flat_map(|(k, v)| [OsString::from(k), v.into()]),
     );
     let shown: Vec<_> = arguments.iter().map(|a| a.to_string_lossy()).collect();
-    eprintln!(
+    say!(
         "the demo is this command on files in {}:\n  {}",
         dir.display(),
         shown.join(" ")

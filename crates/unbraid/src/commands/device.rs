@@ -37,14 +37,15 @@ pub(crate) fn use_bf16(wanted: bool) -> bool {
 /// # Errors
 /// A GPU was asked for by name and cannot be used: wrong usage.
 pub(crate) fn choose(device: Device, precision: Precision) -> Result<bool> {
-    let open = |index| CudaBackend::open(index, precision, cache::kernels_dir().as_deref());
+    let kernels = cache::kernels_dir();
+    let open = |index| CudaBackend::open(index, precision, kernels.as_deref(), &crate::say::line);
     let opened = match device {
         Device::Cpu => None,
         Device::Auto if !CudaBackend::driver_present() => None,
         Device::Auto => match open(0) {
             Ok(gpu) => Some(gpu),
             Err(error) => {
-                eprintln!("note: the CPU computes: {error}");
+                note!("the CPU computes: {error}");
                 None
             }
         },

@@ -1,8 +1,9 @@
 //! `unbraid generate`: completions of prompts, streamed as they come.
 
-use super::{End, Interrupt, load, output};
+use super::{End, Interrupt, load};
 use crate::cli::{GenerateConfig, SamplingArgs};
 use crate::commands::device::Machine;
+use crate::stdout::{Reader, print_foreign, stream};
 use anyhow::{Context, Result, bail};
 use rand::SeedableRng;
 use rand_chacha::ChaCha8Rng;
@@ -149,15 +150,10 @@ fn file_settings(
     let (config, unknown) = GenerationConfig::from_json_str(&text, &origin)
         .context("--generation-config none leaves the file unread, another FILE replaces it")?;
     if !unknown.is_empty() {
-        eprintln!(
-            "note: {origin}: keys without effect: {}",
-            unknown.join(", ")
-        );
+        note!("{origin}: keys without effect: {}", unknown.join(", "));
     }
     if named.is_none() && config.do_sample == Some(true) && args.do_sample.is_none() {
-        eprintln!(
-            "note: {origin}: do_sample is true; --do-sample false takes the most likely token"
-        );
+        note!("{origin}: do_sample is true; --do-sample false takes the most likely token");
     }
     Ok(config)
 }
@@ -178,8 +174,8 @@ fn settings(
             let mut ends = model.config.eos_token_ids().to_vec();
             ends.extend(tokenizer.eos_id());
             if source.weights.gguf_config().is_none() && !ends.is_empty() {
-                eprintln!(
-                    "note: no eos_token_id in generation_config.json or config.json: the tokenizer's and the family's end \
+                note!(
+                    "no eos_token_id in generation_config.json or config.json: the tokenizer's and the family's end \
                      a text (transformers would go on)"
                 );
             }
@@ -188,15 +184,15 @@ fn settings(
         Some(eos) if !named.contains(&eos) && source.weights.gguf_config().is_some() => {
             config.eos_token_id.get_or_insert_default().push(eos);
         }
-        Some(eos) if !named.contains(&eos) => eprintln!(
-            "note: the tokenizer's end token {eos} is not in eos_token_id ({named:?}): as in transformers, a text goes on \
+        Some(eos) if !named.contains(&eos) => note!(
+            "the tokenizer's end token {eos} is not in eos_token_id ({named:?}): as in transformers, a text goes on \
              after it; --eos-token-id names others"
         ),
         _ => {}
     }
     let unread = without_effect(args);
     if config.do_sample != Some(true) && !unread.is_empty() {
-        eprintln!("note: {}: no effect without do_sample", unread.join(", "));
+        note!("{}: no effect without do_sample", unread.join(", "));
     }
     config.check(model.config.vocab_size(), "generation settings")?;
     Ok(config)
@@ -233,7 +229,7 @@ fn complete(
     (index, prompt): (usize, &Prompt),
     rng: &mut ChaCha8Rng,
     interrupt: &Interrupt,
-) -> Result<()> {
+) -> Result<Reader> {
     let mut ids = prompt.ids.clone();
     if let Some(limit) = config.max_length.0 {
         let excess = ids.len().saturating_sub(limit);
@@ -266,9 +262,9 @@ fn complete(
     }
     let room = positions + 1 - ids.len();
     if room < wanted {
-        eprintln!("note: only {room} tokens fit after the prompt; --max-length cuts its start");
+        note!("only {room} tokens fit after the prompt; --max-length cuts its start");
     }
-    let (mut shown, mut out, mut broken) = (String::new(), Vec::new(), None);
+    let (mut shown, mut out, mut reader) = (String::new(), Vec::new(), Ok(Reader::There));
     model.generate(&ids, wanted.min(room), settings, rng, |token| {
         out.push(token);
         if !config.json
@@ -276,13 +272,13 @@ fn complete(
             && !text.ends_with('\u{fffd}')
             && let Some(new) = text.strip_prefix(&shown)
         {
-            broken = output::print(new).err();
+            reader = print_foreign(new);
             shown = text;
         }
-        broken.is_none() && !interrupt.pressed()
+        matches!(reader, Ok(Reader::There)) && !interrupt.pressed()
     });
-    if let Some(error) = broken {
-        return Err(error);
+    if !matches!(reader, Ok(Reader::There)) {
+        return reader;
     }
     if out.is_empty() && !interrupt.pressed() {
         bail!("prompt {index}: every token is suppressed, so none can be drawn");
@@ -290,10 +286,10 @@ fn complete(
     let completion = tokenizer.decode(&out, true)?;
     if config.json {
         let row = json!({ "prompt": prompt.text, "completion": completion, "tokens": out });
-        output::print(&format!("{row}\n"))
+        stream(&format!("{row}\n"))
     } else {
         let rest = completion.strip_prefix(&shown).unwrap_or("");
-        output::print(&format!("{rest}\n"))
+        print_foreign(&format!("{rest}\n"))
     }
 }
 
@@ -309,14 +305,18 @@ pub(super) fn run(config: &GenerateConfig, interrupt: &Interrupt) -> Result<End>
     let model = load::model(&source)?;
     let settings = settings(&config.sampling, &source, &model, &tokenizer)?;
     let mut rng = ChaCha8Rng::seed_from_u64(config.model.seed);
+    let _stops = interrupt.stops_itself();
     for numbered in prompts.iter().enumerate() {
         if prompts.len() > 1 && !config.json {
-            output::print(&format!("── {}\n", numbered.1.text))?;
+            print_foreign(&format!("── {}\n", numbered.1.text))?;
         }
         let (model, tokenizer) = (&model, &tokenizer);
-        complete(
+        let reader = complete(
             config, &settings, model, tokenizer, numbered, &mut rng, interrupt,
         )?;
+        if reader == Reader::Gone {
+            break;
+        }
         if interrupt.pressed() {
             return Ok(End::Interrupted);
         }

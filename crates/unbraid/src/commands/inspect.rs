@@ -5,9 +5,10 @@
 
 use super::{End, load, output};
 use crate::cli::InspectConfig;
+use crate::say::shown;
+use crate::stdout;
 use anyhow::{Result, bail};
 use serde_json::{Value, json};
-use std::io::IsTerminal;
 use unbraid_model::weights::Weights;
 use unbraid_preference::{TokenizedSequence, tokenize_pairs};
 use unbraid_text::Tokenizer;
@@ -22,7 +23,7 @@ struct Colours {
 
 fn colours() -> Colours {
     let no_color = std::env::var_os("NO_COLOR").is_some_and(|v| !v.is_empty());
-    if no_color || !std::io::stdout().is_terminal() {
+    if no_color || !stdout::is_terminal() {
         return Colours {
             prompt: "",
             completion: "",
@@ -63,7 +64,11 @@ fn show(
                 c.completion
             };
             let start = if i == s.prompt_len { "▶" } else { "" };
-            format!("{start}{colour}{}{}", tokenizer.token_label(id), c.off)
+            format!(
+                "{start}{colour}{}{}",
+                shown(&tokenizer.token_label(id)),
+                c.off
+            )
         })
         .collect();
     out.push_str(&labels.join("│"));
@@ -145,11 +150,11 @@ pub(super) fn run(config: &InspectConfig) -> Result<End> {
         return Ok(End::Done);
     }
     let (index, name) = (config.index, &data.dataset_name);
-    let mut text = format!("row {index} of {name} ({})\n", row.location);
+    let mut text = shown(&format!("row {index} of {name} ({})\n", row.location)).into_owned();
     text.push_str(&show("chosen", &pair.chosen, &tokenizer, max_length));
     text.push_str(&show("rejected", &pair.rejected, &tokenizer, max_length));
     for warning in dataset.report.warnings() {
-        text.push_str(&format!("note: {warning}\n"));
+        text.push_str(&format!("note: {}\n", shown(&warning)));
     }
     output::print(&text)?;
     Ok(End::Done)

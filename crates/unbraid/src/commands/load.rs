@@ -3,6 +3,7 @@
 use super::device;
 use crate::cli::{DataArgs, Dtype, ModelArgs};
 use crate::commands::device::Machine;
+use crate::interrupt;
 use anyhow::{Context, Result, bail};
 use serde_json::{Map, Value};
 use std::path::{Path, PathBuf};
@@ -133,7 +134,7 @@ pub(crate) fn open(name: &str, base_model: Option<&str>) -> Result<Source> {
         (Some(found), base_name, base)
     } else {
         if base_model.is_some() {
-            eprintln!("note: --base-model has no effect: {name} is no adapter");
+            note!("--base-model has no effect: {name} is no adapter");
         }
         (None, name.to_owned(), found)
     };
@@ -180,7 +181,7 @@ pub(crate) fn tokenizer(path: &Path, weights: Option<&Weights>) -> Result<Tokeni
     };
     let tokenizer = Tokenizer::from_dir(dir)?;
     for note in tokenizer.notes() {
-        eprintln!("note: {note}");
+        note!("{note}");
     }
     Ok(tokenizer)
 }
@@ -189,20 +190,20 @@ pub(crate) fn tokenizer(path: &Path, weights: Option<&Weights>) -> Result<Tokeni
 pub(crate) fn check_machine(args: &ModelArgs, precision: Precision) -> Result<()> {
     let gpu = device::choose(args.device, precision)?;
     if args.dtype == Dtype::Bfloat16 {
-        eprintln!(
-            "note: dtype bfloat16: arithmetic is in float32; weights are rounded when written, and in memory where they are frozen"
+        note!(
+            "dtype bfloat16: arithmetic is in float32; weights are rounded when written, and in memory where they are frozen"
         );
     }
     let bf16 = precision == Precision::Bf16;
     if device::use_bf16(bf16 && !gpu) {
-        eprintln!("note: bf16: products in bfloat16, sums and stored numbers in float32");
+        note!("bf16: products in bfloat16, sums and stored numbers in float32");
     } else if bf16 && !gpu {
-        eprintln!(
-            "note: bf16: this processor has no AVX512-BF16 and computes in float32; results are at least as precise"
+        note!(
+            "bf16: this processor has no AVX512-BF16 and computes in float32; results are at least as precise"
         );
     }
     if precision == Precision::Tf32 && !gpu {
-        eprintln!("note: tf32: the CPU computes in float32; results are at least as precise");
+        note!("tf32: the CPU computes in float32; results are at least as precise");
     }
     Ok(())
 }
@@ -229,9 +230,9 @@ pub(crate) fn base(source: &Source, storage: Storage) -> Result<LanguageModel<Ma
     let config = ModelConfig::for_weights(&source.weights)?;
     let backend = device::backend();
     let weights = &source.weights;
-    Ok(LanguageModel::from_weights(
-        backend, config, weights, storage,
-    )?)
+    let mut model = LanguageModel::from_weights(backend, config, weights, storage)?;
+    model.cancel = interrupt::cancel();
+    Ok(model)
 }
 
 /// What identifies the numbers that a model gives: its weights and its adapter's.
@@ -308,7 +309,7 @@ pub(crate) fn pairs(
     let rows = stream(name, split, data)?;
     let dataset = stream_pairs(rows, tokenizer, data.max_length.0, false)?;
     for warning in dataset.report.warnings() {
-        eprintln!("note: {name}: {warning}");
+        note!("{name}: {warning}");
     }
     Ok(dataset)
 }
@@ -340,8 +341,8 @@ pub(crate) fn check_fits<'a>(
         longest = longest.max(ids.len());
     }
     if beyond > 0 && !LENGTH_NOTED.swap(true, Ordering::Relaxed) {
-        eprintln!(
-            "note: {beyond} sequences of up to {longest} tokens are longer than the model's max_position_embeddings \
+        note!(
+            "{beyond} sequences of up to {longest} tokens are longer than the model's max_position_embeddings \
              ({positions}), which it was not trained for; --max-length {positions} cuts them"
         );
     }

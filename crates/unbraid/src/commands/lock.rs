@@ -7,6 +7,7 @@
 //! Tested in `tests/output_dir.rs`; `kill -9` in `tests/resume.rs`.
 
 use super::output;
+use crate::interrupt::traces;
 use anyhow::{Context, Result, bail};
 use std::fs::{self, File, TryLockError};
 use std::path::{Path, PathBuf};
@@ -43,12 +44,13 @@ impl DirLock {
                      hint: wait until it has ended, or choose another directory",
                     dir.display()
                 ),
-                Err(TryLockError::Error(error)) => eprintln!(
-                    "note: {} cannot be locked ({error}): another run in this directory would go unnoticed",
+                Err(TryLockError::Error(error)) => note!(
+                    "{} cannot be locked ({error}): another run in this directory would go unnoticed",
                     path.display()
                 ),
             }
             if still_there(&file, &path) {
+                traces::locks(&path);
                 return Ok(DirLock {
                     dir: dir.to_owned(),
                     made,
@@ -74,10 +76,24 @@ fn still_there(_: &File, _: &Path) -> bool {
     true
 }
 
+/// Removes a lock that a killed run left in `dir`; one that is held stays.
+pub(crate) fn clear_stale(dir: &Path) {
+    let path = dir.join(LOCK_FILE);
+    // Not made if it is not there.
+    let Ok(file) = File::options().write(true).open(&path) else {
+        return;
+    };
+    if file.try_lock().is_ok() && still_there(&file, &path) {
+        let _ = fs::remove_file(&path); // harmless if it stays
+    }
+}
+
 impl Drop for DirLock {
     fn drop(&mut self) {
         // A file that stays is harmless.
-        let _ = fs::remove_file(self.dir.join(LOCK_FILE));
+        let path = self.dir.join(LOCK_FILE);
+        let _ = fs::remove_file(&path);
+        traces::unlocks(&path);
         if self.made {
             // Only an empty directory goes: a start that failed leaves no trace.
             let _ = fs::remove_dir(&self.dir);

@@ -27,7 +27,7 @@ pub(super) fn run(config: &MergeConfig) -> Result<End> {
     if let Some(bytes) = source.generation_config() {
         write_file_atomic(&config.output_dir.join(load::GENERATION_CONFIG), &bytes)?;
     }
-    eprintln!("merged model: {}", config.output_dir.display());
+    say!("merged model: {}", config.output_dir.display());
     if config.json {
         let result = json!({
             "output_dir": config.output_dir.display().to_string(),

@@ -1,6 +1,6 @@
 //! One file per command: what to load, what to call, what to write and say.
 //!
-//! People's output goes to stderr, data to stdout. Long work listens to Ctrl-C between batches.
+//! People's output goes to stderr ([`crate::say`]), data to stdout. How a signal ends them: [`crate::interrupt`].
 
 /// As `bail!`, for wrong usage: the program exits with 2.
 macro_rules! bail_usage {
@@ -37,8 +37,10 @@ mod unpaired;
 
 use crate::cli::{Command, ReproduceCommand};
 use anyhow::{Context, Result};
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use unbraid_model::Cancel;
+use unbraid_report::ReportError;
+
+pub(crate) use crate::interrupt::Interrupt;
 
 /// How a command ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -47,32 +49,6 @@ pub enum End {
     Done,
     /// The user stopped it; what it had is saved.
     Interrupted,
-}
-
-/// Tells whether Ctrl-C was pressed. A second press ends the program at once.
-#[derive(Clone, Default)]
-pub(crate) struct Interrupt(Arc<AtomicBool>);
-
-impl Interrupt {
-    fn install() -> Self {
-        let interrupt = Interrupt::default();
-        let flag = Arc::clone(&interrupt.0);
-        let handler = move || {
-            if flag.swap(true, Ordering::SeqCst) {
-                std::process::exit(130);
-            }
-            eprintln!("stopping after this step; press Ctrl-C again to stop at once");
-        };
-        if let Err(error) = ctrlc::set_handler(handler) {
-            eprintln!("note: Ctrl-C will stop without saving: {error}");
-        }
-        interrupt
-    }
-
-    /// Whether the user wants to stop.
-    pub(crate) fn pressed(&self) -> bool {
-        self.0.load(Ordering::SeqCst)
-    }
 }
 
 /// Runs a command.
@@ -85,25 +61,32 @@ pub fn run(command: Command) -> Result<End> {
         .num_threads(threads.unwrap_or(0))
         .build()
         .context("cannot start the worker threads")?;
-    let interrupt = Interrupt::install();
     device::guarded(|| {
-        pool.install(|| match command {
-            Command::Train(config) => train::run(&config, &interrupt),
-            Command::Sft(config) => sft::run(&config, &interrupt),
-            Command::Score(config) => score::run(&config, &interrupt),
-            Command::Diagnose(config) => diagnose::run(&config, &interrupt),
-            Command::Generate(config) => generate::run(&config, &interrupt),
-            Command::Merge(config) => merge::run(&config),
-            Command::Inspect(config) => inspect::run(&config),
-            Command::Objectives(config) => objectives::run(&config),
-            Command::Plan(config) => plan::run(&config),
-            Command::Report(config) => report::run(&config),
-            Command::Data(what) => data::run(&what),
-            Command::Theory(config) => theory::run(&config),
-            Command::Reproduce(what) => reproduce::run(&what, &interrupt),
-            Command::Demo(config) => demo::run(&config, &interrupt),
+        pool.install(|| {
+            // A cancelled pass that its command does not catch had nothing to save.
+            Cancel::catch(|| dispatch(&command, &Interrupt::of_process()))
+                .unwrap_or(Ok(End::Interrupted))
         })
     })
+}
+
+fn dispatch(command: &Command, interrupt: &Interrupt) -> Result<End> {
+    match command {
+        Command::Train(config) => train::run(config, interrupt),
+        Command::Sft(config) => sft::run(config, interrupt),
+        Command::Score(config) => score::run(config, interrupt),
+        Command::Diagnose(config) => diagnose::run(config, interrupt),
+        Command::Generate(config) => generate::run(config, interrupt),
+        Command::Merge(config) => merge::run(config),
+        Command::Inspect(config) => inspect::run(config),
+        Command::Objectives(config) => objectives::run(config),
+        Command::Plan(config) => plan::run(config),
+        Command::Report(config) => report::run(config),
+        Command::Data(what) => data::run(what),
+        Command::Theory(config) => theory::run(config),
+        Command::Reproduce(what) => reproduce::run(what, interrupt),
+        Command::Demo(config) => demo::run(config, interrupt),
+    }
 }
 
 /// An error in full, without secrets: each cause after its context, unless the context already says it.
@@ -138,6 +121,24 @@ pub fn exit_code(error: &anyhow::Error) -> u8 {
     } else {
         1
     }
+}
+
+/// The page that a command promises could not be written; everything else was.
+#[derive(Debug, thiserror::Error)]
+#[error("no report was written: {0}")]
+pub(crate) struct NoReport(ReportError);
+
+/// What a command ends with whose work is done: an error where its page could not be written. One that was interrupted says
+/// so and will write it when it goes on; a run without a logged step has nothing to show.
+pub(crate) fn end_with<T>(end: End, report: unbraid_report::Result<T>) -> Result<End> {
+    let Err(error) = report else {
+        return Ok(end);
+    };
+    if end == End::Done && !matches!(error, ReportError::NoSteps { .. }) {
+        return Err(NoReport(error).into());
+    }
+    note!("{}", NoReport(error));
+    Ok(end)
 }
 
 fn threads(command: &Command) -> Option<usize> {

@@ -50,8 +50,8 @@ pub(crate) fn objective(args: &ObjectiveArgs) -> Result<Objective> {
     let objective = Objective::from_names(&args.loss_type, &args.loss_weights, &options)?;
     let unread = Objective::unread_options(&args.loss_type, &options);
     if !unread.is_empty() {
-        eprintln!(
-            "note: without effect on {}: {}",
+        note!(
+            "without effect on {}: {}",
             objective.name(),
             unread.join(", ")
         );
@@ -95,18 +95,18 @@ fn note_label_smoothing(name: &str) {
     let own = default_of(name, "label_smoothing").filter(|&own| own != 0.0);
     if let (Some(own), Some(description)) = (own, describe(name)) {
         let name = description.name;
-        eprint!("note: label_smoothing is {own}, {name}'s own default");
-        match name {
-            "exo_pair" => eprintln!("; TRL's is 0, which exo_pair refuses there and here"),
-            _ => eprintln!(),
-        }
+        let peer = match name {
+            "exo_pair" => "; TRL's is 0, which exo_pair refuses there and here",
+            _ => "",
+        };
+        note!("label_smoothing is {own}, {name}'s own default{peer}");
     }
 }
 
 /// Says where a run without `beta` is not the one that TRL would make of the same recipe.
 fn note_beta(name: &str) {
     if let Some(beta) = default_beta(name).filter(|&beta| beta != TRL_BETA) {
-        eprintln!("note: beta is {beta}, {name}'s own default; TRL's is {TRL_BETA} for every loss");
+        note!("beta is {beta}, {name}'s own default; TRL's is {TRL_BETA} for every loss");
     }
 }
 
@@ -125,8 +125,8 @@ pub(crate) fn note_reference(config: &TrainConfig, objective: &Objective) {
         .map(|(name, _)| *name)
         .collect();
     if !objective.logs_reference() && !given.is_empty() {
-        eprintln!(
-            "note: without effect on {}, which reads no reference: {}",
+        note!(
+            "without effect on {}, which reads no reference: {}",
             objective.name(),
             given.join(", ")
         );

@@ -53,7 +53,7 @@ pub(super) fn run(config: &ObjectivesConfig) -> Result<End> {
             serde_json::to_string_pretty(&all)? + "\n"
         }
         None => {
-            eprintln!("unbraid objectives NAME shows one in full");
+            say!("unbraid objectives NAME shows one in full");
             descriptions()
                 .map(|d| format!("{:<12} {}\n", d.name, d.title))
                 .collect()

@@ -1,22 +1,30 @@
 //! Output directories and files.
 
 use super::lock::LOCK_FILE;
+use crate::interrupt::traces;
 use crate::redact;
 use anyhow::{Context, Result, bail};
 use serde::Serialize;
 use serde_json::{Value, json};
 use std::fs;
-use std::io::{ErrorKind, Write};
+use std::io::ErrorKind;
 use std::path::Path;
 use unbraid_model::weights::write_file_atomic;
+use unbraid_train::is_leftover_file;
 
-/// Makes `dir`, refusing one that already holds something unless told to overwrite.
+pub(crate) use crate::stdout::print;
+
+/// Makes `dir`, refusing one that already holds something unless told to overwrite. A lock, and what a killed run left
+/// under temporary names, is nothing.
 pub(crate) fn prepare_dir(dir: &Path, overwrite: bool) -> Result<()> {
     if dir.exists() && !dir.is_dir() {
         bail!("--output-dir {}: this is a file", dir.display());
     }
     let content = |entry: std::io::Result<fs::DirEntry>| match entry {
-        Ok(entry) => entry.file_name() != LOCK_FILE,
+        Ok(entry) => {
+            let name = entry.file_name();
+            name != LOCK_FILE && !is_leftover_file(&name.to_string_lossy())
+        }
         Err(_) => true,
     };
     let occupied = fs::read_dir(dir).is_ok_and(|mut entries| entries.any(content));
@@ -31,7 +39,10 @@ pub(crate) fn prepare_dir(dir: &Path, overwrite: bool) -> Result<()> {
             dir.display()
         );
     }
-    fs::create_dir_all(dir).with_context(|| format!("cannot create {}", dir.display()))
+    let made = !dir.exists();
+    fs::create_dir_all(dir).with_context(|| format!("cannot create {}", dir.display()))?;
+    traces::writes_into(dir, made);
+    Ok(())
 }
 
 /// Whether a run has left a checkpoint in `dir`.
@@ -117,18 +128,6 @@ pub(crate) fn run_result(dir: &Path, step: u64) -> Result<Value> {
         "train": train,
         "eval": eval,
     }))
-}
-
-/// Prints data on stdout. A reader that has gone away (`| head`) is no error.
-pub(crate) fn print(text: &str) -> Result<()> {
-    let mut stdout = std::io::stdout().lock();
-    match stdout
-        .write_all(text.as_bytes())
-        .and_then(|()| stdout.flush())
-    {
-        Err(error) if error.kind() == ErrorKind::BrokenPipe => Ok(()),
-        done => done.context("cannot write to stdout"),
-    }
 }
 
 /// Writes rows as JSON lines, all or nothing.

@@ -1,9 +1,9 @@
 //! Progress on stderr: a bar on a terminal, plain lines elsewhere.
 
 use super::Interrupt;
+use crate::say;
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use serde_json::{Map, Value};
-use std::io::IsTerminal;
 use std::path::Path;
 use std::time::{Duration, Instant};
 use unbraid_train::{Averages, Observer};
@@ -37,7 +37,7 @@ impl PairsProgress {
         bar.set_position(before as u64);
         PairsProgress {
             bar,
-            plain: !std::io::stderr().is_terminal(),
+            plain: !say::is_terminal(),
             total,
             before,
             started: Instant::now(),
@@ -54,7 +54,7 @@ impl PairsProgress {
         self.bar.set_message(message.clone());
         self.bar.set_position(done as u64);
         if self.plain && self.said.elapsed() >= PLAIN_EVERY {
-            eprintln!("{done} of {} pairs, {message}", self.total);
+            say!("{done} of {} pairs, {message}", self.total);
             self.said = Instant::now();
         }
     }
@@ -99,7 +99,7 @@ impl TrainingProgress {
         TrainingProgress {
             bar: bar("training", total),
             interrupt: interrupt.clone(),
-            plain: !std::io::stderr().is_terminal(),
+            plain: !say::is_terminal(),
         }
     }
 
@@ -110,9 +110,9 @@ impl TrainingProgress {
     /// Prints a line above the bar.
     pub(crate) fn say(&self, line: &str) {
         if self.plain {
-            eprintln!("{line}");
+            say!("{line}");
         } else {
-            self.bar.println(line);
+            self.bar.println(say::prepared(line));
         }
     }
 }

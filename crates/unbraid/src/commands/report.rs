@@ -36,10 +36,10 @@ pub(super) fn run(config: &ReportConfig) -> Result<End> {
         } else {
             unbraid_report::terminal_summary(run)?
         };
-        eprintln!("{summary}");
+        say!("{summary}");
         summaries.push(json!({ "run": run, "summary": summary }));
     }
-    eprintln!("{written}");
+    say!("{written}");
     if config.json {
         let report = match config.format {
             ReportFormat::Html => json!({ "report": files[0], "runs": summaries }),

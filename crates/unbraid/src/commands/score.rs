@@ -7,8 +7,9 @@ use anyhow::{Context, Result, bail};
 use serde::Serialize;
 use serde_json::{Value, json};
 use unbraid_cuda::Precision;
+use unbraid_model::Cancel;
 use unbraid_preference::TokenizedPair;
-use unbraid_train::{ScoredPair, score_pairs};
+use unbraid_train::{ScoredPair, score_pairs_into};
 
 /// A row of `scores.jsonl`.
 #[derive(Serialize)]
@@ -69,9 +70,13 @@ fn score(
     let model = load::model(source)?;
     load::check_fits(&model.config, load::pair_ids(pairs.iter().copied()))?;
     let bar = progress::bar(what, pairs.len() as u64);
-    let scored = score_pairs(&model, pairs, |done| {
-        bar.set_position(done as u64);
-        !interrupt.pressed()
+    let mut scored = Vec::with_capacity(pairs.len());
+    // What was scored before a pass was cancelled counts.
+    let _ = Cancel::catch(|| {
+        score_pairs_into(&mut scored, &model, pairs, |done| {
+            bar.set_position(done as u64);
+            !interrupt.pressed()
+        });
     });
     bar.finish_and_clear();
     if let Some(i) = scored
@@ -140,6 +145,7 @@ pub(super) fn run(config: &ScoreConfig, interrupt: &Interrupt) -> Result<End> {
         &tokenizer,
     )?;
     let pairs: Vec<&TokenizedPair> = dataset.pairs.iter().collect();
+    let _stops = interrupt.stops_itself();
     let policy = score("scoring", &source, &pairs, interrupt)?;
     let reference = match &config.ref_model {
         None => None,
@@ -165,7 +171,7 @@ pub(super) fn run(config: &ScoreConfig, interrupt: &Interrupt) -> Result<End> {
     }
     let complete = reference.as_ref().map_or(rows.len(), Vec::len);
     Ok(if complete < pairs.len() {
-        eprintln!(
+        say!(
             "interrupted: {complete} of {} pairs are complete",
             pairs.len()
         );
@@ -181,15 +187,15 @@ fn say(summary: &Value, path: &std::path::Path) {
             .as_f64()
             .map_or("–".into(), |x| format!("{x:.4}"))
     };
-    eprintln!("{} pairs", summary["pairs"]);
-    eprintln!(
+    say!("{} pairs", summary["pairs"]);
+    say!(
         "log-probs  chosen {}  rejected {}  chosen above rejected in {} of pairs",
         number("chosen_logps"),
         number("rejected_logps"),
         number("logps_accuracy")
     );
     if summary["reward_margin"].is_number() {
-        eprintln!(
+        say!(
             "rewards    chosen {}  rejected {}  margin {}  accuracy {}",
             number("reward_chosen"),
             number("reward_rejected"),
@@ -197,5 +203,5 @@ fn say(summary: &Value, path: &std::path::Path) {
             number("reward_accuracy")
         );
     }
-    eprintln!("written to {}", path.display());
+    say!("written to {}", path.display());
 }

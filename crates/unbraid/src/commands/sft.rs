@@ -4,6 +4,7 @@ use super::{End, Interrupt, adapt, output, training};
 use super::{device, load};
 use crate::cli::{SftConfig, Strategy};
 use crate::commands::device::Machine;
+use crate::interrupt;
 use anyhow::{Context, Result};
 use std::path::Path;
 use unbraid_model::{LanguageModel, ModelConfig};
@@ -30,7 +31,7 @@ fn sequences(
     };
     let dataset = stream_sft(rows, tokenizer, config.data.max_length.0, options)?;
     for warning in dataset.report.warnings() {
-        eprintln!("note: {name}: {warning}");
+        note!("{name}: {warning}");
     }
     Ok(dataset)
 }
@@ -56,8 +57,10 @@ fn base(config: &SftConfig) -> Result<Base> {
             .with_context(|| format!("cannot read {}", path.display()))?;
         let model_config = ModelConfig::from_json_str(&text, &path.display().to_string())?;
         let backend = device::backend();
+        let mut model = LanguageModel::random(backend, model_config, config.model.seed);
+        model.cancel = interrupt::cancel();
         return Ok(Base {
-            model: LanguageModel::random(backend, model_config, config.model.seed),
+            model,
             tokenizer: load::tokenizer(Path::new(name), None)?,
             generation: None,
             fingerprint: text,

@@ -1,6 +1,6 @@
 //! `unbraid theory`: the paper's theorems, predicted against computed.
 
-use super::{End, output};
+use super::{End, end_with, output};
 use crate::cli::TheoryConfig;
 use anyhow::{Result, bail};
 use serde::Serialize;
@@ -34,9 +34,11 @@ pub(super) fn run(config: &TheoryConfig) -> Result<End> {
     };
     let json = serde_json::to_string_pretty(&file)? + "\n";
     write_file_atomic(&dir.join("theory.json"), json.as_bytes())?;
-    let report = unbraid_report::write_theory_report(dir)?;
-    eprintln!("{}", unbraid_report::theory_summary(dir)?);
-    eprintln!("report: {}", report.display());
+    let report = unbraid_report::write_theory_report(dir);
+    say!("{}", unbraid_report::theory_summary(dir)?);
+    if let Ok(path) = &report {
+        say!("report: {}", path.display());
+    }
     if config.json {
         output::print(&json)?;
     }
@@ -46,5 +48,5 @@ pub(super) fn run(config: &TheoryConfig) -> Result<End> {
             disagreements.join("\n")
         );
     }
-    Ok(End::Done)
+    end_with(End::Done, report)
 }

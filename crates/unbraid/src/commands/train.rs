@@ -4,6 +4,7 @@ use super::load::{self, Source};
 use super::{End, Interrupt, adapt, cache, objective, output, progress, training, unpaired};
 use crate::cli::{self, Strategy, TrainConfig};
 use crate::commands::device::Machine;
+use crate::say;
 use anyhow::{Context, Result};
 use unbraid_model::{LanguageModel, ParamKind};
 use unbraid_objective::Objective;
@@ -108,7 +109,7 @@ fn paired(
         )? {
             Some(cache) => known = cache,
             None => {
-                eprintln!("interrupted before the first step");
+                say!("interrupted before the first step");
                 return Ok(End::Interrupted);
             }
         }
@@ -265,9 +266,8 @@ pub(super) fn reference(
         Some(dir) => ReferenceCache::open(&dir, fingerprint, &arithmetic),
         None => ReferenceCache::in_memory(),
     };
-    if let Some(note) = known.note() {
-        eprintln!("note: {note}");
-    }
+    let _stops = interrupt.stops_itself();
+    say_note(&known);
     let bar = progress::bar("reference", sequences.len() as u64);
     let sequences = sequences.iter().map(|(_, sequence)| *sequence);
     let complete = score_reference(model, sequences, &mut known, |done| {
@@ -275,8 +275,16 @@ pub(super) fn reference(
         !interrupt.pressed()
     });
     bar.finish_and_clear();
+    say_note(&known);
     policy.set_adapter_enabled(true);
-    Ok(complete?.then_some(known))
+    Ok(complete.then_some(known))
+}
+
+/// Says what a cache has to say, once for all runs of a command.
+pub(super) fn say_note(cache: &ReferenceCache) {
+    if let Some(note) = cache.note() {
+        say::note_once(note);
+    }
 }
 
 /// What the names in the configuration stand for: a run is resumed only with the same models and data.

@@ -7,11 +7,14 @@
 //! directory that it lies in. Tested in `tests/resume.rs` and `tests/output_dir.rs`.
 
 use super::lock::DirLock;
-use super::{End, Interrupt, load, output, progress::TrainingProgress, tracking::Tracking};
+use super::{
+    End, Interrupt, end_with, load, output, progress::TrainingProgress, tracking::Tracking,
+};
 use crate::cli::{
     Attribute, Geometry, KeyValues, ModelArgs, Optim, Resume, SamplingStrategy, Steps, Strategy,
     TrainConfig, TrainerOptions,
 };
+use crate::say;
 use anyhow::{Context, Result, anyhow, bail};
 use serde::Serialize;
 use serde_json::{Map, Value};
@@ -184,7 +187,7 @@ pub(crate) fn attribution(
     let count = config.attribute_probes;
     let mut chosen = AttributionPlan::new(every, count, plan, step_tokens, probes)?;
     chosen.keep = keep(&config.trainer);
-    eprintln!(
+    say!(
         "attribution: {} {}, every {} of {} steps, about {:.0} % of the time of training (--attribute off: none)",
         chosen.probes.rows.len(),
         chosen.probes.source.describe(),
@@ -220,9 +223,7 @@ pub(crate) fn start<C: Serialize>(
     let resume = match &options.resume_from_checkpoint {
         Resume::No => None,
         Resume::From(path) => Some(Checkpoint::open(path, &identity)?),
-        Resume::Latest => {
-            Checkpoint::newest(dir, &identity, &mut |text| eprintln!("note: {text}"))?
-        }
+        Resume::Latest => Checkpoint::newest(dir, &identity, &mut |text| say::note(&text))?,
     };
     match &resume {
         Some(from) if from.step() > plan.total => bail!(
@@ -238,11 +239,11 @@ pub(crate) fn start<C: Serialize>(
                 dir,
                 options.overwrite_output_dir || lies_in(from.path(), dir),
             )?;
-            eprintln!("going on from {path}, step {step} of {}", plan.total);
+            say!("going on from {path}, step {step} of {}", plan.total);
         }
         None if options.resume_from_checkpoint == Resume::Latest && output::is_unfinished(dir) => {
-            eprintln!(
-                "note: {} has no checkpoint: starting from the first step",
+            note!(
+                "{} has no checkpoint: starting from the first step",
                 dir.display()
             );
             output::prepare_dir(dir, true)?;
@@ -302,34 +303,34 @@ pub(crate) fn run<B: Backend>(
     }
     let settings = start.settings;
     let _held = start.lock;
+    let _stops = interrupt.stops_itself();
     let progress = TrainingProgress::new(plan.total, interrupt);
     let mut observer = Tracking::new(progress, options)?;
+    let saves = interrupt.saves();
     let outcome = unbraid_train::run(model, task, plan, &settings, &files, &mut observer);
     observer.finish();
+    drop(saves);
     let (step, end) = match outcome? {
         Outcome::Interrupted { step } => {
-            eprintln!("interrupted after step {step}; its checkpoint is saved");
+            say!("interrupted after step {step}; its checkpoint is saved");
             (step, End::Interrupted)
         }
         Outcome::Finished => (plan.total, End::Done),
     };
-    report(&options.output_dir);
+    let report = report(&options.output_dir);
     if options.json {
         let result = output::run_result(&options.output_dir, step)?;
         output::print(&format!("{result:#}\n"))?;
     }
-    Ok(end)
+    end_with(end, report)
 }
 
-/// Writes the report of a run; a run is not lost because its report failed.
-fn report(dir: &Path) {
-    match unbraid_report::write_run_report(dir) {
-        Ok(path) => {
-            if let Ok(summary) = unbraid_report::terminal_summary(dir) {
-                eprintln!("{summary}");
-            }
-            eprintln!("report: {}", path.display());
-        }
-        Err(error) => eprintln!("note: no report was written: {error}"),
+/// Writes the report of a run and says what is in it.
+fn report(dir: &Path) -> unbraid_report::Result<()> {
+    let written = unbraid_report::write_run_report(dir);
+    if let Ok(summary) = unbraid_report::terminal_summary(dir) {
+        say!("{summary}");
     }
+    say!("report: {}", written?.display());
+    Ok(())
 }

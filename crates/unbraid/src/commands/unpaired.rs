@@ -103,7 +103,7 @@ fn note_geometry(config: &TrainConfig) {
         || options.gram_every != Geometry::Off
         || config.eval_geometry > 0
     {
-        eprintln!("note: geometry is not measured: it relates the two completions of a pair");
+        note!("geometry is not measured: it relates the two completions of a pair");
     }
 }
 
@@ -118,7 +118,7 @@ fn examples(
     let limit = config.data.max_length.0;
     let dataset = tokenize_unpaired(rows, tokenizer, limit, block, false)?;
     for warning in dataset.report.warnings() {
-        eprintln!("note: {name}: {warning}");
+        note!("{name}: {warning}");
     }
     Ok(dataset)
 }
@@ -186,7 +186,7 @@ pub(super) fn run(
         interrupt,
     )?;
     let Some(known) = known else {
-        eprintln!("interrupted before the first step");
+        say!("interrupted before the first step");
         return Ok(End::Interrupted);
     };
     train::write_run_yaml(config, &facts, &model)?;

@@ -73,7 +73,7 @@ impl<'a> Data<'a> {
             return Err(nothing.into());
         }
         for warning in report.warnings() {
-            eprintln!("note: {}: {warning}", self.args.dataset_name);
+            note!("{}: {warning}", self.args.dataset_name);
         }
         Ok(Survey {
             pairs,

@@ -39,7 +39,7 @@ pub(super) fn export(
         let _ = fs::remove_file(&temporary); // the error that led here is on its way
     }
     written.with_context(|| format!("cannot write {}", path.display()))?;
-    eprintln!(
+    say!(
         "kept {} of {} pairs, those with {} of at most {limit:.6}: {}",
         kept.len(),
         rows.pairs(),

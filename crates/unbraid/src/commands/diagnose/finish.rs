@@ -17,8 +17,8 @@ use unbraid_diagnose::{
     Facts, HeatMap, HeatMapSettings, Named, Summary, SummaryBuilder, TokenCosines, gram_matrix,
     heat_map, walks,
 };
-use unbraid_model::LanguageModel;
 use unbraid_model::weights::write_file_atomic;
+use unbraid_model::{Cancel, LanguageModel};
 use unbraid_preference::{TokenizedPair, TokenizedSequence};
 use unbraid_train::{ChangeSplit, split_changes};
 
@@ -124,7 +124,7 @@ pub(super) fn heat_maps(
             bar.inc(1);
             !interrupt.pressed()
         };
-        let map = heat_map(model, pair, settings, on_walk);
+        let map = Cancel::catch(|| heat_map(model, pair, settings, on_walk)).flatten();
         let Some(map) = map.filter(|_| !interrupt.pressed()) else {
             drawn.complete = false;
             break;
@@ -277,11 +277,14 @@ pub(super) fn peak_memory() -> Option<u64> {
     Some(kibibytes * 1024)
 }
 
-/// Writes the report of a diagnosis and says what it found; the numbers are not lost because their report failed.
-pub(super) fn report(dir: &Path, write: fn(&Path) -> unbraid_report::Result<PathBuf>) {
-    let verdict = |_| unbraid_report::diagnosis_verdict(dir);
-    match write(dir).and_then(verdict) {
-        Ok(verdict) => eprintln!("{verdict}"),
-        Err(error) => eprintln!("note: no report was written: {error}"),
+/// Writes the report of a diagnosis and says what it found.
+pub(super) fn report(
+    dir: &Path,
+    write: fn(&Path) -> unbraid_report::Result<PathBuf>,
+) -> unbraid_report::Result<PathBuf> {
+    let written = write(dir);
+    if let Ok(verdict) = unbraid_report::diagnosis_verdict(dir) {
+        say!("{verdict}");
     }
+    written
 }

@@ -23,7 +23,7 @@ mod stream;
 
 use super::load::{self, Source};
 use super::lock::DirLock;
-use super::{End, Interrupt, output};
+use super::{End, Interrupt, end_with, output};
 use crate::cli::{DiagnoseConfig, Parameters};
 use crate::commands::device::Machine;
 use anyhow::{Context, Result, bail};
@@ -31,6 +31,8 @@ use data::{Data, Survey};
 use export::Filter;
 use policy::Reference;
 use resume::{Identity, Start};
+
+pub(super) use resume::is_complete;
 use serde::Serialize;
 use serde_json::{Map, Value};
 use setup::Plan;
@@ -103,6 +105,7 @@ fn single(config: &DiagnoseConfig, plan: &Plan, interrupt: &Interrupt) -> Result
         batch_tokens: config.batch_tokens,
         interrupt,
     };
+    let _stops = interrupt.stops_itself();
     let progress = measuring.run(&mut model)?;
     let facts = finish::facts(plan, names, label(parameters), &model);
     finish_single(config, &measuring, &model, progress, facts)
@@ -154,20 +157,19 @@ fn finish_single(
     facts.peak_memory_bytes = finish::peak_memory();
     let drawn = if complete { mapped } else { Vec::new() };
     let summary = finish::write_summary(dir, &rows.finish(facts, drawn))?;
-    finish::report(dir, unbraid_report::write_diagnosis_report);
+    let report = finish::report(dir, unbraid_report::write_diagnosis_report);
     if config.json {
         output::print(&summary)?;
     }
-    Ok(match complete {
+    let end = match complete {
         true => End::Done,
         false => interrupted(rows.pairs(), measuring.survey.pairs),
-    })
+    };
+    end_with(end, report)
 }
 
 fn interrupted(done: usize, total: usize) -> End {
-    eprintln!(
-        "interrupted: {done} of {total} pairs are measured; the same command goes on from there"
-    );
+    say!("interrupted: {done} of {total} pairs are measured; the same command goes on from there");
     End::Interrupted
 }
 

@@ -4,7 +4,7 @@ use super::data::{Data, Survey};
 use crate::cli::{DiagnoseConfig, LoraArgs, Parameters};
 use crate::commands::device::Machine;
 use crate::commands::load::{self, Source};
-use crate::commands::{Interrupt, adapt, cache, progress, usage};
+use crate::commands::{Interrupt, adapt, cache, progress, train, usage};
 use anyhow::{Context, Result};
 use unbraid_model::{LanguageModel, Storage};
 use unbraid_preference::TokenizedSequence;
@@ -49,8 +49,8 @@ pub(super) fn load(
 /// Merges an adapter where all parameters are measured.
 pub(super) fn prepare(model: &mut LanguageModel<Machine>, source: &Source, parameters: Parameters) {
     if let (Parameters::All, Some(adapter)) = (parameters, &source.adapter) {
-        eprintln!(
-            "note: {} is merged into its base, and the merged model's parameters are measured",
+        note!(
+            "{} is merged into its base, and the merged model's parameters are measured",
             adapter.display()
         );
         model.merge_adapter();
@@ -154,9 +154,8 @@ fn score(
         Some(dir) => ReferenceCache::open(dir, fingerprint, &arithmetic),
         None => ReferenceCache::in_memory(),
     };
-    if let Some(note) = known.note() {
-        eprintln!("note: {note}");
-    }
+    let _stops = interrupt.stops_itself();
+    train::say_note(&known);
     let mut bar = progress::PairsProgress::new("reference", survey.pairs, 0);
     let (mut blocks, mut sums) = (data.blocks(false)?, Vec::new());
     while let Some(block) = blocks.next_block()? {
@@ -169,7 +168,8 @@ fn score(
         let complete = score_reference(model, sequences, &mut known, |done| {
             bar.done(before + done / 2);
             !interrupt.pressed()
-        })?;
+        });
+        train::say_note(&known);
         if !complete {
             bar.finish();
             return Ok(None);

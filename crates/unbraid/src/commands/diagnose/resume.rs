@@ -101,7 +101,8 @@ fn summary(dir: &Path) -> Value {
     summary.unwrap_or(Value::Null)
 }
 
-fn is_complete(dir: &Path) -> bool {
+/// Whether a diagnosis lies in `dir` and has nothing left to measure.
+pub(crate) fn is_complete(dir: &Path) -> bool {
     summary(dir)["complete"] == true
 }
 

@@ -14,7 +14,7 @@ use super::{finish, identity, label};
 use crate::cli::DiagnoseConfig;
 use crate::commands::load::{self, Source};
 use crate::commands::lock::DirLock;
-use crate::commands::{End, Interrupt, output};
+use crate::commands::{End, Interrupt, end_with, output};
 use anyhow::{Context, Result, bail};
 use serde::Serialize;
 use serde_json::Value;
@@ -135,9 +135,10 @@ impl Series<'_> {
             Some(name) => policy::score_with(name, &self.data, &self.survey, self.interrupt)?,
         };
         let Some(reference) = reference else {
-            eprintln!("interrupted before the first checkpoint");
+            say!("interrupted before the first checkpoint");
             return Ok(End::Interrupted);
         };
+        let _stops = self.interrupt.stops_itself();
         let (mut rows, mut last) = (Vec::new(), None);
         for (member, start) in members.iter().zip(starts) {
             let (row, facts) = self.member(member, start, &reference)?;
@@ -177,7 +178,7 @@ impl Series<'_> {
         let dir = config.output_dir.join(&member.name);
         let source = open(member, config)?;
         let parameters = policy::parameters(config, &source);
-        eprintln!("{} (step {})", member.name, member.step);
+        say!("{} (step {})", member.name, member.step);
         let mut model = policy::load(config, &source, parameters)?;
         policy::prepare(&mut model, &source, parameters);
         let name = member.path.display().to_string();
@@ -237,18 +238,18 @@ impl Series<'_> {
         };
         let text = serde_json::to_string_pretty(&summary)? + "\n";
         unbraid_model::weights::write_file_atomic(&out.join(resume::SUMMARY), text.as_bytes())?;
-        finish::report(out, unbraid_report::write_series_report);
+        let report = finish::report(out, unbraid_report::write_series_report);
         if self.config.json {
             output::print(&text)?;
         }
         if !complete {
-            eprintln!(
+            say!(
                 "interrupted: {} of {members} checkpoints are measured; the same command goes on from there",
                 rows.len()
             );
-            return Ok(End::Interrupted);
+            return end_with(End::Interrupted, report);
         }
-        Ok(End::Done)
+        end_with(End::Done, report)
     }
 }
 
@@ -314,7 +315,7 @@ fn members(dir: &Path) -> Result<Vec<Member>> {
         if holds_a_model(&path) {
             members.push(Member { step, name, path });
         } else {
-            eprintln!("note: {} holds no model: passed over", path.display());
+            note!("{} holds no model: passed over", path.display());
         }
     }
     members.sort_by_key(|member| member.step);
@@ -366,19 +367,19 @@ fn reference_name(config: &DiagnoseConfig, dir: &Path, first: &Source) -> Result
     if let Some(name) = recorded_reference(dir) {
         match load::locate(&name) {
             Ok(_) => {
-                eprintln!("note: the reference is {name}, which the run's run.yaml names");
+                note!("the reference is {name}, which the run's run.yaml names");
                 return Ok(name);
             }
-            Err(_) => eprintln!("note: {name}, the reference in the run's run.yaml, is not there"),
+            Err(_) => note!("{name}, the reference in the run's run.yaml, is not there"),
         }
     }
     if first.adapter.is_some() {
         let base = &first.base_name;
-        eprintln!("note: the reference is {base}, the adapters' base");
+        note!("the reference is {base}, the adapters' base");
         return Ok(base.clone());
     }
     let name = first.path.display().to_string();
-    eprintln!("note: the reference is the first checkpoint, {name} (--ref-model gives another)");
+    note!("the reference is the first checkpoint, {name} (--ref-model gives another)");
     Ok(name)
 }
 

@@ -14,7 +14,7 @@ use unbraid_diagnose::{
     Gradients, Measured, PairRow, SingleStep, WhatIf, edit_distance, measure_pairs,
     measure_proxies, shared_tokens,
 };
-use unbraid_model::LanguageModel;
+use unbraid_model::{Cancel, LanguageModel};
 use unbraid_preference::TokenizedPair;
 use unbraid_train::ScoredPair;
 
@@ -61,15 +61,13 @@ impl Measuring<'_> {
         let mut table = self.plan.what_if.clone();
         if files.rows > 0 {
             let total = self.survey.pairs;
-            eprintln!("going on after {} of {total} pairs", files.rows);
+            say!("going on after {} of {total} pairs", files.rows);
             resume::read_rows(&self.dir.join(self.file()), |row| table.replay(&row))?;
         }
         let measured = self.measure(model, &mut batches, &mut files, &mut table)?;
         files.sync()?;
         for (name, pairs) in table.left_out() {
-            eprintln!(
-                "note: {name} is left out of the rows of {pairs} pairs: its numbers overflow there"
-            );
+            note!("{name} is left out of the rows of {pairs} pairs: its numbers overflow there");
         }
         Ok(measured)
     }
@@ -88,9 +86,16 @@ impl Measuring<'_> {
             && let Some(batch) = batches.next_batch()?
         {
             let started = Instant::now();
-            let mut rows = self.rows(model, &batch, files.rows)?;
-            spent += started.elapsed();
-            self.judge(model, &batch, &mut rows, files.rows, table)?;
+            let rows = Cancel::catch(|| -> Result<_> {
+                let mut rows = self.rows(model, &batch, files.rows)?;
+                let measured = started.elapsed();
+                self.judge(model, &batch, &mut rows, files.rows, table)?;
+                Ok((rows, measured))
+            });
+            // A model whose step was cancelled is not looked at again: the diagnosis is incomplete.
+            let Some(rows) = rows else { break };
+            let (rows, measured) = rows?;
+            spent += measured;
             files.write(rows.len(), &self.lines(&rows, &batch)?)?;
             bar.done(files.rows);
         }
@@ -195,10 +200,7 @@ impl Measuring<'_> {
             let effect = stepper.take(model, pair, gram, judged.d_w, judged.d_l);
             row.step = effect.is_finite().then_some(effect);
             if row.step.is_none() {
-                eprintln!(
-                    "note: row {}: the step overflows and is left out",
-                    row.index
-                );
+                note!("row {}: the step overflows and is left out", row.index);
             }
         }
         Ok(())

@@ -1,15 +1,18 @@
 //! Where an experiment lies: its runs, its record, its page.
 
-use super::super::{End, Interrupt, lock::DirLock, output};
+use super::super::lock::DirLock;
+use super::super::{End, Interrupt, NoReport, end_with, lock, output};
 use crate::cli::{self, Command, ExperimentOptions};
 use anyhow::{Context, Result, bail};
 use serde_json::{Map, Value};
+use std::cell::RefCell;
 use std::ffi::OsString;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 use unbraid_model::weights::write_file_atomic;
 use unbraid_reproduce::{ArmResult, Evaluation, Outcome, Prediction, Recipe, Results, RunResult};
+use unbraid_train::clear_leftovers;
 
 /// What a finished run leaves beside its metrics.
 const OUTCOME: &str = "outcome.json";
@@ -19,12 +22,16 @@ const RESULTS: &str = "results.json";
 const SETTINGS: &str = "experiment.json";
 /// What a trainer writes last of all.
 const FINISHED: &str = "trainer_state.json";
+/// The page of a run, of a diagnosis, of the experiment.
+const REPORT: &str = "report.html";
 
 /// An experiment's directory.
 pub(super) struct Lab<'a> {
     dir: &'a Path,
     options: &'a ExperimentOptions,
     interrupt: &'a Interrupt,
+    /// The first page that could not be written: the experiment goes on without it, and fails at its end.
+    no_report: RefCell<Option<unbraid_report::ReportError>>,
     _held: DirLock,
 }
 
@@ -59,12 +66,14 @@ impl<'a> Lab<'a> {
             Err(_) => output::prepare_dir(dir, false)?,
         }
         let held = DirLock::take(dir)?;
+        clear(dir, 8)?;
         let text = serde_json::to_string_pretty(&settings)?;
         write_file_atomic(&path, text.as_bytes())?;
         Ok(Lab {
             dir,
             options,
             interrupt,
+            no_report: RefCell::new(None),
             _held: held,
         })
     }
@@ -79,6 +88,7 @@ impl<'a> Lab<'a> {
     pub(super) fn train(&self, command: &str, dir: &str, recipe: &Recipe) -> Result<Option<f64>> {
         let path = self.path(dir);
         if path.join(FINISHED).is_file() {
+            self.report_again(&path);
             return Ok(Some(0.0));
         }
         let recipe = recipe
@@ -92,20 +102,60 @@ impl<'a> Lab<'a> {
             Command::Sft(config) => super::super::sft::run(&config, self.interrupt),
             _ => bail!("{command} does not train"),
         };
-        match end.with_context(|| path.display().to_string())? {
-            End::Done => Ok(Some(start.elapsed().as_secs_f64())),
-            End::Interrupted => Ok(None),
+        let seconds = Some(start.elapsed().as_secs_f64());
+        match end {
+            Ok(End::Done) => Ok(seconds),
+            Ok(End::Interrupted) => Ok(None),
+            Err(error) => match error.downcast::<NoReport>() {
+                Ok(NoReport(error)) => {
+                    self.miss(error);
+                    Ok(seconds)
+                }
+                Err(error) => Err(error.context(path.display().to_string())),
+            },
         }
+    }
+
+    /// Writes the page of a finished run where it is not of the finished run: a kill can fall between the two.
+    fn report_again(&self, dir: &Path) {
+        let changed = |name: &str| {
+            let file = fs::metadata(dir.join(name)).ok().filter(|m| m.is_file())?;
+            file.modified().ok()
+        };
+        if changed(REPORT) < changed(FINISHED)
+            && let Err(error) = unbraid_report::write_run_report(dir)
+        {
+            self.miss(error);
+        }
+    }
+
+    /// Keeps in mind that a page is missing.
+    fn miss(&self, error: unbraid_report::ReportError) {
+        self.no_report.borrow_mut().get_or_insert(error);
     }
 
     /// Measures as `unbraid diagnose` does; false when the user stopped it.
     pub(super) fn diagnose(&self, dir: &str, recipe: &Recipe) -> Result<bool> {
         let path = self.path(dir);
+        if super::super::diagnose::is_complete(&path) {
+            if !path.join(REPORT).is_file()
+                && let Err(error) = unbraid_report::write_diagnosis_report(&path)
+            {
+                self.miss(error);
+            }
+            return Ok(true);
+        }
         let recipe = recipe.clone().with("output_dir", path.display());
         let Command::Diagnose(config) = self.parse("diagnose", recipe.words())? else {
             bail!("diagnose is a command");
         };
-        Ok(super::super::diagnose::run(&config, self.interrupt)? == End::Done)
+        match super::super::diagnose::run(&config, self.interrupt) {
+            Ok(end) => Ok(end == End::Done),
+            Err(error) => {
+                self.miss(error.downcast::<NoReport>()?.0);
+                Ok(true)
+            }
+        }
     }
 
     fn parse(&self, command: &str, words: impl Iterator<Item = String>) -> Result<Command> {
@@ -114,7 +164,7 @@ impl<'a> Lab<'a> {
         Ok(parsed.command)
     }
 
-    /// What is on the disk of a run that was done before.
+    /// What is on the disk of a run that was done before; what a kill kept from being tidied up is tidied up.
     pub(super) fn done(&self, dir: &str, seed: u64) -> Result<Option<RunResult>> {
         let path = self.path(dir).join(OUTCOME);
         let Ok(bytes) = fs::read(&path) else {
@@ -126,6 +176,8 @@ impl<'a> Lab<'a> {
                 path.display()
             )
         })?;
+        self.report_again(&self.path(dir));
+        self.tidy(dir)?;
         self.result(dir, seed, done).map(Some)
     }
 
@@ -143,10 +195,16 @@ impl<'a> Lab<'a> {
             &path.join(OUTCOME),
             serde_json::to_string_pretty(&done)?.as_bytes(),
         )?;
-        if !self.options.keep_models {
-            remove_weights(&path)?;
-        }
+        self.tidy(dir)?;
         self.result(dir, seed, done)
+    }
+
+    /// Deletes the weights of a run that is done, unless they are wanted.
+    fn tidy(&self, dir: &str) -> Result<()> {
+        match self.options.keep_models {
+            true => Ok(()),
+            false => remove_weights(&self.path(dir)),
+        }
     }
 
     fn result(&self, dir: &str, seed: u64, done: Done) -> Result<RunResult> {
@@ -172,25 +230,36 @@ impl<'a> Lab<'a> {
     pub(super) fn write(&self, results: &Results) -> Result<()> {
         let text = serde_json::to_string_pretty(results)?;
         write_file_atomic(&self.path(RESULTS), text.as_bytes())?;
-        match unbraid_report::write_experiment_report(self.dir) {
-            Ok(_) => {}
-            Err(error) => eprintln!("note: no report was written: {error}"),
+        if let Err(error) = unbraid_report::write_experiment_report(self.dir) {
+            self.miss(error);
         }
         Ok(())
     }
 
-    /// Says what was found.
-    pub(super) fn say(&self, results: &Results) -> Result<()> {
+    /// Says what was found; how the experiment ends.
+    pub(super) fn say(&self, results: &Results, end: End) -> Result<End> {
         match unbraid_report::experiment_summary(self.dir) {
-            Ok(summary) => eprintln!("{summary}"),
-            Err(error) => eprintln!("note: no summary: {error}"),
+            Ok(summary) => say!("{summary}"),
+            Err(error) => note!("no summary: {error}"),
         }
-        eprintln!("report: {}", self.path("report.html").display());
+        say!("report: {}", self.path(REPORT).display());
         if self.options.json {
             output::print(&format!("{}\n", serde_json::to_string_pretty(results)?))?;
         }
-        Ok(())
+        end_with(end, self.no_report.take().map_or(Ok(()), Err))
     }
+}
+
+/// Removes what killed runs left in an experiment's directory and those in it, so many levels deep.
+fn clear(dir: &Path, levels: usize) -> Result<()> {
+    clear_leftovers(dir)?;
+    lock::clear_stale(dir);
+    for entry in fs::read_dir(dir).into_iter().flatten().flatten() {
+        if levels > 1 && entry.file_type().is_ok_and(|kind| kind.is_dir()) {
+            clear(&entry.path(), levels - 1)?;
+        }
+    }
+    Ok(())
 }
 
 /// Puts an arm in the place of an earlier one of the same name, else behind all.

@@ -16,6 +16,8 @@ use anyhow::Result;
 
 /// Runs an experiment.
 pub(super) fn run(what: &ReproduceCommand, interrupt: &Interrupt) -> Result<End> {
+    // Passes that measure are cancelled, and training stops by itself.
+    let _stops = interrupt.stops_itself();
     match what {
         ReproduceCommand::Sentiment(config) => sentiment::run(config, interrupt),
         ReproduceCommand::Objectives(config) => objectives::run(config, interrupt),

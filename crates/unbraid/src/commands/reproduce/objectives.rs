@@ -64,17 +64,16 @@ pub(super) fn run(config: &ReproduceObjectivesConfig, interrupt: &Interrupt) -> 
         let mut runs: Vec<RunResult> = Vec::new();
         for &seed in &plan.extent.seeds {
             count += 1;
-            eprintln!("\n== run {count} of {total}: {}, seed {seed}", arm.name);
+            say!("\n== run {count} of {total}: {}, seed {seed}", arm.name);
             let dir = format!("{}/seed-{seed}", arm.name);
             if let Some(done) = lab.done(&dir, seed)? {
-                eprintln!("done before");
+                say!("done before");
                 runs.push(done);
                 continue;
             }
             let recipe = recipe.clone().and(&arm.recipe()).with("seed", seed);
             let Some(seconds) = lab.train("train", &dir, &recipe)? else {
-                lab.say(&results)?;
-                return Ok(End::Interrupted);
+                return lab.say(&results, End::Interrupted);
             };
             let outcome = measured.outcome(&lab.path(&dir))?;
             runs.push(lab.finish(&dir, seed, seconds, outcome)?);
@@ -90,8 +89,7 @@ pub(super) fn run(config: &ReproduceObjectivesConfig, interrupt: &Interrupt) -> 
         results.claims = claims(&results.arms);
         lab.write(&results)?;
     }
-    lab.say(&results)?;
-    Ok(End::Done)
+    lab.say(&results, End::Done)
 }
 
 fn arms(config: &ReproduceObjectivesConfig) -> Result<Vec<Arm>> {

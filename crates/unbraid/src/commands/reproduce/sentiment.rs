@@ -74,17 +74,15 @@ pub(super) fn run(config: &ReproduceSentimentConfig, interrupt: &Interrupt) -> R
         let mut runs = Vec::new();
         for seed in study.plan.extent.seeds.clone() {
             count += 1;
-            eprintln!("\n== run {count} of {total}: {style}, remedy {remedy}, seed {seed}");
+            say!("\n== run {count} of {total}: {style}, remedy {remedy}, seed {seed}");
             let Some(run) = study.run(style, &remedy, seed)? else {
-                study.lab.say(&study.results)?;
-                return Ok(End::Interrupted);
+                return study.lab.say(&study.results, End::Interrupted);
             };
             runs.push(run);
         }
         study.add(style, &remedy, runs)?;
     }
-    study.lab.say(&study.results)?;
-    Ok(End::Done)
+    study.lab.say(&study.results, End::Done)
 }
 
 /// The extent that the options ask for.
@@ -145,9 +143,10 @@ fn base_model(
         .small
         .context("a plan without a given model has a small one")?;
     let dir = lab.path("pretrained");
-    eprintln!(
+    say!(
         "\n== pretraining a GPT-2 of {} blocks of width {}",
-        small.n_layer, small.n_embd
+        small.n_layer,
+        small.n_embd
     );
     let material = lab.path("pretraining");
     write_material(&material, small, split)?;
@@ -228,7 +227,7 @@ impl Study<'_> {
         let arm = if name == "none" { "dpo" } else { name };
         let dir = format!("{style}/seed-{seed}/{arm}");
         if let Some(done) = self.lab.done(&dir, seed)? {
-            eprintln!("done before");
+            say!("done before");
             return Ok(Some(done));
         }
         let data = self.data(style)?;
