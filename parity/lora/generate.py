@@ -101,7 +101,12 @@ def trajectory(model, pairs):
     """Six DPO steps with AdamW from the written adapter; the reference is the base, the adapter off."""
     trained = [p for p in model.parameters() if p.requires_grad]
     settings = {"beta": 0.1, "learning_rate": 1e-2, "weight_decay": 0.01, "max_grad_norm": 1.0, "pairs_per_step": 3}
-    optimizer = torch.optim.AdamW(trained, lr=settings["learning_rate"], weight_decay=settings["weight_decay"])
+    # As transformers' Trainer: norm weights are not decayed.
+    groups = [
+        {"params": [p for p in trained if p.dim() > 1], "weight_decay": settings["weight_decay"]},
+        {"params": [p for p in trained if p.dim() < 2], "weight_decay": 0.0},
+    ]
+    optimizer = torch.optim.AdamW([g for g in groups if g["params"]], lr=settings["learning_rate"])
     with torch.no_grad(), model.disable_adapter():
         ref_chosen, ref_rejected = pair_logps(model, pairs)
     steps = []
