@@ -146,15 +146,11 @@ fn gradients_of_an_adapter_beside_the_models_dropout() {
     let (case, changes) = &cases()[0];
     let mut adapted = model(NaiveBackend, case, changes);
     let config = LoraConfig {
-        base_model: String::new(),
         r: 2,
         alpha: 4.0,
         dropout: 0.25,
         target_modules: TargetModules::AllLinear,
-        modules_to_save: Vec::new(),
-        use_rslora: false,
-        rank_pattern: Default::default(),
-        alpha_pattern: Default::default(),
+        ..LoraConfig::default()
     };
     adapted.attach_lora(config, 5).unwrap();
     for id in adapted.params.trainable().collect::<Vec<ParamId>>() {

@@ -144,7 +144,7 @@ mod tests {
     fn a_kept_image_is_found_whole_or_not_at_all() {
         let dir = tempfile::tempdir().expect("a directory");
         let path = dir.path().join("cuda").join("image");
-        keep(&path, b"machine code");
+        keep(&path, b"machine code", &|_| {});
         assert_eq!(read(&path).as_deref(), Some(&b"machine code"[..]));
         std::fs::write(&path, b"machine code who").expect("written");
         assert_eq!(read(&path), None);
