@@ -315,12 +315,13 @@ impl Opener {
             return Ok(Box::new(rows));
         };
         let path = path.clone();
-        let check = std::iter::once_with(move || match selection.missing() {
-            None => None,
-            Some(column) => Some(fault(
-                format!("{path}: `columns` names `{column}`, which no row has"),
-                "name columns of the data set, or leave `columns` out",
-            )),
+        let check = std::iter::once_with(move || {
+            selection.missing().map(|column| {
+                fault(
+                    format!("{path}: `columns` names `{column}`, which no row has"),
+                    "name columns of the data set, or leave `columns` out",
+                )
+            })
         });
         Ok(Box::new(rows.chain(check.flatten())))
     }

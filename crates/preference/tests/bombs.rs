@@ -1,4 +1,5 @@
 //! Small files that unfold to more than memory holds, and paths that are no files: refused at once, by file and place.
+#![allow(clippy::unwrap_used, reason = "a test may stop at once")]
 
 mod common;
 

@@ -1,4 +1,5 @@
 //! Mixtures of data sets: the same rows in the same order as TRL and alignment-handbook (`mixture/generate.py`).
+#![allow(clippy::unwrap_used, reason = "a test may stop at once")]
 
 mod common;
 

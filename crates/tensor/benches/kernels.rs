@@ -7,6 +7,8 @@
 //! prints every rate with its share of the machine's peaks, which `kernels/peak.rs` measures; `kernels/geometry.rs`
 //! holds the kernels of gradient geometry.
 
+#![expect(clippy::print_stdout, reason = "a benchmark prints its figures")]
+
 #[path = "kernels/geometry.rs"]
 mod geometry_groups;
 #[path = "kernels/peak.rs"]

@@ -5,6 +5,7 @@ use std::io::{BufRead, Write};
 
 use unbraid_text::ChatTemplate;
 
+#[expect(clippy::disallowed_methods, reason = "a program of its own")]
 fn main() -> Result<(), Box<dyn std::error::Error>> {
     let mut out = std::io::BufWriter::new(std::io::stdout().lock());
     for line in std::io::stdin().lock().lines() {

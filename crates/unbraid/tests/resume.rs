@@ -4,7 +4,7 @@
 //! moment and `--resume-from-checkpoint true`: start, loading, reference, steps, evaluations, checkpoints and the final
 //! save are all hit. Model files must be equal byte for byte, rows of `metrics.jsonl` but for the throughput. The seed
 //! of the moments is printed (`KILL_SEED` sets another).
-
+#![allow(clippy::print_stdout, reason = "the test says how many kills it tried")]
 #![cfg(unix)]
 #![allow(clippy::unwrap_used, reason = "a test may stop at once")]
 

@@ -131,7 +131,7 @@ impl<'a> LogitsProcessors<'a> {
             0 => {}
             k => {
                 let least = kth_largest(scores, k);
-                keep(scores, |z, _| !(z < least));
+                keep(scores, |z, _| !less(f64::from(z), f64::from(least)));
             }
         }
         if let Some(mass) = c.top_p.filter(|p| *p < 1.0) {
@@ -141,7 +141,7 @@ impl<'a> LogitsProcessors<'a> {
             let p = softmax(scores);
             let top = largest(&p);
             let best = first_largest(scores);
-            keep(scores, |_, i| i == best || !(p[i] < share * top));
+            keep(scores, |_, i| i == best || !less(p[i], share * top));
         }
         if let Some(mass) = c.typical_p.filter(|p| *p < 1.0) {
             typical(mass, scores);
@@ -318,12 +318,19 @@ fn typical(mass: f64, scores: &mut [f32]) {
         }
     }
     let (limit, nearest) = (distance[order[last]], order[0]);
-    keep(scores, |_, i| i == nearest || !(distance[i] > limit));
+    keep(scores, |_, i| i == nearest || !less(limit, distance[i]));
+}
+
+/// a < b, false where one of them is no number: what is compared so stays, as under PyTorch's masks.
+fn less(a: f64, b: f64) -> bool {
+    a < b
 }
 
 /// Tokens of at least this probability, and in any case the most likely (Hewitt et al. 2022, arXiv 2210.15191).
 fn cut_off(least: f64, scores: &mut [f32]) {
     let p = softmax(scores);
     let top = scores.iter().copied().fold(NEVER, f32::max);
-    keep(scores, |z, i| !(p[i] < least) || !(z < top));
+    keep(scores, |z, i| {
+        !less(p[i], least) || !less(f64::from(z), f64::from(top))
+    });
 }

@@ -16,6 +16,9 @@ pub const GENERATION_CONFIG: &str = "generation_config.json";
 /// Largest number of tokens that a length may ask for.
 const MAX_TOKENS: usize = crate::config::MAX_POSITIONS;
 
+/// Sequences of token ids with what is added to the score of their last token.
+pub type Biases = Vec<(Vec<u32>, f64)>;
+
 /// Settings of a generation; `None` where nothing is said. Names are transformers'.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct GenerationConfig {
@@ -56,7 +59,7 @@ pub struct GenerationConfig {
     /// Sequences that never come.
     pub bad_words_ids: Option<Vec<Vec<u32>>>,
     /// What is added to the last token of a sequence that its others precede.
-    pub sequence_bias: Option<Vec<(Vec<u32>, f64)>>,
+    pub sequence_bias: Option<Biases>,
     /// The token after a prompt of one token.
     pub forced_bos_token_id: Option<u32>,
     /// Tokens, one of which comes last when the length runs out.
@@ -270,10 +273,7 @@ impl GenerationConfig {
         let suppressed = self.suppress_tokens.as_deref().unwrap_or_default();
         let all = |ids: &[u32]| !ids.is_empty() && ids.iter().all(|id| suppressed.contains(id));
         let eos = self.forced_eos_token_id.as_deref().unwrap_or_default();
-        let bos = self
-            .forced_bos_token_id
-            .as_ref()
-            .map_or(&[][..], std::slice::from_ref);
+        let bos = self.forced_bos_token_id.as_slice();
         for (key, ids) in [("forced_eos_token_id", eos), ("forced_bos_token_id", bos)] {
             if all(ids) {
                 return wrong(
@@ -420,7 +420,7 @@ impl Keys<'_> {
             })
     }
 
-    fn biases(&self, key: &str) -> Result<Option<Vec<(Vec<u32>, f64)>>, ModelError> {
+    fn biases(&self, key: &str) -> Result<Option<Biases>, ModelError> {
         let Some(value) = self.get(key) else {
             return Ok(None);
         };

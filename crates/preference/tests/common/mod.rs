@@ -1,5 +1,6 @@
 //! What the tests of this crate share.
 #![allow(dead_code, reason = "each test binary uses a part")]
+#![allow(clippy::print_stderr, reason = "a helper says what it leaves out")]
 #![allow(
     clippy::unwrap_used,
     reason = "a test helper that fails should stop the test"

@@ -427,7 +427,7 @@ impl Spec {
             }
             let mut grouped = String::with_capacity(grouped_length(digits.len()));
             for (at, digit) in digits.chars().enumerate() {
-                if at > 0 && (digits.len() - at) % group == 0 {
+                if at > 0 && (digits.len() - at).is_multiple_of(group) {
                     grouped.push(separator);
                 }
                 grouped.push(digit);

@@ -550,7 +550,6 @@ impl Parser {
     }
 
     /// An index, or the three bounds of a slice.
-    #[expect(clippy::type_complexity, reason = "one of two, used once")]
     fn subscribed(&mut self) -> Result<Result<Expr, [Option<Expr>; 3]>> {
         let mut bounds = [None, None, None];
         if !self.is_op(":") {

@@ -110,9 +110,9 @@ pub enum CliError {
         /// The value as given.
         value: String,
         /// Why.
-        reason: String,
+        reason: &'static str,
         /// What to do.
-        hint: String,
+        hint: &'static str,
     },
     /// An option of one value is given twice on the command line.
     #[error("{name} is given twice: {first}, then {second}\nhint: give it once")]

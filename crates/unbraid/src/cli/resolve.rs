@@ -394,8 +394,8 @@ fn classify(
             place: place.clone(),
             name: place.spell(key),
             value: value.clone(),
-            reason: reason.to_owned(),
-            hint: hint.to_owned(),
+            reason,
+            hint,
         });
     }
     let Some(option) = option else {

@@ -68,7 +68,7 @@ pub enum Command {
     /// Measure pairs' gradient entanglement and what each objective would do about it.
     Diagnose(Box<DiagnoseConfig>),
     /// Complete prompts.
-    Generate(GenerateConfig),
+    Generate(Box<GenerateConfig>),
     /// Merge a low-rank adapter into its base model.
     Merge(MergeConfig),
     /// Show one pair, coloured by mask.

@@ -89,7 +89,10 @@ pub(super) fn run(config: &PlanConfig) -> Result<End> {
         Some(false) => advice::options(&plan)?,
         _ => Vec::new(),
     };
-    eprint!("{}", show::text(&plan, &planned, &advice));
+    say!(
+        "{}",
+        show::text(&plan, &planned, &advice).trim_end_matches('\n')
+    );
     if config.run.trainer.json {
         let json = show::json(&plan, &advice);
         output::print(&format!("{json:#}\n"))?;
