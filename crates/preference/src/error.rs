@@ -140,6 +140,16 @@ pub enum PreferenceError {
         /// The columns of the row.
         columns: Vec<String>,
     },
+    /// A row in the form of another trainer.
+    #[error("{location}: this is {form}; unbraid reads TRL's\nhint: {hint}")]
+    Foreign {
+        /// File and line or row.
+        location: Location,
+        /// Whose form it is.
+        form: &'static str,
+        /// What to do.
+        hint: &'static str,
+    },
     /// A column that is null where a value is needed.
     #[error(
         "{location}: column `{column}` is missing or null; columns present: {}",

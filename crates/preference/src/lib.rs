@@ -21,6 +21,7 @@ mod convert;
 mod csv;
 mod error;
 mod fingerprint;
+mod foreign;
 mod guard;
 pub mod hub;
 mod ipc;

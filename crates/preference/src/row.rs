@@ -22,6 +22,7 @@ use serde_json::{Map, Value};
 use unbraid_text::{Message, TemplateInputs};
 
 use crate::error::{PreferenceError, Result};
+use crate::foreign::{Foreign, foreign};
 use crate::parse::{non_finite_name, without_non_finite};
 use crate::prompt::{split_messages, split_prompt};
 use crate::tokenize::at;
@@ -186,6 +187,13 @@ impl Row {
                 .get(name)
                 .is_some_and(|value| !value.is_null())
         };
+        if let Some(Foreign { form, hint }) = foreign(&columns) {
+            return Err(PreferenceError::Foreign {
+                location,
+                form,
+                hint,
+            });
+        }
         let kind = if has("chosen") || has("rejected") {
             reader.preference()?
         } else if has("completion") && has("label") {

@@ -118,6 +118,16 @@ fn an_unknown_key_is_refused_with_line_and_nearest_key() {
 }
 
 #[test]
+fn a_key_of_another_trainer_is_named() {
+    let said = |key: &str| Recipe::new(&format!("{key}: 1\n")).refused();
+    assert_eq!(
+        said("cutoff_len"),
+        "recipe.yaml:1: unknown key cutoff_len\nhint: this is a key of LLaMA-Factory; here it is max_length"
+    );
+    assert!(said("micro_batch_size").ends_with("axolotl; here it is per_device_train_batch_size"));
+}
+
+#[test]
 fn a_key_given_twice_is_refused_with_both_lines() {
     let recipe = Recipe::new("beta: 0.1\nseed: 1\nbeta: 0.2\n");
     assert_eq!(

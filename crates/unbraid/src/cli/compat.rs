@@ -390,3 +390,42 @@ pub(super) fn allows(allowed: &[&str], value: &str) -> bool {
         known.eq_ignore_ascii_case(value) || (number.is_some() && known.parse().ok() == number)
     })
 }
+
+/// Keys of other trainers' recipes: whose they are, and what says the same here.
+#[rustfmt::skip]
+const FOREIGN: &[(&str, &str, &str)] = &[
+    // LLaMA-Factory
+    ("cutoff_len", "LLaMA-Factory", "max_length"),
+    ("dataset", "LLaMA-Factory", "dataset_name"),
+    ("dataset_dir", "LLaMA-Factory", "dataset_name"),
+    ("finetuning_type", "LLaMA-Factory", "use_peft: true for lora"),
+    ("flash_attn", "LLaMA-Factory", "nothing: attention is the same under every name"),
+    ("lora_rank", "LLaMA-Factory", "lora_r"),
+    ("lora_target", "LLaMA-Factory", "lora_target_modules"),
+    ("pref_beta", "LLaMA-Factory", "beta"),
+    ("pref_ftx", "LLaMA-Factory", "rpo_alpha"),
+    ("pref_loss", "LLaMA-Factory", "loss_type"),
+    ("preprocessing_num_workers", "LLaMA-Factory", "nothing"),
+    ("stage", "LLaMA-Factory", "the command: train for dpo, sft for sft"),
+    ("template", "LLaMA-Factory", "nothing: the tokenizer's own chat template"),
+    ("val_size", "LLaMA-Factory", "eval_dataset, or a mixture's test_split_size"),
+    // axolotl
+    ("adapter", "axolotl", "use_peft: true for lora"),
+    ("gradient_clipping", "axolotl", "max_grad_norm"),
+    ("lora_target_linear", "axolotl", "lora_target_modules: all-linear"),
+    ("lr_scheduler", "axolotl", "lr_scheduler_type"),
+    ("micro_batch_size", "axolotl", "per_device_train_batch_size"),
+    ("num_epochs", "axolotl", "num_train_epochs"),
+    ("optimizer", "axolotl", "optim"),
+    ("rl", "axolotl", "loss_type (dpo is sigmoid), or the command sft"),
+    ("rl_beta", "axolotl", "beta"),
+    ("sample_packing", "axolotl", "packing, in sft"),
+    ("sequence_len", "axolotl", "max_length"),
+    ("val_set_size", "axolotl", "eval_dataset, or a mixture's test_split_size"),
+];
+
+/// Whose recipe a key that nothing here knows is of, and what to write instead.
+pub(super) fn of_another_trainer(key: &str) -> Option<String> {
+    let (_, trainer, ours) = FOREIGN.iter().find(|(foreign, ..)| *foreign == key)?;
+    Some(format!("this is a key of {trainer}; here it is {ours}"))
+}

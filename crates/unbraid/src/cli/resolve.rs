@@ -275,10 +275,11 @@ fn from_recipe(
             && setting.key != RUN_RECORD
             && compat::rule(leaf.get_name(), &setting.key).is_none()
         {
-            let hint = match argv::nearest_key(&setting.key, leaf) {
+            let foreign = compat::of_another_trainer(&setting.key);
+            let hint = foreign.unwrap_or_else(|| match argv::nearest_key(&setting.key, leaf) {
                 Some(known) => format!("did you mean {known}?"),
                 None => format!("unbraid {} --help lists the options", leaf.get_name()),
-            };
+            });
             return Err(CliError::UnknownKey {
                 place: setting.place,
                 key: setting.key,
