@@ -25,7 +25,10 @@ fn forms_of_other_trainers_are_named() {
             r#"{"instruction": "Add.", "input": "1 1", "chosen": "2", "rejected": "3"}"#,
             "alpaca",
         ),
-        (r#"{"instruction": "Add.", "input": "", "output": "2"}"#, "alpaca"),
+        (
+            r#"{"instruction": "Add.", "input": "", "output": "2"}"#,
+            "alpaca",
+        ),
         (
             r#"{"conversations": [{"from": "human", "value": "Hi"}], "chosen": {"from": "gpt", "value": "Hello"},
                 "rejected": {"from": "gpt", "value": "No"}}"#,

@@ -83,8 +83,7 @@ fn candidates(held_out: usize, plan: &TrainingPlan, count: usize) -> (ProbeSourc
         return (ProbeSource::HeldOut, spread(held_out, count));
     }
     let order = plan.sampler.epoch(0);
-    let visited =
-        (plan.total as usize).saturating_mul(plan.sampler.batch * plan.sampler.accumulation);
+    let visited = (plan.total as usize).saturating_mul(plan.sampler.per_step());
     let unvisited = &order[visited.min(order.len())..];
     if unvisited.len() >= count {
         let chosen = spread(unvisited.len(), count);

@@ -76,8 +76,8 @@ fn paired(
     let plan = training::plan(options, config.model.seed, order, lengths.collect());
     let mut facts = resume_facts(config, &source, data_fingerprint(&train))?;
     let start = training::start(config, options, &plan, &facts)?;
-    let per_step = options.per_device_train_batch_size * options.gradient_accumulation_steps;
     let tokens = train.pairs.iter().map(pair_tokens).sum::<usize>() as f64;
+    let per_step = plan.sampler.per_step().min(train.pairs.len());
     let step_tokens = per_step as f64 * tokens / train.pairs.len().max(1) as f64;
     let attribution = training::attribution(config, &plan, step_tokens, |count| {
         Probes::of_pairs(eval, &train.pairs, &plan, count)

@@ -163,9 +163,9 @@ pub(super) fn run(
     let lengths = training_rows.examples.iter().map(|e| e.sequence.ids.len());
     let plan = training::plan(options, config.model.seed, order, lengths.collect());
     let facts = train::resume_facts(config, source, unpaired_fingerprint(&training_rows))?;
-    let per_step = options.per_device_train_batch_size * options.gradient_accumulation_steps;
     let examples = &training_rows.examples;
     let tokens = examples.iter().map(|e| e.sequence.ids.len()).sum::<usize>() as f64;
+    let per_step = plan.sampler.per_step().min(examples.len());
     let step_tokens = per_step as f64 * tokens / examples.len().max(1) as f64;
     let attribution = training::attribution(config, &plan, step_tokens, |count| {
         Probes::of_examples(eval, examples, &plan, count)
