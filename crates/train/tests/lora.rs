@@ -97,8 +97,9 @@ fn trajectories_agree_with_peft() {
     {
         trajectory(case, 1e-7);
     }
-    // That of `gpt2_pissa` grows to 2e-3 in AdamW's steps: its start alone is held, there.
-    // Their goldens carry float32 rounding of the base (see `crates/geometry/tests/lora.rs`).
+    // Their goldens carry float32 rounding of the base (see `crates/geometry/tests/lora.rs`). `gpt2_pissa` is not among them: its
+    // gradient norm is 2e-3 off in the fourth step, after three that agree, and whether rounding explains that is not
+    // settled. A golden with the residual base in float64 would.
     for case in ["gemma2_tables", "mistral_pissa", "qwen3_olora"] {
         trajectory(case, 1e-4);
     }
