@@ -67,6 +67,18 @@ pub(crate) fn non_finite_name(value: &Value) -> Option<&str> {
     fields.get(KEY)?.as_str()
 }
 
+/// The first number within a value that is not finite.
+pub(crate) fn non_finite_within(value: &Value) -> Option<&Value> {
+    if non_finite_name(value).is_some() {
+        return Some(value);
+    }
+    match value {
+        Value::Array(items) => items.iter().find_map(non_finite_within),
+        Value::Object(fields) => fields.values().find_map(non_finite_within),
+        _ => None,
+    }
+}
+
 /// Makes numbers that are not finite null, as `datasets` writes them to JSON.
 pub(crate) fn without_non_finite(value: &mut Value) {
     if non_finite_name(value).is_some() {

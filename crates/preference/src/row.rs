@@ -23,7 +23,7 @@ use unbraid_text::{Message, TemplateInputs};
 
 use crate::error::{PreferenceError, Result};
 use crate::foreign::{Foreign, foreign};
-use crate::parse::{non_finite_name, without_non_finite};
+use crate::parse::{non_finite_name, non_finite_within, without_non_finite};
 use crate::prompt::{split_messages, split_prompt};
 use crate::tokenize::at;
 
@@ -392,6 +392,7 @@ impl Reader<'_> {
         match value {
             Value::String(text) => Ok(Content::Text(text.clone())),
             Value::Array(turns) if !turns.is_empty() => {
+                self.check_finite(column)?;
                 let turn = |turn: &Value| Message::from_fields(turn.as_object()?.clone());
                 let turns: Option<Vec<Message>> = turns.iter().map(turn).collect();
                 let turns = turns.ok_or_else(|| self.mistyped(column, EXPECTED, value))?;
@@ -407,19 +408,36 @@ impl Reader<'_> {
         }
     }
 
+    /// Refuses a number that JSON has not, which a template would write.
+    fn check_finite(&self, column: &'static str) -> Result<()> {
+        let value = self.columns.values.get(column);
+        match value.and_then(non_finite_within) {
+            None => Ok(()),
+            Some(number) => Err(self.mistyped(column, "without numbers that JSON has not", number)),
+        }
+    }
+
     /// The columns that the chat template sees beside the messages. Plain text goes through no template.
     fn inputs(&self, kind: &RowKind) -> Result<TemplateInputs> {
         let values = &self.columns.values;
-        let read = || TemplateInputs::new(values.get(TOOLS), values.get(KWARGS));
-        let inputs = match kind {
-            RowKind::Messages(_) => read(),
+        let conversational = match kind {
             RowKind::Preference { prompt, .. }
             | RowKind::Unpaired { prompt, .. }
-            | RowKind::PromptCompletion { prompt, .. } => match prompt {
-                Content::Conversation(_) => read().and_then(TemplateInputs::for_prompts),
-                Content::Text(_) => Ok(TemplateInputs::default()),
-            },
-            RowKind::Text(_) => Ok(TemplateInputs::default()),
+            | RowKind::PromptCompletion { prompt, .. } => {
+                matches!(prompt, Content::Conversation(_))
+            }
+            RowKind::Messages(_) => true,
+            RowKind::Text(_) => false,
+        };
+        if !conversational {
+            return Ok(TemplateInputs::default());
+        }
+        self.check_finite(TOOLS)?;
+        self.check_finite(KWARGS)?;
+        let inputs = TemplateInputs::new(values.get(TOOLS), values.get(KWARGS));
+        let inputs = match kind {
+            RowKind::Messages(_) => inputs,
+            _ => inputs.and_then(TemplateInputs::for_prompts),
         };
         inputs.map_err(at(self.location))
     }

@@ -253,6 +253,29 @@ fn rows_read_whole_may_have_pictures() {
     assert_eq!(rows[0].columns.as_ref().unwrap()["image"], "a.png");
 }
 
+/// Python would write them; no template that writes JSON should.
+#[test]
+fn numbers_that_json_has_not_are_refused_inside_messages_and_tools() {
+    let turn = r#""messages": [{"role": "user", "content": "Q"}]"#;
+    for (column, line) in [
+        ("tools", format!(r#"{{{turn}, "tools": [{{"max": NaN}}]}}"#)),
+        (
+            "chat_template_kwargs",
+            format!(r#"{{{turn}, "chat_template_kwargs": {{"t": [Infinity]}}}}"#),
+        ),
+        (
+            "messages",
+            r#"{"messages": [{"role": "user", "content": "Q", "score": -Infinity}]}"#.to_owned(),
+        ),
+    ] {
+        let message = message(load_text("rows.jsonl", &line));
+        assert!(
+            message.contains(&format!("column `{column}` should be without numbers")),
+            "{message}"
+        );
+    }
+}
+
 #[test]
 fn messages_need_a_role() {
     for turn in [
