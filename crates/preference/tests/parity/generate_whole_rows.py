@@ -188,7 +188,7 @@ PAIRS = {
              chat_template_kwargs={"documents": [{"title": "t", "text": "x"}], "eos_token": "END", "truncation": False})]),
     "another template": ("whole", [
         pair(ASK, [assistant("No.")], [assistant("Yes.")], tools=[RAIN],
-             chat_template_kwargs={"chat_template": "{{ messages[-1].content }}{{ tools | length }}"})]),
+             chat_template_kwargs={"chat_template": "Q: {{ messages[-1].content }}{{ tools | length }}"})]),
     "a template by name": ("named", [
         pair(ASK, [assistant("No.")], [assistant("Yes.")], tools=[RAIN], chat_template_kwargs={"style": "s"}),
         pair(ASK, [assistant("No.")], [assistant("Yes.")], tools=[], chat_template_kwargs={"style": "s"}),
