@@ -64,11 +64,8 @@ fn nothing_in_it_is_an_error() {
 
 #[test]
 fn an_unknown_shape_lists_the_accepted_ones() {
-    let text = message(load_text(
-        "a.jsonl",
-        r#"{"instruction": "a", "output": "b"}"#,
-    ));
-    assert!(text.starts_with("a.jsonl:1: unknown row shape with columns instruction, output\nhint: accepted are {prompt, chosen, rejected}, {chosen, rejected}"), "{text}");
+    let text = message(load_text("a.jsonl", r#"{"first": "a", "second": "b"}"#));
+    assert!(text.starts_with("a.jsonl:1: unknown row shape with columns first, second\nhint: accepted are {prompt, chosen, rejected}, {chosen, rejected}"), "{text}");
     assert!(
         text.contains("{prompt, completion, label}") && text.contains("{messages}, {text}"),
         "{text}"
