@@ -35,5 +35,6 @@ impl Extent {
             .with("eval_on_start", true)
             .with("eval_geometry", self.measured)
             .with("update_every", "off")
+            .with("attribute", "off")
     }
 }

@@ -170,8 +170,8 @@ fn a_wrong_value_is_refused_with_its_line() {
             "recipe.yaml:1: invalid value \"{…}\" for loss_type: expected a plain value or a list of them",
         ),
         (
-            "datasets:\n  - path: x\n",
-            "recipe.yaml:1: datasets = {…} is not supported yet\nhint: leave datasets out",
+            "chat_template_path: x\n",
+            "recipe.yaml:1: chat_template_path = x is not supported yet\nhint: leave chat_template_path out",
         ),
     ];
     for (text, message) in cases {

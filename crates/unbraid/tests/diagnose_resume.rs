@@ -4,7 +4,7 @@
 
 mod common;
 
-use common::{demo, done, refused, rows, text, train};
+use common::{demo, done, less, refused, rows, text, train};
 use serde_json::Value;
 use std::fs;
 use std::path::Path;
@@ -12,10 +12,19 @@ use std::process::{Command, Stdio};
 
 fn diagnose(out: &Path, further: &[&str]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_unbraid"));
+    let data = demo("preferences-test.jsonl");
+    let own = [
+        "--dataset-name",
+        &data,
+        "--step-pairs",
+        "3",
+        "--heatmap",
+        "1",
+    ];
+    let own: Vec<String> = own.map(str::to_owned).into();
     command
         .args(["diagnose", "--output-dir", text(out), "--threads", "1"])
-        .args(["--dataset-name", &demo("preferences-test.jsonl")])
-        .args(["--step-pairs", "3", "--heatmap", "1"])
+        .args(less(&own, further))
         .args(further)
         .env("UNBRAID_CACHE", out.parent().unwrap().join("cache"));
     command
@@ -267,8 +276,10 @@ fn a_series_is_measured_by_step_against_one_reference() {
             .collect::<Vec<_>>()
     };
     assert_eq!(of("step"), [2, 3].map(Value::from));
-    assert_eq!(of("checkpoint"), ["checkpoint-2", "final"].map(Value::from));
-    for (row, name) in series.iter().zip(["checkpoint-2", "final"]) {
+    // The last step's checkpoint is the final model.
+    let names = ["checkpoint-2", "checkpoint-3"];
+    assert_eq!(of("checkpoint"), names.map(Value::from));
+    for (row, name) in series.iter().zip(names) {
         let geometry = rows(&out.join(name).join("geometry.jsonl"));
         let mean = |of: &dyn Fn(&Value) -> f64| geometry.iter().map(of).sum::<f64>() / 6.0;
         let near = |key: &str, expected: f64| {

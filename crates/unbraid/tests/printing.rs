@@ -62,8 +62,10 @@ fn a_log_that_nobody_takes_costs_no_run() {
         }
     }
     // An error nobody reads is one all the same.
-    let mut command = measuring("score", &out("x"));
-    command.args(["--dataset-name", "nowhere.jsonl"]);
+    let mut command = unbraid(dir.path(), &["score", "--dataset-name", "nowhere.jsonl"]);
+    command
+        .args(["--model-name-or-path", &demo("model")])
+        .args(["--output-dir", text(&out("x"))]);
     assert_eq!(command.stderr(closed()).status().unwrap().code(), Some(1));
 }
 

@@ -127,6 +127,6 @@ fn a_machine_is_told_every_file() {
         said["runs"][0]["summary"]
             .as_str()
             .unwrap()
-            .contains("chosen log-prob")
+            .contains("8 steps")
     );
 }

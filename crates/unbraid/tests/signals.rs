@@ -84,8 +84,7 @@ fn reading_rows_ends_at_once() {
     let row =
         |i: usize| format!("{{\"prompt\": \"a{i}\", \"chosen\": \" b\", \"rejected\": \" c\"}}\n");
     fs::write(&data, (0..400_000).map(row).collect::<String>()).unwrap();
-    let mut command = train(&out, &[]);
-    command.args(["--dataset-name", text(&data)]);
+    let mut command = train(&out, &["--dataset-name", text(&data)]);
     ends_soon(stopped(&mut command, "-TERM", || true));
     assert!(!out.exists());
 }

@@ -26,7 +26,13 @@ pub(super) fn gather(settings: &mut Vec<Setting>) -> Result<Vec<String>, CliErro
     let mut take = |key: &str| {
         let at = settings.iter().rposition(|setting| setting.key == key)?;
         let setting = settings.remove(at);
-        (setting.value != Value::Null).then_some(setting)
+        let nothing = match &setting.value {
+            Value::Null => true,
+            Value::List(items) => items.is_empty(),
+            Value::Tree(Tree::List(items, _)) => items.is_empty(),
+            _ => false,
+        };
+        (!nothing).then_some(setting)
     };
     let mut found: Vec<Setting> = TREES.iter().filter_map(|key| take(key)).collect();
     let (size, splits, configs) = (
