@@ -311,10 +311,10 @@ fn a_series_is_measured_by_step_against_one_reference() {
     );
 
     // A checkpoint that was not finished is finished, one that came later is added.
-    let name = out.join("final/geometry.jsonl");
+    let name = out.join("checkpoint-3/geometry.jsonl");
     let half = fs::read(&name).unwrap();
     fs::write(&name, &half[..half.len() / 2]).unwrap();
-    fs::remove_file(out.join("final/summary.json")).unwrap();
+    fs::remove_file(out.join("checkpoint-3/summary.json")).unwrap();
     done(&mut diagnose(&out, &options));
     assert_eq!(rows(&out.join("series.jsonl")), series);
     assert_eq!(fs::read(&name).unwrap().len(), half.len());
