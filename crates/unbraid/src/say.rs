@@ -5,7 +5,7 @@
 //! log. A reader that does not read holds up the program, as everywhere, but not one that was told to stop.
 //!
 //! Text comes from files as well (names of columns and tensors, tokens, a template's own message), and a terminal obeys what
-//! it is sent. So control characters and those that turn the writing direction are shown escaped ([`shown`]), and a long
+//! it is sent. So control characters and those that turn the writing direction are shown escaped (`shown`), and a long
 //! line or message is cut. Line breaks are ours and stay. Data for other programs goes to `stdout.rs`, as it is.
 
 use crate::interrupt;

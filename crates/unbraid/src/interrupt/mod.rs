@@ -5,8 +5,8 @@
 //! | what the command does | what becomes of it |
 //! |---|---|
 //! | it has nothing to save (reads rows, plans, merges, waits for the hub) | ends at once |
-//! | it looks at [`Interrupt::pressed`], or passes cancel it ([`stops_itself`](Interrupt::stops_itself)) | ends by itself, else after [`GRACE`] |
-//! | it trains ([`saves`](Interrupt::saves)) | abandons the step in flight and saves the last finished one, however long that takes |
+//! | it looks at `Interrupt::pressed`, or passes cancel it (`Interrupt::stops_itself`) | ends by itself, else after `GRACE` |
+//! | it trains (`Interrupt::saves`) | abandons the step in flight and saves the last finished one, however long that takes |
 //!
 //! What ends from outside is cleaned up after (`traces.rs`). A second signal ends everything at once. A signal that was ignored
 //! when the program started (`nohup`, a shell's background) stays ignored. The state is the process's, as signals are.
@@ -140,7 +140,7 @@ impl Interrupt {
         pressed()
     }
 
-    /// From now on the command looks at [`Interrupt::pressed`], keeps what it has, and needs no longer than [`GRACE`].
+    /// From now on the command looks at `Interrupt::pressed`, keeps what it has, and needs no longer than [`GRACE`].
     #[must_use]
     pub(crate) fn stops_itself(&self) -> Work {
         Work::begin(Kind::StopsItself)

@@ -142,6 +142,7 @@ pub struct SamplingArgs {
     pub begin_suppress_tokens: Vec<usize>,
 
     /// Sequences of ids that never come, as JSON: [[1, 2], [3]].
+    #[allow(rustdoc::broken_intra_doc_links, reason = "the help shows brackets")]
     #[arg(long, value_name = "JSON")]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub bad_words_ids: Option<TokenLists>,
