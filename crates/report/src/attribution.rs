@@ -283,12 +283,14 @@ impl Attribution {
         })
     }
 
-    /// Parts of the chosen change that are no side's, where they count.
+    /// Parts of the chosen change that are no side's, where they count; one many times as large as the change cancels
+    /// with another and explains nothing.
     fn rest(&self, common: f64) -> Option<String> {
         let parts = &self.run.chosen;
         let scale = parts.realised.abs().max(common.abs());
         let named = parts.named().into_iter().skip(2);
-        let large = named.filter(|(_, value)| value.abs() > SMALL * scale);
+        let counts = SMALL * scale..=MOST_CANCELLATION * scale;
+        let large = named.filter(|(_, value)| counts.contains(&value.abs()));
         let large: Vec<String> = large
             .map(|(name, value)| format!("{name} {}", signed(value)))
             .collect();
@@ -348,4 +350,106 @@ fn capital(text: &str) -> String {
     let mut letters = text.chars();
     let first = letters.next().map(|c| c.to_uppercase().to_string());
     first.unwrap_or_default() + letters.as_str()
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "a test may stop at once")]
+
+    use super::*;
+    use serde_json::{Value, json};
+
+    /// A run in which chosen fell by 1 and rejected by 3: ½ΔM = +1, ΔC = −2.
+    fn record(cancellation: f64, momentum: f64) -> Value {
+        let parts = |realised: f64| {
+            json!({
+                "realised": realised, "chosen_side": 0.5, "rejected_side": -1.5 - momentum, "likelihood": 0.0,
+                "other": 0.0, "decay": 0.0, "momentum": momentum, "rounding": 0.0, "remainder": 0.0, "unmeasured": 0.0,
+                "cancellation": cancellation,
+            })
+        };
+        json!({
+            "format": 1, "steps": 20, "measured_steps": 5,
+            "probes": { "source": "held_out", "chosen": 8, "rejected": 8 },
+            "change": {
+                "chosen": { "mean": -1.0, "low": -1.5, "high": -0.5 },
+                "rejected": { "mean": -3.0, "low": -4.0, "high": -2.0 },
+            },
+            "levels": {
+                "chosen": { "before": -10.0, "after": -11.0 }, "rejected": { "before": -12.0, "after": -15.0 },
+            },
+            "run": { "chosen": parts(-1.0), "rejected": parts(-3.0) },
+            "groups": {
+                "layers.0.mlp": { "chosen": -0.9, "rejected": -2.7 }, "norms": { "chosen": 0.0, "rejected": -0.1 },
+            },
+            "plain": { "chosen": 0.0, "rejected": -0.1 },
+            "tokens": {
+                "shared": { "chosen": -0.5, "rejected": -0.5 }, "different": { "chosen": -0.5, "rejected": -2.5 },
+            },
+        })
+    }
+
+    fn said(record: Value) -> String {
+        let attribution: Attribution = serde_json::from_value(record).unwrap();
+        attribution.sentences().join("\n")
+    }
+
+    #[test]
+    fn the_headline_is_half_the_margin_and_the_common_movement() {
+        let said = said(record(3.0, 0.0));
+        assert!(
+            said.contains("fell by 1.000 nats and rejected fell by 3.000 nats")
+                && said.contains(
+                    "the margin's growth gives chosen +1.000, the common movement of both -2.000"
+                ),
+            "{said}"
+        );
+        assert!(said.contains(
+            "-0.5000 is on tokens that both completions share, -1.500 on tokens that differ"
+        ));
+        assert!(
+            said.contains("By parameters: mlp -1.800."),
+            "norms are too small: {said}"
+        );
+        // Plain: ΔM 0.1 and ΔC −0.05; at ΔM 2 it is −1.
+        assert!(
+            said.contains("moved both by -1.000 at this margin"),
+            "{said}"
+        );
+        assert!(said.contains("5 of 20 steps were measured"), "{said}");
+    }
+
+    #[test]
+    fn sides_and_parts_that_cancel_are_not_spoken_of() {
+        assert!(said(record(3.0, 0.0)).contains("by gradients of chosen completions"));
+        assert!(!said(record(5.1, 0.0)).contains("by gradients of chosen completions"));
+        assert!(said(record(3.0, -0.5)).contains("momentum -0.5000"));
+        for momentum in [-0.01, -100.0] {
+            assert!(
+                !said(record(3.0, momentum)).contains("momentum -"),
+                "{momentum}"
+            );
+        }
+    }
+
+    #[test]
+    fn nothing_is_explained_where_nothing_moved_together() {
+        let mut still = record(3.0, 0.0);
+        still["change"]["chosen"]["mean"] = json!(1.0);
+        still["change"]["rejected"]["mean"] = json!(-1.0);
+        assert_eq!(said(still).lines().count(), 1);
+    }
+
+    #[test]
+    fn another_format_is_left_out_by_number() {
+        let dir = tempfile::tempdir().unwrap();
+        assert!(read(dir.path()).0.is_none() && read(dir.path()).1.is_none());
+        let mut other = record(3.0, 0.0);
+        other["format"] = json!(2);
+        std::fs::write(dir.path().join("attribution.json"), other.to_string()).unwrap();
+        let (found, note) = read(dir.path());
+        assert!(found.is_none() && note.unwrap().contains("format 2"));
+        std::fs::write(dir.path().join("attribution.json"), "{").unwrap();
+        assert!(read(dir.path()).1.is_some());
+    }
 }
