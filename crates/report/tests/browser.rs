@@ -139,7 +139,7 @@ fn every_panel_is_drawn_and_the_console_is_silent() {
     write_run(&b);
     let run = write_run_report(&a).unwrap();
     let comparison = write_comparison(&[a, b], &dir.path().join("c.html")).unwrap();
-    for (page, panels) in [(run, 22), (comparison, 12)] {
+    for (page, panels) in [(run, 21), (comparison, 12)] {
         let (document, log) = load(browser, &page, &dir.path().join(format!("profile{panels}")));
         let console: Vec<&str> = log
             .lines()
@@ -158,7 +158,7 @@ fn every_panel_is_drawn_and_the_console_is_silent() {
         assert!(!document.contains("<b>&amp;"), "a record became markup");
         let tokens = document.matches("style=\"--s:").count();
         // Four in the legend, two in the pair.
-        assert_eq!(tokens, if panels == 22 { 6 } else { 0 });
+        assert_eq!(tokens, if panels == 21 { 6 } else { 0 });
     }
 }
 
