@@ -68,7 +68,22 @@ struct Parts {
     cancellation: Option<f64>,
 }
 
+/// Parts that are gradients, of this step or of earlier ones.
+const GRADIENTS: [&str; 3] = ["chosen side", "rejected side", "momentum"];
+
 impl Parts {
+    /// All gradients together.
+    fn gradients(&self) -> f64 {
+        self.chosen_side + self.rejected_side + self.momentum
+    }
+
+    /// Whether they are many times as large as what they add up to.
+    fn gradients_cancel(&self) -> bool {
+        let parts = [self.chosen_side, self.rejected_side, self.momentum];
+        let most = parts.iter().fold(0.0f64, |most, part| most.max(part.abs()));
+        most > MOST_CANCELLATION * self.realised.abs().max(self.gradients().abs())
+    }
+
     /// Names as the page and the terminal show them, in their order.
     fn named(&self) -> [(&'static str, f64); 9] {
         [
@@ -318,13 +333,23 @@ impl Attribution {
         };
         let mut table = Table::with_header(&["kind", "part", "chosen", "rejected"]);
         let (chosen, rejected) = (self.run.chosen, self.run.rejected);
-        let mut row = |name: &str, w: f64, l: f64| {
+        let mut row = |kind: &str, name: &str, w: f64, l: f64| {
             let text = |text: &str| Cell::Text(text.to_string());
-            table.push(&[text("part"), text(name), Cell::Number(w), Cell::Number(l)]);
+            table.push(&[text(kind), text(name), Cell::Number(w), Cell::Number(l)]);
         };
-        row("realised", chosen.realised, rejected.realised);
+        row("part", "realised", chosen.realised, rejected.realised);
+        let cancels = chosen.gradients_cancel() || rejected.gradients_cancel();
+        if cancels {
+            row(
+                "part",
+                "all gradients",
+                chosen.gradients(),
+                rejected.gradients(),
+            );
+        }
         for ((name, w), (_, l)) in chosen.named().into_iter().zip(rejected.named()) {
-            row(name, w, l);
+            let drawn = !(cancels && GRADIENTS.contains(&name));
+            row(if drawn { "part" } else { "cancelling" }, name, w, l);
         }
         Figure {
             id: "attribution".into(),
@@ -332,8 +357,8 @@ impl Attribution {
             caption: format!(
                 "The realised change of the mean log-prob of {} and its parts, which add up to it: by gradients of chosen and \
                  of rejected completions, likelihood terms, masks, momentum carried from earlier steps, weight decay, \
-                 rounding, what is beyond first order, and the steps between measured ones. Where the two sides are much larger \
-                 than their sum they cancel, and only the sum says something.",
+                 rounding, what is beyond first order, and the steps between measured ones. Where sides and momentum are many \
+                 times as large as the change they cancel; then only their sum is drawn, and the table has them apart.",
                 self.watched()
             ),
             command: command.cloned(),

@@ -8,7 +8,7 @@ mod machine;
 mod show;
 
 use super::{End, adapt, load, objective, output, train, training};
-use crate::cli::{self, PlanConfig};
+use crate::cli::{self, Attribute, Geometry, PlanConfig};
 use anyhow::Result;
 use inputs::Planned;
 use machine::Machine;
@@ -93,6 +93,19 @@ pub(super) fn run(config: &PlanConfig) -> Result<End> {
         "{}",
         show::text(&plan, &planned, &advice).trim_end_matches('\n')
     );
+    let attributes = match config.run.attribute {
+        Attribute::Off => false,
+        Attribute::Auto => config.run.trainer.geometry != Geometry::Off,
+        Attribute::EachNth(_) => true,
+    };
+    if attributes {
+        // Two gradients of the probes and the parameters before the step, in float32.
+        let bytes = 3 * 4 * plan.simulation.trainable as u64;
+        note!(
+            "steps that attribution measures hold about {:.2} GiB more, which is not counted above; --attribute off: none",
+            bytes as f64 / f64::from(1 << 30)
+        );
+    }
     if config.run.trainer.json {
         let json = show::json(&plan, &advice);
         output::print(&format!("{json:#}\n"))?;
