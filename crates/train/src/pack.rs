@@ -1,7 +1,7 @@
 //! From tokenised examples to packed batches.
 
 use unbraid_model::{Forest, Sequence};
-use unbraid_preference::{SftSequence, TokenizedPair};
+use unbraid_preference::{SftSequence, TokenizedPair, TokenizedSequence};
 
 /// A micro-batch of preference pairs is computed in runs of at most so many rows where its objective allows it: enough
 /// rows for the matrix products to run at full rate, and a bound on what a pass keeps.
@@ -54,6 +54,34 @@ pub fn pack_sequences<'a>(sequences: impl IntoIterator<Item = &'a SftSequence>) 
         forest.add_tree(&[sequence], true);
     }
     forest
+}
+
+/// One tree per completion with its prompt; they never see each other.
+pub(crate) fn pack_completions<'a>(
+    sequences: impl IntoIterator<Item = &'a TokenizedSequence>,
+) -> Forest {
+    let mut forest = Forest::new();
+    for s in sequences {
+        let sequence = Sequence {
+            ids: &s.ids,
+            scored_from: s.prompt_len,
+        };
+        forest.add_tree(&[sequence], true);
+    }
+    forest
+}
+
+/// How many of the first sequences make a batch of about `most` rows: at least one.
+pub(crate) fn fitting<'a>(
+    sequences: impl IntoIterator<Item = &'a TokenizedSequence>,
+    most: usize,
+) -> usize {
+    let mut rows = 0;
+    let fits = sequences.into_iter().take_while(|s| {
+        rows += s.ids.len();
+        rows <= most
+    });
+    fits.count().max(1)
 }
 
 /// A seed for one micro-batch of one optimizer step, so that a resumed run draws what an uninterrupted one does.

@@ -8,14 +8,12 @@
 use crate::attribution::{Push, SideParts};
 use crate::error::TrainError;
 use crate::metrics::Averages;
-use crate::pack::draw_seed;
+use crate::pack::{draw_seed, fitting, pack_completions};
 use crate::reference::{ReferenceCache, SequenceKey};
 use crate::score::ROWS_PER_BATCH;
 use crate::trainer::Task;
 use unbraid_geometry::DirectionSink;
-use unbraid_model::{
-    Accumulate, Batch, Forest, GradientPlan, Gradients, Keep, LanguageModel, Sequence,
-};
+use unbraid_model::{Accumulate, Batch, Forest, GradientPlan, Gradients, Keep, LanguageModel};
 use unbraid_objective::losses::Kto;
 use unbraid_preference::{TokenizedSequence, UnpairedExample};
 use unbraid_tensor::Backend;
@@ -70,18 +68,6 @@ pub struct SteppedRows {
     dropout_seed: Option<u64>,
 }
 
-fn pack<'a>(sequences: impl Iterator<Item = &'a TokenizedSequence>) -> Forest {
-    let mut forest = Forest::new();
-    for s in sequences {
-        let sequence = Sequence {
-            ids: &s.ids,
-            scored_from: s.prompt_len,
-        };
-        forest.add_tree(&[sequence], true);
-    }
-    forest
-}
-
 fn sums(forest: &Forest, logps: &[f64]) -> Vec<f64> {
     let sum = |r: &unbraid_model::Response| logps[r.targets.clone()].iter().sum();
     forest.responses.iter().map(sum).collect()
@@ -92,13 +78,9 @@ fn score<B: Backend>(model: &LanguageModel<B>, sequences: &[&TokenizedSequence])
     let mut out = Vec::with_capacity(sequences.len());
     let mut rest = sequences;
     while !rest.is_empty() {
-        let mut rows = 0;
-        let fits = rest.iter().take_while(|s| {
-            rows += s.ids.len();
-            rows <= ROWS_PER_BATCH
-        });
-        let count = fits.count().max(1);
-        let batch = Batch::new(&*model.backend, pack(rest[..count].iter().copied()));
+        let count = fitting(rest.iter().copied(), ROWS_PER_BATCH);
+        let forest = pack_completions(rest[..count].iter().copied());
+        let batch = Batch::new(&*model.backend, forest);
         out.extend(sums(&batch.forest, &model.token_logps(&batch)));
         rest = &rest[count..];
     }
@@ -189,7 +171,7 @@ impl<B: Backend> Task<B> for UnpairedTask<'_> {
             let mut metrics = Averages::default();
             let z = self.reference_point(model, &self.train, rows, &mut metrics);
             let sequences = rows.iter().map(|&i| &self.train.examples[i].sequence);
-            let batch = Batch::new(&*model.backend, pack(sequences));
+            let batch = Batch::new(&*model.backend, pack_completions(sequences));
             let dropout = self.dropout_seed.map(|seed| draw_seed(seed, step, k));
             let forward = model.forward_training(&batch, self.keep, dropout);
             let policy = sums(&batch.forest, &forward.token_logps);
@@ -224,7 +206,7 @@ impl<B: Backend> Task<B> for UnpairedTask<'_> {
                 .rows
                 .iter()
                 .map(|&i| &self.train.examples[i].sequence);
-            let batch = Batch::new(&*model.backend, pack(sequences));
+            let batch = Batch::new(&*model.backend, pack_completions(sequences));
             let forward = model.forward_training(&batch, self.keep, stepped.dropout_seed);
             let plan = GradientPlan::per_response(&*model.backend, &batch.forest);
             let along = directions.iter().map(|q| &q.values[..]).collect();

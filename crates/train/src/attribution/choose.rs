@@ -1,8 +1,8 @@
 //! Which completions are watched, and how often.
 
+use crate::preference::shared_tokens;
 use crate::trainer::TrainingPlan;
 use serde::{Deserialize, Serialize};
-use similar::{Algorithm, DiffOp, capture_diff_slices};
 use unbraid_model::Keep;
 use unbraid_preference::{TokenizedPair, TokenizedSequence, UnpairedExample};
 
@@ -57,24 +57,6 @@ pub struct Probes {
 fn spread(n: usize, count: usize) -> Vec<usize> {
     let count = count.min(n);
     (0..count).map(|k| k * n / count).collect()
-}
-
-/// The tokens of a pair's completions that stand in both.
-fn shared_tokens(pair: &TokenizedPair) -> (Vec<bool>, Vec<bool>) {
-    let (chosen, rejected) = (pair.chosen.completion(), pair.rejected.completion());
-    let (mut w, mut l) = (vec![false; chosen.len()], vec![false; rejected.len()]);
-    for op in capture_diff_slices(Algorithm::Myers, chosen, rejected) {
-        if let DiffOp::Equal {
-            old_index,
-            new_index,
-            len,
-        } = op
-        {
-            w[old_index..old_index + len].fill(true);
-            l[new_index..new_index + len].fill(true);
-        }
-    }
-    (w, l)
 }
 
 /// The numbers of examples that may serve as probes: held-out ones, evenly spread, or the training data's last.

@@ -1,10 +1,9 @@
 //! The probes' log-probs and the gradients of their means.
 
 use super::choose::Probes;
+use crate::pack::{fitting, pack_completions};
 use crate::score::ROWS_PER_BATCH;
-use unbraid_model::{
-    Accumulate, Batch, Forest, GradientPlan, Gradients, Keep, LanguageModel, Sequence,
-};
+use unbraid_model::{Accumulate, Batch, GradientPlan, Gradients, Keep, LanguageModel};
 use unbraid_preference::TokenizedSequence;
 use unbraid_tensor::Backend;
 
@@ -51,22 +50,9 @@ fn add_side<B: Backend>(
     let mut levels = Vec::with_capacity(sequences.len());
     let mut rest = sequences;
     while !rest.is_empty() {
-        let mut rows = 0;
-        let fits = rest.iter().take_while(|s| {
-            rows += s.ids.len();
-            rows <= ROWS_PER_BATCH
-        });
-        let (now, later) = rest.split_at(fits.count().max(1));
+        let (now, later) = rest.split_at(fitting(rest, ROWS_PER_BATCH));
         rest = later;
-        let mut forest = Forest::new();
-        for s in now {
-            let sequence = Sequence {
-                ids: &s.ids,
-                scored_from: s.prompt_len,
-            };
-            forest.add_tree(&[sequence], true);
-        }
-        let batch = Batch::new(b, forest);
+        let batch = Batch::new(b, pack_completions(now));
         let forward = model.forward(&batch, keep);
         for response in &batch.forest.responses {
             levels.push(forward.token_logps[response.targets.clone()].to_vec());

@@ -41,6 +41,7 @@ use unbraid_tensor::Backend;
 pub use moving_reference::MovingReference;
 pub use remedy::Remedy;
 pub use split::{ChangeSplit, split_changes};
+pub(crate) use token_weights::shared_tokens;
 pub use token_weights::{MaskSettings, TokenMask};
 
 /// Summed log-probs of a pair under the reference.

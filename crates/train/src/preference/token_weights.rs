@@ -162,16 +162,10 @@ impl Constant {
             |len: usize| -> Vec<f64> { (0..len).map(|i| token_weight(i, shared, alpha)).collect() };
         let (mut w, mut l) = (desensitized(chosen.len()), desensitized(rejected.len()));
         if self.diff {
-            for op in capture_diff_slices(Algorithm::Myers, chosen, rejected) {
-                if let DiffOp::Equal {
-                    old_index,
-                    new_index,
-                    len,
-                } = op
-                {
-                    w[old_index..old_index + len].fill(0.0);
-                    l[new_index..new_index + len].fill(0.0);
-                }
+            let (in_w, in_l) = shared_tokens(pair);
+            for (weights, shared) in [(&mut w, in_w), (&mut l, in_l)] {
+                let tokens = weights.iter_mut().zip(shared);
+                tokens.for_each(|(weight, shared)| *weight *= f64::from(u8::from(!shared)));
             }
         }
         Some((w, l))
@@ -184,6 +178,24 @@ impl Constant {
             Some(weights) => ReferenceLogps::weighted(scored, &weights),
         }
     }
+}
+
+/// Which tokens of a pair's (chosen, rejected) completion an alignment finds in both.
+pub(crate) fn shared_tokens(pair: &TokenizedPair) -> (Vec<bool>, Vec<bool>) {
+    let (chosen, rejected) = (pair.chosen.completion(), pair.rejected.completion());
+    let (mut w, mut l) = (vec![false; chosen.len()], vec![false; rejected.len()]);
+    for op in capture_diff_slices(Algorithm::Myers, chosen, rejected) {
+        if let DiffOp::Equal {
+            old_index,
+            new_index,
+            len,
+        } = op
+        {
+            w[old_index..old_index + len].fill(true);
+            l[new_index..new_index + len].fill(true);
+        }
+    }
+    (w, l)
 }
 
 /// The weights of one batch's targets, and how learnable ones react.
